@@ -1,0 +1,246 @@
+"""SimCLR augmentation as pure functions on batches, with parameters of its own for every image.
+
+Random draws and pixel operations are apart: `draw_*` returns parameters, the operations are deterministic
+and follow the official `tf2/data_util.py`, not torchvision, wherever the two differ. Draws are made on the
+CPU, so every device sees the same augmentation.
+
+Images are float (batch, 3, height, width) in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Generator, Tensor
+
+from clrkit.config import Augmentation
+
+Images = Float[Tensor, "batch 3 height width"]
+PerImage = Float[Tensor, " batch"]
+
+CROP_ATTEMPTS = 10
+MIN_COVERED = 0.1  # the official crop keeps a tenth of the image whatever the area asked for
+ASPECT = (3 / 4, 4 / 3)
+GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+JITTER_PROBABILITY, GREY_PROBABILITY, BLUR_PROBABILITY, FLIP_PROBABILITY = 0.8, 0.2, 0.5, 0.5
+BLUR_SIGMA = (0.1, 2.0)
+
+
+class Boxes(NamedTuple):
+    """Crop boxes in pixels, one an image."""
+
+    top: PerImage
+    left: PerImage
+    height: PerImage
+    width: PerImage
+
+
+class Jitter(NamedTuple):
+    """Colour parameters, one set an image; `order` is a permutation of (brightness, contrast, saturation, hue)."""
+
+    applied: Bool[Tensor, " batch"]
+    order: Int[Tensor, "batch 4"]
+    brightness: PerImage
+    contrast: PerImage
+    saturation: PerImage
+    hue: PerImage
+    grey: Bool[Tensor, " batch"]
+
+
+def uniform(count: int, low: float | Tensor, high: float | Tensor, rng: Generator) -> PerImage:
+    return torch.rand(count, generator=rng) * (high - low) + low
+
+
+def chance(count: int, probability: float, rng: Generator) -> Bool[Tensor, " batch"]:
+    return torch.rand(count, generator=rng) < probability
+
+
+def draw_boxes(count: int, side: int, area: tuple[float, float], rng: Generator) -> Boxes:
+    """Random crops of a square image of `side` pixels, by the law of `tf.image.sample_distorted_bounding_box`.
+
+    The aspect is uniform in [3/4, 4/3], the *height* uniform among those of a permitted area, the position
+    uniform short of the last one; the whole image where no attempt succeeds. (Torchvision draws the area
+    uniformly and the aspect log-uniformly: smaller crops.)
+    """
+    size, pixels = (count, CROP_ATTEMPTS), side * side
+    smallest, largest = area[0] * pixels, area[1] * pixels
+    aspect = torch.rand(size, generator=rng) * (ASPECT[1] - ASPECT[0]) + ASPECT[0]
+    low, high = (smallest / aspect).sqrt().round(), (largest / aspect).sqrt().round()
+    high = torch.minimum(high, ((side + 0.4999) / aspect).floor()).clamp(max=side)
+    low = torch.minimum(low, high)
+    height = low + (torch.rand(size, generator=rng) * (high - low + 1)).floor()
+    # Rounding may leave the permitted areas by a row; TensorFlow then takes one more or one less.
+    height = height + (height * (height * aspect).round() < smallest).float()
+    height = height - (height * (height * aspect).round() > largest).float()
+    width = (height * aspect).round()
+    covered = height * width >= max(smallest, MIN_COVERED * pixels)
+    inside = covered & (height * width <= largest) & (width <= side) & (height <= side)
+    first, found = inside.int().argmax(1, keepdim=True), inside.any(1)
+    height = torch.where(found, height.gather(1, first)[:, 0], float(side))
+    width = torch.where(found, width.gather(1, first)[:, 0], float(side))
+    top = (torch.rand(count, generator=rng) * (side - height)).floor()
+    left = (torch.rand(count, generator=rng) * (side - width)).floor()
+    return Boxes(top, left, height, width)
+
+
+def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
+    """Colour jitter of the given strength (SimCLRv2: multiplicative brightness), applied to 80% of the images."""
+    spread = {name: unit * strength for name, unit in JITTER.items()}
+    order = torch.rand(count, 4, generator=rng).argsort(1)
+    factors = [
+        uniform(count, max(1 - spread[name], 0.0), 1 + spread[name], rng)
+        for name in ("brightness", "contrast", "saturation")
+    ]
+    hue = uniform(count, -spread["hue"], spread["hue"], rng)
+    applied, grey = chance(count, JITTER_PROBABILITY, rng), chance(count, GREY_PROBABILITY, rng)
+    return Jitter(applied, order, *factors, hue, grey)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = -0.5, TensorFlow's bicubic."""
+    x = distance.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+
+
+def resize_matrices(
+    start: PerImage, length: PerImage, source: int, target: int
+) -> Float[Tensor, "batch target source"]:
+    """Matrices that cut [start, start + length) out of `source` pixels and resize it to `target` pixels.
+
+    TensorFlow's bicubic: half-pixel centres, no antialiasing, taps outside the crop dropped and the rest
+    renormalised, source positions rounded to 1/1024.
+    """
+    pixels = torch.arange(target, device=start.device) + 0.5
+    position = pixels * (length / target)[:, None] - 0.5
+    base = position.floor()
+    fraction = ((position - base) * 1024).round() / 1024
+    centre = (base + fraction)[..., None]
+    taps = torch.arange(source, device=start.device) - start[:, None, None]
+    weights = cubic(taps - centre) * ((taps >= 0) & (taps < length[:, None, None]))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def crop_resize(images: Images, boxes: Boxes, size: int, flip: Bool[Tensor, " batch"] | None = None) -> Images:
+    """Cut the boxes, resize bicubically to (size, size), mirror where `flip`. Overshoot is not clipped."""
+    rows = resize_matrices(boxes.top, boxes.height, images.shape[2], size)
+    columns = resize_matrices(boxes.left, boxes.width, images.shape[3], size)
+    if flip is not None:
+        columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    return rows[:, None] @ images @ columns[:, None].mT
+
+
+def expand(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def grayscale(images: Images) -> Images:
+    weights = torch.tensor(GREY_WEIGHTS, device=images.device, dtype=images.dtype)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None].expand_as(images)
+
+
+def adjust_brightness(images: Images, factor: PerImage) -> Images:
+    """SimCLRv2: multiplied by the factor."""
+    return images * expand(factor)
+
+
+def add_brightness(images: Images, factor: PerImage) -> Images:
+    """SimCLR v1: factor - 1 added."""
+    return images + expand(factor - 1)
+
+
+def adjust_contrast(images: Images, factor: PerImage) -> Images:
+    """About the mean of each channel (torchvision: one grey mean)."""
+    mean = images.mean((2, 3), keepdim=True)
+    return torch.lerp(mean, images, expand(factor))
+
+
+def adjust_saturation(images: Images, factor: PerImage) -> Images:
+    """HSV saturation times the factor, clipped to [0, 1]; value and hue stay."""
+    value, chroma = value_and_chroma(images)
+    # S = chroma / value, so the clip S * factor <= 1 is factor <= value / chroma.
+    scale = torch.minimum(expand(factor), value / chroma.clamp(min=1e-12))
+    return value + (images - value) * scale
+
+
+def adjust_hue(images: Images, turns: PerImage) -> Images:
+    """HSV hue turned by a fraction of a full turn; value and saturation stay."""
+    value, chroma = value_and_chroma(images)
+    red, green, blue = images.unbind(1)
+    top, width = value[:, 0], chroma[:, 0].clamp(min=1e-12)
+    sixths = torch.where(top == green, 2 + (blue - red) / width, 4 + (red - green) / width)
+    sixths = torch.where(top == red, (green - blue) / width, sixths)
+    phase = torch.tensor([5.0, 3.0, 1.0], device=images.device)[None, :, None, None]
+    wheel = (phase + (sixths[:, None] + 6 * expand(turns))).remainder(6)
+    return value - chroma * torch.minimum(wheel, 4 - wheel).clamp(0, 1)
+
+
+def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
+    value = images.amax(1, keepdim=True)
+    return value, value - images.amin(1, keepdim=True)
+
+
+def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
+    """The four colour operations in each image's own order, clipped to [0, 1] after each; then grey ones.
+
+    `jitter` stays on the CPU: choosing there which images an operation takes costs the device no wait.
+    """
+    brighten = adjust_brightness if brightness == "multiplied" else add_brightness
+    operations = (brighten, adjust_contrast, adjust_saturation, adjust_hue)
+    factors = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    out = images.clone()
+    for position in range(4):
+        for which, (operation, factor) in enumerate(zip(operations, factors, strict=True)):
+            chosen = (jitter.applied & (jitter.order[:, position] == which)).nonzero()[:, 0]
+            values, chosen = factor[chosen].to(images), chosen.to(images.device)
+            out[chosen] = operation(out[chosen], values).clamp(0, 1)
+    grey = jitter.grey.nonzero()[:, 0].to(images.device)
+    out[grey] = grayscale(out[grey])
+    return out.clamp_(0, 1)
+
+
+def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
+    """Gaussian blur with zero padding, as the official code (torchvision reflects), one sigma an image."""
+    radius = kernel_size // 2
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
+    batch, channels, height, width = images.shape
+    flat = images.reshape(1, batch * channels, height, width)
+    flat = F.conv2d(flat, kernel[:, None, None, :], padding=(0, radius), groups=batch * channels)
+    flat = F.conv2d(flat, kernel[:, None, :, None], padding=(radius, 0), groups=batch * channels)
+    return flat.reshape(images.shape).clamp(0, 1)
+
+
+def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
+    return pixels.float() / 255
+
+
+def random_view(
+    pixels: UInt8[Tensor, "batch 3 side side"], augmentation: Augmentation, size: int, rng: Generator
+) -> Images:
+    """One random view of every image: crop and resize, flip, colour jitter, grey, blur.
+
+    Args:
+        pixels: square uint8 images on any device.
+        augmentation: which operations, how strong.
+        size: side of the view in pixels.
+        rng: a CPU generator; the same state gives the same view on every device.
+    """
+    count, device = len(pixels), pixels.device
+    boxes = draw_boxes(count, pixels.shape[-1], (augmentation.crop_area, 1.0), rng)
+    flip = chance(count, FLIP_PROBABILITY, rng).to(device) if augmentation.flip else None
+    view = crop_resize(to_float(pixels), Boxes(*(box.to(device) for box in boxes)), size, flip)
+    if augmentation.color_strength > 0:
+        view = color_jitter(view, draw_jitter(count, augmentation.color_strength, rng), augmentation.brightness)
+    view = view.clamp(0, 1)
+    if augmentation.blur:
+        blurred = chance(count, BLUR_PROBABILITY, rng).nonzero()[:, 0].to(device)
+        sigma = uniform(len(blurred), *BLUR_SIGMA, rng).to(device)
+        view[blurred] = blur(view[blurred], sigma, size // 10)
+    return view

@@ -1,0 +1,388 @@
+"""What a run is: frozen dataclasses, one per stage, that hold every number the mathematics depends on.
+
+A stage's config contains the config of the stage it builds on (`Finetune.pretrain`, `Distill.teacher`), so
+it describes the whole chain and its key changes with anything upstream. Base learning rates are stored;
+scaled ones are derived. Importing this module loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+
+C = TypeVar("C", bound="Config")
+
+
+class ConfigError(ValueError):
+    """A config value, field or preset that cannot be; the message names it in one sentence."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    choices: tuple[Any, ...] = (),
+    keyed: bool = True,
+) -> Any:
+    """A field with its meaning and bounds: `low` <= value <= `high`, value > `above`."""
+    bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices, "keyed": keyed}
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configs: checks types and bounds, and makes a float of an integer where a float is meant."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            value, wanted = getattr(self, item.name), hints[item.name]
+            if wanted is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, item.name, value)
+            if type(value) is not wanted:
+                raise ConfigError(
+                    f"{item.name} must be a {wanted.__name__}, not {value!r} (a {type(value).__name__})."
+                )
+            if item.metadata:
+                check_bounds(item.name, value, item.metadata)
+
+
+def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    if bounds["choices"] and value not in bounds["choices"]:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, bounds['choices']))}, not {value!r}.")
+    if isinstance(value, str) or isinstance(value, bool):
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, not {value}.")
+    if value <= bounds["above"]:
+        raise ConfigError(f"{name} must be above {bounds['above']:g}, not {value}.")
+    if value < bounds["low"]:
+        raise ConfigError(f"{name} must be at least {bounds['low']:g}, not {value}.")
+    if value > bounds["high"]:
+        raise ConfigError(f"{name} must be at most {bounds['high']:g}, not {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Config):
+    """The images."""
+
+    dataset: str = setting(
+        "tinted_mnist",
+        "images to use",
+        choices=("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder"),
+    )
+    root: str = setting("", "folder of the images; not needed for tinted_mnist", keyed=False)
+    labels_csv: str = setting("", "CSV of file,label for a folder without class folders", keyed=False)
+    image_size: int = setting(28, "side of a training image, pixels", low=8)
+    evaluation: str = setting(
+        "test",
+        "part that is measured; 'validation' cuts it from the training part and leaves the test part alone",
+        choices=("test", "validation"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Config):
+    """The encoder (clrkit.resnet)."""
+
+    depth: int = setting(
+        8, "layers: 8, 14, 20 for small images on a CPU, 18 to 200 as the paper", choices=(8, 14, 20, 18, 34, 50, 101, 152, 200)
+    )
+    width: float = setting(1.0, "channel multiplier", above=0)
+    sk_ratio: float = setting(0.0, "selective-kernel ratio; 0 is a plain network, the paper's SK 0.0625", low=0, high=1)
+    stem: str = setting("stride2", "first layers", choices=("imagenet", "cifar", "stride2"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Config):
+    """Random views (clrkit.augment)."""
+
+    crop_area: float = setting(0.08, "smallest crop, as a part of the image's area", above=0, high=1)
+    flip: bool = setting(True, "mirror half of the views")
+    color_strength: float = setting(1.0, "strength of the colour distortion; 0 leaves colours alone", low=0, high=1.25)
+    brightness: str = setting(
+        "multiplied", "how brightness changes: multiplied (SimCLRv2) or added (v1)", choices=("multiplied", "added")
+    )
+    blur: bool = setting(False, "blur half of the views")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Config):
+    """The optimiser and its schedule (clrkit.optim): warmup, then cosine."""
+
+    optimizer: str = setting("lars", "update rule", choices=("lars", "sgd", "adamw"))
+    learning_rate: float = setting(0.1, "base learning rate, before scaling with the batch", above=0)
+    scaling: str = setting(
+        "none", "how the rate grows with the batch size B: B/256 or sqrt(B)", choices=("none", "linear", "sqrt")
+    )
+    momentum: float = setting(0.9, "momentum (AdamW: its first beta)", low=0, high=0.9999)
+    weight_decay: float = setting(0.0, "weight decay", low=0)
+    warmup_epochs: float = setting(0.0, "epochs of linear warmup", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Config):
+    """A stage of training; its subclasses are what can be run."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    parent: ClassVar[str] = ""
+
+    epochs: int = setting(30, "passes over the images", low=1)
+    batch_size: int = setting(256, "images a step", low=2)
+    seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
+
+    @property
+    def source(self) -> Stage | None:
+        """The stage this one builds on."""
+        return getattr(self, self.parent) if self.parent else None
+
+    @property
+    def chain(self) -> tuple[Stage, ...]:
+        """This stage and what it builds on, first things first."""
+        return (*(self.source.chain if self.source else ()), self)
+
+    @property
+    def images(self) -> Data:
+        """The data set of the chain."""
+        return getattr(self.chain[0], "data")  # noqa: B009  (only the first of a chain has the field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Stage):
+    """Stage 1: contrastive pretraining without labels."""
+
+    name: ClassVar[str] = "pretrain"
+
+    data: Data = Data()
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation()
+    optimizer: Optimizer = Optimizer()
+    temperature: float = setting(0.1, "temperature of NT-Xent", above=0)
+    head_layers: int = setting(3, "layers of the projection head", low=1, high=8)
+    head_dim: int = setting(128, "width of the projection head's last layer", low=2)
+    monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Stage):
+    """Linear evaluation: a linear classifier and kNN on frozen features, all labels."""
+
+    name: ClassVar[str] = "probe"
+    parent: ClassVar[str] = "pretrain"
+
+    pretrain: Pretrain = Pretrain()
+    optimizer: Optimizer = Optimizer(optimizer="sgd", learning_rate=0.1, scaling="linear")
+    neighbours: int = setting(20, "neighbours that vote in kNN", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(Stage):
+    """What the stages that see labels share."""
+
+    fraction: float = setting(0.1, "part of the training images that have labels", above=0, high=1)
+    label_list: str = setting("", "file that lists the labelled images by name, in place of a fraction")
+    augmentation: Augmentation = Augmentation(color_strength=0.0)
+    optimizer: Optimizer = Optimizer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Labelled):
+    """Baseline: the same network trained on the labels alone."""
+
+    name: ClassVar[str] = "supervised"
+
+    data: Data = Data()
+    network: Network = Network()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Labelled):
+    """Stage 2: the whole network trained on few labels, from a layer of the projection head."""
+
+    name: ClassVar[str] = "finetune"
+    parent: ClassVar[str] = "pretrain"
+
+    pretrain: Pretrain = Pretrain()
+    tap_layer: int = setting(1, "head layer the classifier sits on; 0 is the encoder's output", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tap_layer > self.pretrain.head_layers:
+            raise ConfigError(
+                f"tap_layer must be at most {self.pretrain.head_layers}, the layers of the projection head, not {self.tap_layer}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Stage):
+    """Stage 3: a student learns the fine-tuned teacher's softened outputs."""
+
+    name: ClassVar[str] = "distill"
+    parent: ClassVar[str] = "teacher"
+
+    teacher: Finetune = Finetune()
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation(color_strength=0.0)
+    optimizer: Optimizer = Optimizer()
+    temperature: float = setting(1.0, "temperature of both softmaxes", above=0)
+    label_weight: float = setting(0.0, "weight of the label term: 1 - alpha of Eq. 3; 0 is Eq. 2", low=0, high=1)
+    transfer: str = setting("all", "images that are distilled on", choices=("all", "labelled"))
+
+
+STAGES: tuple[type[Stage], ...] = (Pretrain, Probe, Supervised, Finetune, Distill)
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The config class of a stage. Raises ConfigError for an unknown name."""
+    return {stage.name: stage for stage in STAGES}[known(name, [s.name for s in STAGES], "stage")]
+
+
+def known(name: str, names: list[str], what: str) -> str:
+    """`name` if it is one of `names`; ConfigError with the nearest one otherwise."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}."
+    raise ConfigError(f"Unknown {what} {name!r}; {hint}")
+
+
+def locate(config: Config, name: str) -> tuple[str, ...]:
+    """Path of field names to the field `name`, the nearest to the stage itself.
+
+    `name` may be dotted to say which of several is meant: `pretrain.epochs`.
+    Raises ConfigError where there is no such field, or two equally near.
+    """
+    first, _, rest = name.partition(".")
+    level: list[tuple[tuple[str, ...], Config]] = [((), config)]
+    while level:
+        hits = [path for path, node in level if first in field_names(node)]
+        if len(hits) > 1:
+            options = " or ".join(".".join((*path, name)) for path in hits)
+            raise ConfigError(f"{name} is in more than one place; write {options}.")
+        if hits:
+            path = (*hits[0], first)
+            inner = value_at(config, path)
+            return (*path, *locate(inner, rest)) if rest and isinstance(inner, Config) else path
+        level = [((*path, key), inner) for path, node in level for key, inner in subconfigs(node)]
+    names = sorted({key for _, node in walk(config) for key in field_names(node)})
+    known(first, names, "field")
+    raise AssertionError(first)
+
+
+def field_names(config: Config) -> list[str]:
+    return [item.name for item in fields(config)]
+
+
+def subconfigs(config: Config) -> list[tuple[str, Config]]:
+    values = [(name, getattr(config, name)) for name in field_names(config)]
+    return [(name, value) for name, value in values if isinstance(value, Config)]
+
+
+def walk(config: Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Every config in the tree with its path, the outermost first."""
+    yield path, config
+    for name, inner in subconfigs(config):
+        yield from walk(inner, (*path, name))
+
+
+def value_at(config: Config, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = getattr(config, name)
+    return config
+
+
+def replace_at(config: C, path: tuple[str, ...], value: Any) -> C:
+    """A copy with the value at `path` changed."""
+    inner = value if len(path) == 1 else replace_at(getattr(config, path[0]), path[1:], value)
+    return dataclasses.replace(config, **{path[0]: inner})
+
+
+def with_fields(config: C, settings: Mapping[str, Any]) -> C:
+    """A copy with single fields changed by name; a text is read as the field's type, None changes nothing.
+
+    `seed` is set along the whole chain; any other name goes to the nearest stage that has it.
+    Raises ConfigError naming an unknown field or an impossible value.
+    """
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name == "seed":
+            paths = [(*path, "seed") for path, node in walk(config) if isinstance(node, Stage)]
+        else:
+            paths = [locate(config, name)]
+        for path in paths:
+            config = replace_at(config, path, parse(path, value, value_at(config, path)))
+    return config
+
+
+def parse(path: tuple[str, ...], value: Any, current: Any) -> Any:
+    """`value` as the type of the field's current value, where it is the text or the number for it."""
+    kind, name = type(current), path[-1]
+    if isinstance(current, Config):
+        raise ConfigError(f"{name} is a group of fields; set one of {', '.join(field_names(current))}.")
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str) or kind is str:
+        return value
+    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        return truths[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name} must be a {kind.__name__}, not {value!r}.") from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values, nested as the dataclasses are."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
+    """The inverse of `to_dict`. Raises ConfigError for unknown fields and impossible values."""
+    hints = get_type_hints(kind)
+    names = {item.name for item in fields(kind)}
+    for name in values:
+        known(name, sorted(names), "field")
+    read = {
+        name: from_dict(hints[name], value) if issubclass(hints[name], Config) else value
+        for name, value in values.items()
+    }
+    return kind(**read)
+
+
+def keyed_fields(config: Config) -> dict[str, Any]:
+    """The fields that change the mathematics, nested."""
+    return {
+        item.name: keyed_fields(value) if isinstance(value := getattr(config, item.name), Config) else value
+        for item in fields(config)
+        if item.metadata.get("keyed", True)
+    }
+
+
+def key(config: Stage, fingerprint: str) -> str:
+    """Address of a run: 16 hex digits over stage, versions, every keyed field of the chain, and the data.
+
+    Args:
+        config: the stage, with what it builds on.
+        fingerprint: of the data set (`clrkit.data.fingerprint`).
+    """
+    versions = {stage.name: stage.version for stage in config.chain}
+    content = {"stage": config.name, "versions": versions, "config": keyed_fields(config), "data": fingerprint}
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def field_help(kind: type[Config]) -> dict[str, tuple[Any, str]]:
+    """Name, default and meaning of a config's own fields, groups of fields left out."""
+    return {item.name: (item.default, item.metadata["help"]) for item in fields(kind) if item.metadata}

@@ -1,0 +1,66 @@
+"""NT-Xent and distillation losses, with the official code's conventions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Projections = Float[Tensor, "batch dim"]
+Logits = Float[Tensor, "batch classes"]
+Scalar = Float[Tensor, ""]
+
+
+def nt_xent(z1: Projections, z2: Projections, temperature: float) -> Scalar:
+    """Normalised temperature-scaled cross-entropy, the mean over all 2N anchors (v1 Eq. 1, v2 section 2).
+
+    Row i of `z1` and row i of `z2` are two views of one image; the other 2N - 2 projections of the batch are
+    their negatives. Projections are normalised here. The official code sums both views' means: twice this.
+
+    Args:
+        z1, z2: projections of the two views, (batch, dim).
+        temperature: divides the cosine similarities.
+    """
+    if z1.shape != z2.shape:
+        raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
+    z = F.normalize(torch.cat((z1, z2)).float() if z1.dtype in (torch.half, torch.bfloat16) else torch.cat((z1, z2)))
+    similarity = z @ z.T / temperature
+    # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
+    similarity = similarity.fill_diagonal_(float("-inf"))
+    positive = torch.arange(len(z), device=z.device).roll(len(z1))
+    return F.cross_entropy(similarity, positive)
+
+
+def distillation(
+    student: Logits, teacher: Logits, temperature: float
+) -> Scalar:
+    """Cross-entropy of the student under the teacher's softened outputs, mean over the batch (v2 Eq. 2).
+
+    Both logits are divided by `temperature`. There is no factor of temperature squared, as in the paper
+    (the official notebook has one).
+    """
+    soft = (teacher / temperature).softmax(1)
+    return -(soft * (student / temperature).log_softmax(1)).sum(1).mean()
+
+
+def mixed_distillation(
+    student: Logits,
+    teacher: Logits,
+    labels: Int[Tensor, " batch"],
+    labelled: Float[Tensor, " batch"],
+    temperature: float,
+    label_weight: float,
+) -> Scalar:
+    """Eq. 3: label_weight * cross-entropy of the labelled images + (1 - label_weight) * distillation.
+
+    Args:
+        student, teacher: logits (batch, classes).
+        labels: classes; any value where there is no label.
+        labelled: 1 where the label may be used, else 0; the label term is the mean over those images.
+        temperature: of the distillation term; the label term has temperature 1.
+        label_weight: 1 - alpha in the paper.
+    """
+    per_image = F.cross_entropy(student, labels.clamp(min=0), reduction="none")
+    label_term = (per_image * labelled).sum() / labelled.sum().clamp(min=1)
+    return label_weight * label_term + (1 - label_weight) * distillation(student, teacher, temperature)

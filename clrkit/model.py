@@ -1,0 +1,95 @@
+"""Encoder, projection head with a tap layer, and classifier (official `tf2/model.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clrkit.config import Network
+from clrkit.resnet import BatchNorm, Pooled, ResNet
+
+Images = Float[Tensor, "batch 3 height width"]
+Logits = Float[Tensor, "batch classes"]
+
+
+class HeadLayer(nn.Module):
+    """Linear without bias, batch norm, and ReLU unless it is the last; the last batch norm has no beta."""
+
+    def __init__(self, inputs: int, outputs: int, last: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        self.bn = BatchNorm(outputs)
+        self.last = last
+        if last:
+            self.bn.register_parameter("bias", None)
+
+    def forward(self, x: Pooled) -> Pooled:
+        y = self.bn(self.linear(x)[:, :, None, None])[:, :, 0, 0]
+        return y if self.last else F.relu(y)
+
+
+class ProjectionHead(nn.Sequential):
+    """`layers` head layers from `features` to `dim` channels; the hidden ones keep the encoder's width."""
+
+    def __init__(self, features: int, layers: int, dim: int) -> None:
+        widths = [features] * layers + [dim]
+        super().__init__(*(HeadLayer(widths[i], widths[i + 1], i == layers - 1) for i in range(layers)))
+
+    def tap(self, features: Pooled, layer: int) -> Pooled:
+        """Output of head layer `layer`, after its ReLU; layer 0 is `features` itself."""
+        return cast(Tensor, self[:layer](features)) if layer else features
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a `Model` is made of.
+
+    Attributes:
+        network: the encoder.
+        head_layers: layers of the projection head; 0 for none.
+        head_dim: channels of the head's last layer.
+        classes: classes of the classifier; 0 for none.
+        tap_layer: head layer the classifier sits on; 0 is the encoder's output.
+    """
+
+    network: Network
+    head_layers: int = 0
+    head_dim: int = 128
+    classes: int = 0
+    tap_layer: int = 0
+
+
+class Model(nn.Module):
+    """`encoder` (images to pooled features), `head` (to projections) and `classifier` (tapped features to logits).
+
+    The classifier starts at zero (official `zero_init_logits_layer`). Layers of the head behind the tap
+    are part of the model only where it is pretrained, that is where it has no classifier.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ResNet(config.network)
+        width = self.encoder.features
+        self.head = ProjectionHead(width, config.head_layers, config.head_dim)
+        self.classifier: nn.Linear | None = None
+        if config.classes:
+            last = config.tap_layer > 0 and config.tap_layer == config.head_layers
+            self.classifier = nn.Linear(config.head_dim if last else width, config.classes)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+
+    def project(self, images: Images) -> Pooled:
+        """Projections for the contrastive loss, not normalised."""
+        return cast(Tensor, self.head(self.encoder(images)))
+
+    def forward(self, images: Images) -> Logits:
+        """Class logits from the tapped layer."""
+        if self.classifier is None:
+            raise ValueError("This model has no classifier; ModelConfig.classes is 0.")
+        return cast(Tensor, self.classifier(self.head.tap(self.encoder(images), self.config.tap_layer)))

@@ -1,0 +1,1 @@
+"""Presets: functions that return every run of an experiment. Their docstrings say hardware, time and result."""
