@@ -40,7 +40,7 @@ class Boxes(NamedTuple):
 
 
 class Jitter(NamedTuple):
-    """Colour parameters, one set an image; `order` is a permutation of (brightness, contrast, saturation, hue)."""
+    """Colour parameters, one set an image; `order` permutes (brightness, contrast, saturation, hue)."""
 
     applied: Bool[Tensor, " batch"]
     order: Int[Tensor, "batch 4"]
@@ -60,7 +60,7 @@ def chance(count: int, probability: float, rng: Generator) -> Bool[Tensor, " bat
 
 
 def draw_boxes(count: int, side: int, area: tuple[float, float], rng: Generator) -> Boxes:
-    """Random crops of a square image of `side` pixels, by the law of `tf.image.sample_distorted_bounding_box`.
+    """Random crops of a square image of `side` pixels, as `tf.image.sample_distorted_bounding_box` has them.
 
     The aspect is uniform in [3/4, 4/3], the *height* uniform among those of a permitted area, the position
     uniform short of the last one; the whole image where no attempt succeeds. (Torchvision draws the area
@@ -88,16 +88,16 @@ def draw_boxes(count: int, side: int, area: tuple[float, float], rng: Generator)
 
 
 def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
-    """Colour jitter of the given strength (SimCLRv2: multiplicative brightness), applied to 80% of the images."""
+    """Colour jitter of the given strength for 80% of the images, grey for 20%."""
     spread = {name: unit * strength for name, unit in JITTER.items()}
     order = torch.rand(count, 4, generator=rng).argsort(1)
-    factors = [
-        uniform(count, max(1 - spread[name], 0.0), 1 + spread[name], rng)
-        for name in ("brightness", "contrast", "saturation")
-    ]
+    low, high = (1 - spread["brightness"], 1 + spread["brightness"])
+    brightness = uniform(count, max(low, 0.0), high, rng)
+    contrast = uniform(count, 1 - spread["contrast"], 1 + spread["contrast"], rng)
+    saturation = uniform(count, 1 - spread["saturation"], 1 + spread["saturation"], rng)
     hue = uniform(count, -spread["hue"], spread["hue"], rng)
     applied, grey = chance(count, JITTER_PROBABILITY, rng), chance(count, GREY_PROBABILITY, rng)
-    return Jitter(applied, order, *factors, hue, grey)
+    return Jitter(applied, order, brightness, contrast, saturation, hue, grey)
 
 
 def cubic(distance: Tensor) -> Tensor:
@@ -126,7 +126,9 @@ def resize_matrices(
     return weights / weights.sum(-1, keepdim=True)
 
 
-def crop_resize(images: Images, boxes: Boxes, size: int, flip: Bool[Tensor, " batch"] | None = None) -> Images:
+def crop_resize(
+    images: Images, boxes: Boxes, size: int, flip: Bool[Tensor, " batch"] | None = None
+) -> Images:
     """Cut the boxes, resize bicubically to (size, size), mirror where `flip`. Overshoot is not clipped."""
     rows = resize_matrices(boxes.top, boxes.height, images.shape[2], size)
     columns = resize_matrices(boxes.left, boxes.width, images.shape[3], size)
@@ -237,7 +239,9 @@ def random_view(
     flip = chance(count, FLIP_PROBABILITY, rng).to(device) if augmentation.flip else None
     view = crop_resize(to_float(pixels), Boxes(*(box.to(device) for box in boxes)), size, flip)
     if augmentation.color_strength > 0:
-        view = color_jitter(view, draw_jitter(count, augmentation.color_strength, rng), augmentation.brightness)
+        view = color_jitter(
+            view, draw_jitter(count, augmentation.color_strength, rng), augmentation.brightness
+        )
     view = view.clamp(0, 1)
     if augmentation.blur:
         blurred = chance(count, BLUR_PROBABILITY, rng).nonzero()[:, 0].to(device)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-
 C = TypeVar("C", bound="Config")
 
 
@@ -41,7 +40,7 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of all configs: checks types and bounds, and makes a float of an integer where a float is meant."""
+    """Base of all configs: checks types and bounds; an integer where a float is meant becomes one."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -61,7 +60,7 @@ class Config:
 def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
     if bounds["choices"] and value not in bounds["choices"]:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, bounds['choices']))}, not {value!r}.")
-    if isinstance(value, str) or isinstance(value, bool):
+    if isinstance(value, str | bool):
         return
     if not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, not {value}.")
@@ -97,10 +96,14 @@ class Network(Config):
     """The encoder (clrkit.resnet)."""
 
     depth: int = setting(
-        8, "layers: 8, 14, 20 for small images on a CPU, 18 to 200 as the paper", choices=(8, 14, 20, 18, 34, 50, 101, 152, 200)
+        8,
+        "layers: 8, 14, 20 for small images on a CPU, 18 to 200 as the paper",
+        choices=(8, 14, 20, 18, 34, 50, 101, 152, 200),
     )
     width: float = setting(1.0, "channel multiplier", above=0)
-    sk_ratio: float = setting(0.0, "selective-kernel ratio; 0 is a plain network, the paper's SK 0.0625", low=0, high=1)
+    sk_ratio: float = setting(
+        0.0, "selective-kernel ratio; 0 is a plain network, the paper's SK 0.0625", low=0, high=1
+    )
     stem: str = setting("stride2", "first layers", choices=("imagenet", "cifar", "stride2"))
 
 
@@ -110,9 +113,13 @@ class Augmentation(Config):
 
     crop_area: float = setting(0.08, "smallest crop, as a part of the image's area", above=0, high=1)
     flip: bool = setting(True, "mirror half of the views")
-    color_strength: float = setting(1.0, "strength of the colour distortion; 0 leaves colours alone", low=0, high=1.25)
+    color_strength: float = setting(
+        1.0, "strength of the colour distortion; 0 leaves colours alone", low=0, high=1.25
+    )
     brightness: str = setting(
-        "multiplied", "how brightness changes: multiplied (SimCLRv2) or added (v1)", choices=("multiplied", "added")
+        "multiplied",
+        "how brightness changes: multiplied (SimCLRv2) or added (v1)",
+        choices=("multiplied", "added"),
     )
     blur: bool = setting(False, "blur half of the views")
 
@@ -124,7 +131,9 @@ class Optimizer(Config):
     optimizer: str = setting("lars", "update rule", choices=("lars", "sgd", "adamw"))
     learning_rate: float = setting(0.1, "base learning rate, before scaling with the batch", above=0)
     scaling: str = setting(
-        "none", "how the rate grows with the batch size B: B/256 or sqrt(B)", choices=("none", "linear", "sqrt")
+        "none",
+        "how the rate grows with the batch size B: B/256 or sqrt(B)",
+        choices=("none", "linear", "sqrt"),
     )
     momentum: float = setting(0.9, "momentum (AdamW: its first beta)", low=0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay", low=0)
@@ -142,6 +151,7 @@ class Stage(Config):
     epochs: int = setting(30, "passes over the images", low=1)
     batch_size: int = setting(256, "images a step", low=2)
     seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
+    optimizer: Optimizer = Optimizer()
 
     @property
     def source(self) -> Stage | None:
@@ -156,7 +166,9 @@ class Stage(Config):
     @property
     def images(self) -> Data:
         """The data set of the chain."""
-        return getattr(self.chain[0], "data")  # noqa: B009  (only the first of a chain has the field)
+        first = self.chain[0]
+        assert isinstance(first, Pretrain | Supervised)
+        return first.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +180,6 @@ class Pretrain(Stage):
     data: Data = Data()
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
-    optimizer: Optimizer = Optimizer()
     temperature: float = setting(0.1, "temperature of NT-Xent", above=0)
     head_layers: int = setting(3, "layers of the projection head", low=1, high=8)
     head_dim: int = setting(128, "width of the projection head's last layer", low=2)
@@ -194,7 +205,6 @@ class Labelled(Stage):
     fraction: float = setting(0.1, "part of the training images that have labels", above=0, high=1)
     label_list: str = setting("", "file that lists the labelled images by name, in place of a fraction")
     augmentation: Augmentation = Augmentation(color_strength=0.0)
-    optimizer: Optimizer = Optimizer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +229,10 @@ class Finetune(Labelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tap_layer > self.pretrain.head_layers:
+        layers = self.pretrain.head_layers
+        if self.tap_layer > layers:
             raise ConfigError(
-                f"tap_layer must be at most {self.pretrain.head_layers}, the layers of the projection head, not {self.tap_layer}."
+                f"tap_layer must be at most {layers}, the depth of the projection head, not {self.tap_layer}."
             )
 
 
@@ -235,9 +246,10 @@ class Distill(Stage):
     teacher: Finetune = Finetune()
     network: Network = Network()
     augmentation: Augmentation = Augmentation(color_strength=0.0)
-    optimizer: Optimizer = Optimizer()
     temperature: float = setting(1.0, "temperature of both softmaxes", above=0)
-    label_weight: float = setting(0.0, "weight of the label term: 1 - alpha of Eq. 3; 0 is Eq. 2", low=0, high=1)
+    label_weight: float = setting(
+        0.0, "weight of the label term: 1 - alpha of Eq. 3; 0 is Eq. 2", low=0, high=1
+    )
     transfer: str = setting("all", "images that are distilled on", choices=("all", "labelled"))
 
 
@@ -378,7 +390,12 @@ def key(config: Stage, fingerprint: str) -> str:
         fingerprint: of the data set (`clrkit.data.fingerprint`).
     """
     versions = {stage.name: stage.version for stage in config.chain}
-    content = {"stage": config.name, "versions": versions, "config": keyed_fields(config), "data": fingerprint}
+    content = {
+        "stage": config.name,
+        "versions": versions,
+        "config": keyed_fields(config),
+        "data": fingerprint,
+    }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -24,7 +24,9 @@ def nt_xent(z1: Projections, z2: Projections, temperature: float) -> Scalar:
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
-    z = F.normalize(torch.cat((z1, z2)).float() if z1.dtype in (torch.half, torch.bfloat16) else torch.cat((z1, z2)))
+    z = F.normalize(
+        torch.cat((z1, z2)).float() if z1.dtype in (torch.half, torch.bfloat16) else torch.cat((z1, z2))
+    )
     similarity = z @ z.T / temperature
     # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
     similarity = similarity.fill_diagonal_(float("-inf"))
@@ -32,9 +34,7 @@ def nt_xent(z1: Projections, z2: Projections, temperature: float) -> Scalar:
     return F.cross_entropy(similarity, positive)
 
 
-def distillation(
-    student: Logits, teacher: Logits, temperature: float
-) -> Scalar:
+def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar:
     """Cross-entropy of the student under the teacher's softened outputs, mean over the batch (v2 Eq. 2).
 
     Both logits are divided by `temperature`. There is no factor of temperature squared, as in the paper

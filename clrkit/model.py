@@ -42,7 +42,9 @@ class ProjectionHead(nn.Sequential):
 
     def tap(self, features: Pooled, layer: int) -> Pooled:
         """Output of head layer `layer`, after its ReLU; layer 0 is `features` itself."""
-        return cast(Tensor, self[:layer](features)) if layer else features
+        for index in range(layer):
+            features = self[index](features)
+        return features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,10 @@ class ModelConfig:
 
 
 class Model(nn.Module):
-    """`encoder` (images to pooled features), `head` (to projections) and `classifier` (tapped features to logits).
+    """`encoder` (images to features), `head` (to projections) and `classifier` (tapped features to logits).
 
-    The classifier starts at zero (official `zero_init_logits_layer`). Layers of the head behind the tap
-    are part of the model only where it is pretrained, that is where it has no classifier.
+    The classifier starts at zero (official `zero_init_logits_layer`) and reads the tapped head layer; the
+    layers behind the tap are kept, unused, as in the official fine-tuned checkpoints.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -68,7 +68,7 @@ class LARS(TorchOptimizer):
 
 
 def trust_ratio(parameter: Tensor, gradient: Tensor, coefficient: float) -> Tensor:
-    """coefficient * |w| / |g|, and 1 where either norm is 0; stays on the device."""
+    """Ratio coefficient * |w| / |g|, and 1 where either norm is 0; stays on the device."""
     weight_norm, gradient_norm = parameter.norm(), gradient.norm()
     ratio = coefficient * weight_norm / gradient_norm
     return torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
@@ -76,7 +76,8 @@ def trust_ratio(parameter: Tensor, gradient: Tensor, coefficient: float) -> Tens
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Weights that are decayed and adapted, and those that are not: batch norm, biases, classifier."""
-    weights, rest = [], []
+    weights: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         excluded = parameter.ndim == 1 or name.startswith("classifier")
         (rest if excluded else weights).append(parameter)

@@ -83,10 +83,12 @@ class SelectiveKernel(nn.Module):
         self.expand = convolution(middle, 2 * outputs, 1)
 
     def forward(self, x: Maps) -> Maps:
-        streams = F.relu(self.bn(self.conv(x))).unflatten(1, (2, -1))
+        both = F.relu(self.bn(self.conv(x)))
+        streams = torch.stack(both.chunk(2, dim=1), 1)
         pooled = streams.sum(1).mean((2, 3), keepdim=True)
         gate = self.expand(F.relu(self.reduce_bn(self.reduce(pooled))))
-        return (streams * gate.unflatten(1, (2, -1)).softmax(1)).sum(1)
+        weights = torch.stack(gate.chunk(2, dim=1), 1).softmax(1)
+        return (streams * weights).sum(1)
 
 
 class Shortcut(nn.Sequential):
@@ -129,7 +131,9 @@ class Bottleneck(nn.Module):
         if sk_ratio > 0:
             self.conv2 = SelectiveKernel(filters, filters, stride, sk_ratio)
         else:
-            self.conv2 = nn.Sequential(convolution(filters, filters, 3, stride), BatchNorm(filters), nn.ReLU())
+            self.conv2 = nn.Sequential(
+                convolution(filters, filters, 3, stride), BatchNorm(filters), nn.ReLU()
+            )
         self.conv3, self.bn3 = convolution(filters, outputs, 1), BatchNorm(outputs)
 
     def forward(self, x: Maps) -> Maps:
@@ -156,7 +160,7 @@ def stem(network: Network, filters: int) -> nn.Sequential:
 
 
 class ResNet(nn.Module):
-    """Residual encoder: float images (batch, 3, height, width) in [0, 1] to pooled features (batch, `features`).
+    """Residual encoder: float images (batch, 3, height, width) in [0, 1] to (batch, `features`) features.
 
     Args:
         network: depth, width multiplier, selective-kernel ratio and stem.
@@ -185,14 +189,19 @@ class ResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Official initialisation: truncated normal of variance 1 / fan-in; last gamma of a block 0."""
+        """Official initialisation: truncated normal of variance 1 / fan-in; last gamma of a block 0.
+
+        The three-stage networks keep gamma 1, as He et al. (2016) have it: their runs are too short to
+        wake the residual branches first.
+        """
+        small = len(self.groups) == 3
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()
                 # A normal cut at two deviations has 0.8796 of its deviation left.
                 std = fan_in**-0.5 / 0.87962566103423978
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-            elif isinstance(module, BasicBlock):
+            elif isinstance(module, BasicBlock) and not small:
                 nn.init.zeros_(module.bn2.weight)
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)

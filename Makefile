@@ -1,0 +1,34 @@
+# Needs Python 3.11 or newer; everything else goes into .venv.
+PYTHON ?= python3
+PRESET ?= mini
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,ui]"
+	@touch $@
+
+reproduce: .venv/installed  ## Train the three stages on the embedded data, draw the figures, execute the notebooks.
+	$(BIN)/python -m clrkit reproduce --preset $(PRESET)
+
+test: .venv/installed-test  ## Every check: format, lint, types, unit tests, notebooks, browser.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lab: .venv/installed  ## Open JupyterLab on the notebooks.
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+
+clean:  ## Delete the virtual environment; results stay (see: python -m clrkit clean --help).
+	rm -rf .venv

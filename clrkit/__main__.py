@@ -1,0 +1,228 @@
+"""The command line: python -m clrkit COMMAND. Fields of the configs are its options, by name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from clrkit import config as configs
+from clrkit.config import STAGES, Config, ConfigError, Stage
+from clrkit.presets import PRESETS, Preset, preset
+
+if TYPE_CHECKING:
+    from clrkit.runs import Store
+
+EPILOG = "Every field of a stage can be set by name, for example --temperature 0.2 or --pretrain.epochs 50."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. What a user got wrong is told in one sentence."""
+    options, rest = make_parser().parse_known_args(arguments)
+    try:
+        options.fields = read_fields(rest)
+        if options.fields and options.command != "run":
+            raise ConfigError(f"{options.command} has no option --{next(iter(options.fields))}.")
+        status: int = options.do(options)
+        return status
+    except ConfigError as error:
+        print(f"clrkit: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m clrkit", description="SimCLRv2, end to end.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help, epilog=None)
+        made.set_defaults(do=do)
+        made.add_argument(
+            "--preset", default="mini", help=f"experiment: {', '.join(preset_names())} (default mini)"
+        )
+        made.add_argument(
+            "--results", type=Path, default=Path("results"), help="folder of results (default results)"
+        )
+        return made
+
+    planned = command(
+        "plan", show_plan, "List the runs of a preset: which are there, which will be made, how long."
+    )
+    planned.add_argument("--json", action="store_true", help="one object a run")
+    run = command(
+        "run", run_stage, "Make one run of a stage, and what it builds on; go on where it was stopped."
+    )
+    run.add_argument("stage", choices=[stage.name for stage in STAGES], help="stage to run")
+    run.epilog, run.formatter_class = f"{EPILOG}\n\n{fields_help()}", argparse.RawDescriptionHelpFormatter
+    whole = command(
+        "reproduce", reproduce, "Make every run, execute the notebooks, draw the figures, compare."
+    )
+    whole.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    for made in (run, whole):
+        made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    command(
+        "figures", draw_figures, "Draw figures, tables and INDEX.md from the records; nothing is trained."
+    )
+    claimed = command("claims", show_claims, "Check the paper's claims against the records.")
+    claimed.add_argument("--json", action="store_true", help="one object a claim")
+    cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")
+    cleaned.add_argument("--all", action="store_true", help="delete finished runs, figures and notebooks too")
+    return parser
+
+
+def preset_names() -> list[str]:
+    return [make.__name__ for make in PRESETS]
+
+
+def fields_help() -> str:
+    """Every field with its meaning, by the config it belongs to."""
+    groups: list[type[Config]] = [Stage, *STAGES, configs.Labelled, configs.Data, configs.Network]
+    groups += [configs.Augmentation, configs.Optimizer]
+    lines: list[str] = []
+    inherited: set[str] = set()
+    for group in groups:
+        own = {name: about for name, about in configs.field_help(group).items() if name not in inherited}
+        inherited |= own.keys() if group in (Stage, configs.Labelled) else set()
+        if own:
+            lines.append(f"{group.__name__.lower()}:")
+            lines += [f"  --{name:<16} {help}" for name, (_, help) in own.items()]
+    return "\n".join(lines)
+
+
+def read_fields(rest: Sequence[str]) -> dict[str, str]:
+    """Options the parser does not know, as field names and texts: --name value or --name=value."""
+    fields, words = {}, list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"Unexpected argument {word!r}; fields are set as --name value.")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ConfigError(f"--{name} needs a value.")
+            value = words.pop(0)
+        fields[name.replace("-", "_")] = value
+    return fields
+
+
+def opened(options: argparse.Namespace) -> tuple[Preset, Store]:
+    from clrkit.runs import Store
+
+    chosen = preset(options.preset)
+    return chosen, Store(options.results, chosen.name)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C and SIGTERM only raise a flag, so that a step is never cut in two."""
+    raised: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        raised.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(raised)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_stage(options: argparse.Namespace) -> int:
+    chosen, store = opened(options)
+    stage = chosen.resolve(options.stage, **options.fields)
+
+    from clrkit.console import ProgressLine
+    from clrkit.materialise import materialise
+
+    line = ProgressLine()
+    cached = store.find(stage)
+    with stop_on_signals() as stopped, closing(materialise(stage, store, options.device)) as steps:
+        for progress in steps:
+            if stopped():
+                steps.close()
+                line.clear()
+                return interrupted(options)
+            line.run(progress)
+    line.clear()
+    run = cached or store.find(stage)
+    assert run is not None
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    print(f"{'cached' if cached else 'done'}: {run.folder} ({metrics})")
+    return 0
+
+
+def interrupted(options: argparse.Namespace) -> int:
+    print("clrkit: stopped; what was done is kept, the same command goes on from there.", file=sys.stderr)
+    return 130
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    from clrkit.console import plan_lines
+    from clrkit.reproduce import plan
+
+    chosen, store = opened(options)
+    rows = plan(chosen.runs, store)
+    print(json.dumps(rows, indent=1) if options.json else "\n".join(plan_lines(rows)))
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from clrkit import reproduce as whole
+
+    chosen, store = opened(options)
+    with stop_on_signals() as stopped:
+        if not whole.make_runs(chosen, store, options.workers, options.device, stopped):
+            return interrupted(options)
+    print(whole.publish(chosen, store))
+    return 0
+
+
+def draw_figures(options: argparse.Namespace) -> int:
+    from clrkit.reproduce import draw
+
+    chosen, store = opened(options)
+    print(draw(chosen, store))
+    return 0
+
+
+def show_claims(options: argparse.Namespace) -> int:
+    from clrkit import claims
+    from clrkit.frames import frame
+    from clrkit.reproduce import gather
+
+    chosen, store = opened(options)
+    evidence = gather(chosen, store)
+    found = claims.evaluate(frame(evidence.records))
+    if options.json:
+        print(json.dumps(claims.to_json(found), indent=1))
+    else:
+        print(f"From {evidence.source} ({chosen.name}):\n")
+        print(claims.to_text(found))
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    _, store = opened(options)
+    doomed = [store.folder] if options.all else sorted(store.runs.glob("*.partial"))
+    for folder in doomed:
+        if folder.exists():
+            shutil.rmtree(folder)
+            print(f"deleted {folder}")
+    if not options.all:
+        for lock in store.runs.glob("*.lock"):
+            lock.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What the command line shows while it works: one line that lives, times a person can read."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from clrkit.config import Stage
+from clrkit.materialise import Progress
+from clrkit.runs import Run, Store, seconds_expected
+
+REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+
+
+def duration(seconds: float | None) -> str:
+    """A time to the precision a person wants: 8 s, 4 min, 2.5 h."""
+    if seconds is None or not math.isfinite(seconds):
+        return "unknown time"
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def describe(stage: Stage) -> str:
+    """A run in a few words: its stage and what sets it apart."""
+    values = {name: getattr(stage, name) for name in ("fraction", "tap_layer") if hasattr(stage, name)}
+    return " ".join(
+        [stage.name, *(f"{name} {value:g}" for name, value in values.items()), f"seed {stage.seed}"]
+    )
+
+
+class ProgressLine:
+    """One line on standard error, redrawn in place on a terminal, else a plain line now and then."""
+
+    def __init__(self) -> None:
+        self.drawn = -math.inf
+        self.live = sys.stderr.isatty()
+
+    def show(self, text: str, always: bool = False) -> None:
+        now = monotonic()
+        if not always and now - self.drawn < (REDRAW_SECONDS if self.live else PLAIN_SECONDS):
+            return
+        self.drawn = now
+        print(
+            f"\r\x1b[2K{text}" if self.live else text,
+            end="" if self.live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def clear(self) -> None:
+        if self.live:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+
+    def run(self, progress: Progress) -> None:
+        """Show where a single run stands."""
+        share = progress.step / progress.total
+        metrics = "".join(f", {name} {value:.3f}" for name, value in progress.metrics.items())
+        self.show(
+            f"{describe(progress.config)}: {share:.0%}, loss {progress.loss:.3f}{metrics}, "
+            f"{progress.rate:,.0f} images/s, {duration(progress.seconds_left)} left",
+        )
+
+
+class SweepLine:
+    """The line for many runs: how many are done, the rate, and the time left from what such runs took before."""
+
+    def __init__(self, todo: Sequence[Stage], store: Store, workers: int) -> None:
+        known: list[Run] = [*store.all(), *store.reference.all()]
+        self.expected = {stage: seconds_expected(stage, known) for stage in todo}
+        self.line, self.workers, self.total = ProgressLine(), workers, len(todo)
+        self.begun, self.working, self.done = monotonic(), dict[Stage, Progress](), set[Stage]()
+
+    def show(self, progress: Progress) -> None:
+        self.working[progress.config] = progress
+        if progress.step == progress.total:
+            del self.working[progress.config]
+            self.done.add(progress.config)
+        rate = sum(each.rate for each in self.working.values())
+        self.line.show(
+            f"{len(self.done)} of {self.total} runs; {' | '.join(map(describe, self.working))}; "
+            f"{rate:,.0f} images/s, {duration(self.left())} left"
+        )
+
+    def clear(self) -> None:
+        self.line.clear()
+
+    def elapsed(self) -> str:
+        return duration(monotonic() - self.begun)
+
+    def left(self) -> float | None:
+        """Seconds to the end, at the pace so far against what the runs were expected to take."""
+        if None in self.expected.values():
+            return None
+        whole = sum(seconds or 0 for seconds in self.expected.values())
+        share = {stage: each.step / each.total for stage, each in self.working.items()}
+        share |= dict.fromkeys(self.done, 1.0)
+        past = sum((self.expected.get(stage) or 0) * part for stage, part in share.items())
+        elapsed = monotonic() - self.begun
+        pace = elapsed / past if past > 0.05 * whole else 1 / self.workers
+        return (whole - past) * pace
+
+
+def plan_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A plan by stage: how many runs are cached, partial or to be made, and about how long that takes."""
+    lines = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        lines.append(f"{stage:<11} {plan_summary([row for row in rows if row['stage'] == stage])}")
+    return [*lines, f"{'all':<11} {plan_summary(rows)}"]
+
+
+def plan_summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The states of some planned runs in words, with the processor time the missing ones need."""
+    states = [row["state"] for row in rows]
+    names = {"cached": "cached", "partial": "partial", "missing": "to train"}
+    words = ", ".join(f"{states.count(state)} {names[state]}" for state in names if state in states)
+    seconds = [row["seconds"] for row in rows if row["state"] != "cached"]
+    if not seconds:
+        return words
+    return f"{words}: about {duration(None if None in seconds else sum(seconds))} of one core"

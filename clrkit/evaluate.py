@@ -1,0 +1,89 @@
+"""Measuring: predictions, accuracy, confusion, frozen features and kNN. Nothing here changes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from clrkit.augment import to_float
+from clrkit.data import Part
+
+BATCH = 500
+KNN_TEMPERATURE = 0.07  # of the votes' weights (Wu et al., 2018)
+
+Rows = Float[Tensor, "count dim"]
+Labels = Int[Tensor, " count"]
+
+
+def evaluation_view(
+    pixels: UInt8[Tensor, "batch 3 side side"], size: int
+) -> Float[Tensor, "batch 3 size size"]:
+    """The images as they are at `size` pixels, else their centre: no randomness."""
+    start = (pixels.shape[-1] - size + 1) // 2
+    return to_float(pixels[:, :, start : start + size, start : start + size])
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, batch-norm statistics included, without gradients; the former mode after."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def apply_to(
+    function: Callable[[Tensor], Tensor], part: Part, size: int, device: torch.device
+) -> Float[Tensor, "count dim"]:
+    """`function` of every image's evaluation view, in order, on the CPU."""
+    order = (np.arange(start, min(start + BATCH, len(part))) for start in range(0, len(part), BATCH))
+    views = (evaluation_view(pixels.to(device), size) for pixels in part.pixels.batches(order))
+    return torch.cat([function(view.contiguous(memory_format=torch.channels_last)).cpu() for view in views])
+
+
+def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
+    """Logits of every image, (count, classes)."""
+    with frozen(model):
+        return apply_to(model, part, size, device)
+
+
+def extract(encoder: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
+    """Frozen features of every image, (count, features)."""
+    return predict(encoder, part, size, device)
+
+
+def accuracy(logits: Rows, labels: Labels, k: int = 1) -> float:
+    """Share of images whose class is among the `k` largest logits."""
+    return (logits.topk(k, 1).indices == labels[:, None]).any(1).double().mean().item()
+
+
+def confusion(rows: Labels, columns: Labels, classes: int) -> list[list[int]]:
+    """Counts of (row class, column class), for example true against predicted."""
+    return torch.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes).tolist()
+
+
+def knn_predict(bank: Rows, labels: Labels, queries: Rows, classes: int, neighbours: int) -> Labels:
+    """Class of each query by a weighted vote of its nearest neighbours in the bank, by cosine similarity."""
+    bank, queries = F.normalize(bank), F.normalize(queries)
+    votes = []
+    for chunk in torch.split(queries, BATCH):
+        near = (chunk @ bank.T).topk(min(neighbours, len(bank)), 1)
+        weights = (near.values / KNN_TEMPERATURE).exp()
+        ballot = torch.zeros(len(chunk), classes).scatter_add_(1, labels[near.indices], weights)
+        votes.append(ballot.argmax(1))
+    return torch.cat(votes)
+
+
+def classification_metrics(logits: Rows, labels: Labels) -> dict[str, float]:
+    """Loss, top-1 and, for more than ten classes, top-5."""
+    metrics = {"top1": accuracy(logits, labels), "loss": F.cross_entropy(logits, labels).item()}
+    return metrics | ({"top5": accuracy(logits, labels, 5)} if logits.shape[1] > 10 else {})

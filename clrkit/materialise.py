@@ -1,0 +1,327 @@
+"""From a config to a finished run: train with periodic states, measure, record."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from clrkit import config as configs
+from clrkit import evaluate, stages
+from clrkit.config import Distill, Labelled, Network, Pretrain, Probe, Stage
+from clrkit.data import DataSet, load
+from clrkit.model import Model, ModelConfig
+from clrkit.provenance import provenance
+from clrkit.runs import Run, RunError, Store, conclude, working_folder, write_json, write_whole
+from clrkit.stages import Step, Training
+
+STATE_SECONDS = 20.0  # between saved states
+NOTE_SECONDS = 1.0  # between notes of progress for other processes
+HISTORY_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        config: of the stage that is running.
+        step: optimiser steps done.
+        total: of the whole run.
+        loss: last logged, nan before the first.
+        rate: images a second since the run began or went on.
+        seconds_left: at that rate.
+        metrics: last monitored, by name.
+    """
+
+    config: Stage
+    step: int
+    total: int
+    loss: float
+    rate: float
+    seconds_left: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Logbook:
+    """What a run has to tell of its course; saved with its state.
+
+    Attributes:
+        step, loss, learning_rate: of every logged step.
+        monitored: [step, value] pairs by name.
+        seconds: of work, over all its sessions.
+        peak_memory_mb: of the process (CUDA: of the device), sampled.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    monitored: dict[str, list[list[float]]] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def note(self, step: Step) -> None:
+        """Log a step's loss and rate. Raises RunError where the loss is not finite."""
+        loss = float(step.loss)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"The loss is {loss} at step {step.step} of {step.total}; "
+                "try a lower learning_rate, more warmup_epochs or a higher temperature."
+            )
+        self.step.append(step.step)
+        self.loss.append(loss)
+        self.learning_rate.append(step.learning_rate)
+
+    def monitor(self, step: Step) -> None:
+        for name, value in step.metrics.items():
+            self.monitored.setdefault(name, []).append([step.step, value])
+
+    def history(self) -> dict[str, Any]:
+        rows = {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+        return rows | self.monitored
+
+
+def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
+    """Make a run, and before it those it builds on; a run that is there already is only returned.
+
+    Closing the generator saves a state from which the next call goes on.
+
+    Args:
+        config: what to run.
+        store: where runs are kept.
+        device: "auto", "cpu", "cuda", "mps".
+
+    Raises:
+        RunError: for a loss that is not finite, or a results folder that cannot be written.
+        ConfigError: for settings the data set does not allow.
+    """
+    if run := store.find(config):
+        return run
+    parent = (yield from materialise(config.source, store, device)) if config.source else None
+    path = store.path(config)
+    with working_folder(path) as partial:
+        # Another process may have made it while we waited for the folder.
+        if not (path / "record.json").exists():
+            work = Work(config, partial, stages.choose_device(device), parent)
+            yield from work.train()
+            work.record(path.name.rpartition("-")[2], parent)
+            conclude(partial, path)
+        else:
+            partial.rmdir()
+    run = store.find(config)
+    assert run is not None
+    return run
+
+
+def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None] | None = None) -> Run:
+    """Carry a run to its end, showing where it stands."""
+    try:
+        while True:
+            progress = next(work)
+            if show:
+                show(progress)
+    except StopIteration as end:
+        run: Run = end.value
+        return run
+
+
+class Work:
+    """One run in its partial folder."""
+
+    def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.data = load(config.images)
+        self.parent = parent.model() if parent else None
+        self.training = stages.begin(config, self.data, device, self.parent)
+        self.log = Logbook()
+        self.load_state()
+
+    def train(self) -> Iterator[Progress]:
+        """Train to the end, logging, noting progress and saving states on the way."""
+        log, training = self.log, self.training
+        every = max(1, training.total // HISTORY_ROWS)
+        begun, first, spent = time.monotonic(), training.step, log.seconds
+        saved = noted = begun
+        for step in stages.steps(self.config, self.data, training, self.parent):
+            now = time.monotonic()
+            log.seconds = spent + now - begun
+            log.monitor(step)
+            if step.step % every == 0 or step.step == step.total:
+                log.note(step)
+            if now - noted > NOTE_SECONDS:
+                self.note_progress(step)
+                noted = now
+            if now - saved > STATE_SECONDS:
+                self.save_state(step)
+                saved = now
+            try:
+                yield self.progress(step, (step.step - first) / max(now - begun, 1e-9))
+            except GeneratorExit:
+                self.save_state(step)
+                raise
+
+    def progress(self, step: Step, steps_a_second: float) -> Progress:
+        loss = self.log.loss[-1] if self.log.loss else math.nan
+        metrics = {name: rows[-1][1] for name, rows in self.log.monitored.items()}
+        left = (step.total - step.step) / steps_a_second
+        rate = steps_a_second * self.config.batch_size
+        return Progress(self.config, step.step, step.total, loss, rate, left, metrics)
+
+    def note_progress(self, step: Step) -> None:
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.device)
+        else:
+            memory = psutil.Process().memory_info().rss
+        self.log.peak_memory_mb = max(self.log.peak_memory_mb, round(memory / 2**20, 1))
+        write_json(self.folder / "progress.json", {"step": step.step, "total": step.total})
+
+    def save_state(self, step: Step) -> None:
+        """Everything a resumed run needs, in one file; a state with a loss that is not finite is not kept."""
+        if not math.isfinite(float(step.loss)):
+            return
+        buffer = io.BytesIO()
+        torch.save({"training": self.training.state_dict(), "log": asdict(self.log)}, buffer)
+        write_whole(self.folder / "state.pt", buffer.getvalue())
+        self.note_progress(step)
+
+    def load_state(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.training.load_state_dict(state["training"])
+            self.log = Logbook(**state["log"])
+        except Exception:
+            raise RunError(f"{path} cannot be read; delete {self.folder} and the run begins anew.") from None
+
+    def record(self, key: str, parent: Run | None) -> None:
+        """Measure, then write weights, history and record; the record last."""
+        self.note_progress(Step(self.training.total, self.training.total, torch.tensor(0.0), 0.0))
+        weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
+        record = {
+            "stage": self.config.name,
+            "key": key,
+            "parent": parent.key if parent else None,
+            "version": self.config.version,
+            "config": configs.to_dict(self.config),
+            "dataset": describe(self.config, self.data),
+            "labels": label_count(self.config, self.data),
+            "parameters": encoder_parameters(self.training.model, self.parent),
+            "model": model_settings(self.training.model),
+            **self.measured(),
+            "provenance": self.provenance(),
+        }
+        write_whole(self.folder / "weights.safetensors", save(weights))
+        write_json(self.folder / "history.json", self.log.history())
+        write_json(self.folder / "record.json", record)
+
+    def measured(self) -> dict[str, Any]:
+        """Pretraining has no accuracy of its own: its last loss and whatever was monitored."""
+        if isinstance(self.config, Pretrain):
+            last = {name: rows[-1][1] for name, rows in self.log.monitored.items()}
+            return {"metrics": {"loss": self.log.loss[-1]} | last}
+        if isinstance(self.config, Probe):
+            assert self.parent is not None
+            return {"metrics": measure_probe(self.config, self.data, self.training, self.parent)}
+        return measure_classifier(self.config, self.data, self.training, self.parent)
+
+    def provenance(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return {
+            "seconds": round(self.log.seconds, 2),
+            "peak_memory_mb": self.log.peak_memory_mb,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance(),
+        }
+
+
+def describe(config: Stage, data: DataSet) -> dict[str, Any]:
+    return {
+        "name": config.images.dataset,
+        "fingerprint": data.fingerprint,
+        "part": config.images.evaluation,
+        "train": len(data.train),
+        "evaluation": len(data.evaluation),
+        "classes": list(data.classes),
+    }
+
+
+def label_count(config: Stage, data: DataSet) -> int:
+    """Labels that the stage, or the teacher it learns from, has seen."""
+    if isinstance(config, Labelled):
+        return len(stages.labelled_indices(config, data))
+    if isinstance(config, Distill):
+        return label_count(config.teacher, data)
+    return int((data.train.labels >= 0).sum()) if isinstance(config, Probe) else 0
+
+
+def encoder_parameters(model: nn.Module, parent: Model | None) -> int:
+    encoder = model.encoder if isinstance(model, Model) else parent and parent.encoder
+    assert isinstance(encoder, nn.Module)
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def model_settings(model: nn.Module) -> dict[str, Any] | None:
+    return asdict(model.config) if isinstance(model, Model) else None
+
+
+def load_model(run: Run) -> Model:
+    """The model of a finished run, on the CPU, in evaluation mode."""
+    settings = run.record["model"]
+    if settings is None:
+        raise RunError(f"A {run.record['stage']} run has no model of its own.")
+    network = configs.from_dict(Network, settings["network"])
+    model = Model(ModelConfig(**{**settings, "network": network}))
+    weights = run.folder / "weights.safetensors"
+    if not weights.exists():
+        raise RunError(f"{run.folder.name} has no weights; the committed reference holds records only.")
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+def measure_classifier(
+    config: Stage, data: DataSet, training: Training, parent: Model | None
+) -> dict[str, Any]:
+    """Accuracy and confusion (true x predicted) on the evaluation part; a student also against its teacher."""
+    part, size, device = data.evaluation, config.images.image_size, training.device
+    labels = torch.from_numpy(part.labels)
+    logits = evaluate.predict(training.model, part, size, device)
+    metrics, classes = evaluate.classification_metrics(logits, labels), len(data.classes)
+    measured: dict[str, Any] = {"metrics": metrics}
+    measured["confusion"] = evaluate.confusion(labels, logits.argmax(1), classes)
+    if isinstance(config, Distill):
+        assert parent is not None
+        teacher = evaluate.predict(parent, part, size, device)
+        metrics["teacher_top1"] = evaluate.accuracy(teacher, labels)
+        metrics["agreement"] = evaluate.accuracy(logits, teacher.argmax(1))
+        measured["agreement"] = evaluate.confusion(teacher.argmax(1), logits.argmax(1), classes)
+    return measured
+
+
+def measure_probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -> dict[str, float]:
+    """Linear and kNN accuracy on frozen features of the evaluation part."""
+    size, device = config.images.image_size, training.device
+    labelled = data.train.subset((data.train.labels >= 0).nonzero()[0])
+    bank, queries = (
+        evaluate.extract(pretrained.encoder, p, size, device) for p in (labelled, data.evaluation)
+    )
+    truth, classes = torch.from_numpy(data.evaluation.labels), len(data.classes)
+    with evaluate.frozen(training.model):
+        logits = training.model(queries.to(device)).cpu()
+    votes = evaluate.knn_predict(bank, torch.from_numpy(labelled.labels), queries, classes, config.neighbours)
+    metrics = evaluate.classification_metrics(logits, truth)
+    return metrics | {"knn": (votes == truth).double().mean().item()}

@@ -1,0 +1,111 @@
+"""The whole experiment: every run of a preset, the notebooks, figures, claims, and how they compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clrkit.config import ConfigError, Stage, to_dict
+from clrkit.headless import RESULTS_VARIABLE
+from clrkit.presets import Preset
+from clrkit.provenance import available_cores
+from clrkit.runs import Run, Store, seconds_expected
+
+
+def project_root() -> Path:
+    """The folder with `notebooks/`: the working folder or one around it, else clrkit's checkout."""
+    here = Path.cwd()
+    candidates = [here, *here.parents, Path(__file__).parents[1]]
+    return next((folder for folder in candidates if list(folder.glob("notebooks/00_*.ipynb"))), here)
+
+
+def open_store(preset: str) -> Store:
+    """The store a notebook uses: `results` in the project, or wherever a headless run says."""
+    return Store(Path(os.environ.get(RESULTS_VARIABLE) or project_root() / "results"), preset)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Runs to draw figures and conclusions from, and where they come from.
+
+    Attributes:
+        runs: finished runs of the preset.
+        source: "own runs", "the committed reference" or "own runs, incomplete".
+    """
+
+    runs: list[Run]
+    source: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [run.record for run in self.runs]
+
+
+def gather(preset: Preset, store: Store) -> Evidence:
+    """Own runs if the preset's are all there, else the reference, else the own ones there are.
+
+    Raises:
+        ConfigError: if there are neither.
+    """
+    wanted = complete(preset.runs)
+    own, reference = store.find_all(wanted), store.reference.find_all(wanted)
+    if len(own) == len(wanted):
+        return Evidence(own, "own runs")
+    if len(reference) == len(wanted):
+        return Evidence(reference, "the committed reference")
+    if not own:
+        raise ConfigError(
+            f"{store.folder} holds no runs of preset {preset.name}; make them with: "
+            f"python -m clrkit reproduce --preset {preset.name}"
+        )
+    return Evidence(own, f"own runs, incomplete: {len(own)} of {len(wanted)}")
+
+
+def complete(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages and all they build on, each once, parents first."""
+    return list(dict.fromkeys(link for stage in stages for link in stage.chain))
+
+
+def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
+    """What making these runs would take: per run its stage, key, state, share done and expected seconds."""
+    known = [*store.all(), *store.reference.all()]
+    rows = []
+    for stage in complete(stages):
+        state, share = store.state(stage)
+        seconds = seconds_expected(stage, known) if state != "cached" else 0.0
+        rows.append(
+            {
+                "stage": stage.name,
+                "key": store.path(stage).name.rpartition("-")[2],
+                "state": state,
+                "share": round(share, 4),
+                "seconds": None if seconds is None else round(seconds * (1 - share), 1),
+                "config": to_dict(stage),
+            }
+        )
+    return rows
+
+
+def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Callable[[], bool]) -> bool:
+    """Make the preset's missing runs, showing a line; False if stopped before the end."""
+    from clrkit.console import SweepLine
+    from clrkit.sweep import missing, run_all
+
+    todo = missing(preset.runs, store)
+    if not todo:
+        print(f"All {len(complete(preset.runs))} runs of {preset.name} are there; nothing is trained.")
+        return True
+    line = SweepLine(todo, store, workers or available_cores())
+    with closing(run_all(preset.runs, store, workers, device)) as progress:
+        for each in progress:
+            if stopped():
+                line.clear()
+                return False
+            line.show(each)
+    line.clear()
+    print(f"{len(todo)} runs of {preset.name} made in {line.elapsed()}.")
+    return True

@@ -1,0 +1,307 @@
+"""The training loops: pretraining, linear probe, supervised baseline, fine-tuning, distillation.
+
+Each stage is a generator of steps, one visible loop. To cancel is to stop iterating. Whatever is random in
+step s is drawn from the seed and s alone, so that a run resumed at any step goes on as if never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Generator, Tensor, nn
+
+from clrkit import data as datasets
+from clrkit.augment import random_view
+from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
+from clrkit.data import DataSet, Part
+from clrkit.evaluate import accuracy, extract, frozen, knn_predict
+from clrkit.losses import distillation, mixed_distillation, nt_xent
+from clrkit.model import Model, ModelConfig
+from clrkit.optim import learning_rate, make_optimizer
+
+MONITOR_IMAGES = 2000
+
+Batch = tuple[int, Int64[np.ndarray, " batch"], UInt8[Tensor, "batch 3 side side"]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step.
+
+    Attributes:
+        step: steps done, this one included.
+        total: steps of the whole run.
+        loss: of the batch, a scalar tensor on the training device.
+        learning_rate: of this step.
+        metrics: what was monitored after this step, by name.
+    """
+
+    step: int
+    total: int
+    loss: Float[Tensor, ""]
+    learning_rate: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Training:
+    """A run under way: model, optimiser and the number of steps done; all that a resumed run needs.
+
+    Args:
+        config: the stage's epochs, batch size and optimiser.
+        model: is moved to the device and put in training mode.
+        images: number of images in an epoch.
+        device: where to train.
+
+    Raises:
+        ConfigError: if the batch is larger than the set.
+    """
+
+    def __init__(self, config: Stage, model: nn.Module, images: int, device: torch.device) -> None:
+        if images < config.batch_size:
+            raise ConfigError(
+                f"batch_size {config.batch_size} is larger than the {images} images to train on."
+            )
+        self.config, self.images, self.device = config, images, device
+        self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(config.optimizer, model)
+        self.step = 0
+        self.steps_per_epoch = images // config.batch_size
+        self.total = config.epochs * self.steps_per_epoch
+
+    def update(self, loss: Float[Tensor, ""]) -> Step:
+        """One optimiser step down the gradient of `loss`, at the schedule's learning rate."""
+        config = self.config
+        rate = learning_rate(config.optimizer, self.step, config.batch_size, self.images, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        return Step(self.step, self.total, loss.detach(), rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The named device, or the best there is: cuda, then mps, then cpu."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed from what it is for; equal parts give equal seeds, others unrelated ones."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def step_generator(config: Stage, step: int) -> Generator:
+    """The source of everything random in one step."""
+    return Generator().manual_seed(seed_of(config.seed, "augment", step))
+
+
+def new_model(config: Stage, settings: ModelConfig) -> Model:
+    """A model with weights drawn from the stage's seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        return Model(settings)
+
+
+def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.ndarray, " batch"]]:
+    """Indices of every batch from step `start` on; each epoch is permuted anew and drops its remainder."""
+    size, per_epoch = config.batch_size, images // config.batch_size
+    permutation = np.arange(0)
+    for step in range(start, config.epochs * per_epoch):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or step == start:
+            random = np.random.RandomState(seed_of(config.seed, "order", epoch) % 2**32)
+            permutation = random.permutation(images)
+        yield permutation[position * size : (position + 1) * size]
+
+
+def batches(part: Part, training: Training) -> Iterator[Batch]:
+    """Step, indices and pixels of every batch that is still to be trained on."""
+    config, start = training.config, training.step
+    pixels = part.pixels.batches(batch_order(config, len(part), start))
+    order = batch_order(config, len(part), start)
+    for step, indices, chunk in zip(range(start, training.total), order, pixels, strict=True):
+        yield step, indices, chunk.to(training.device, non_blocking=True)
+
+
+def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " chosen"]:
+    """The training images whose labels the stage may see: a listed set, or a fraction drawn from the seed."""
+    if config.label_list:
+        return datasets.listed_subset(data.train, config.label_list)
+    return datasets.label_subset(data.train.labels, config.fraction, config.seed)
+
+
+def transfer_part(config: Distill, data: DataSet) -> Part:
+    """The images a student is distilled on."""
+    if config.transfer == "all":
+        return data.train
+    return data.train.subset(labelled_indices(config.teacher, data))
+
+
+def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | None = None) -> Training:
+    """A run at its step 0.
+
+    Args:
+        config: of any stage.
+        data: the data set of the chain.
+        device: where to train.
+        parent: the pretrained model, for `Probe` and `Finetune`.
+    """
+    classes = len(data.classes)
+    if isinstance(config, Pretrain):
+        settings = ModelConfig(
+            network=config.network, head_layers=config.head_layers, head_dim=config.head_dim
+        )
+        return Training(config, new_model(config, settings), len(data.train), device)
+    if isinstance(config, Supervised):
+        model = new_model(config, ModelConfig(network=config.network, classes=classes))
+        return Training(config, model, len(labelled_indices(config, data)), device)
+    if isinstance(config, Distill):
+        model = new_model(config, ModelConfig(network=config.network, classes=classes))
+        return Training(config, model, len(transfer_part(config, data)), device)
+    assert parent is not None
+    if isinstance(config, Finetune):
+        model = classifier_on(parent, config, classes)
+        return Training(config, model, len(labelled_indices(config, data)), device)
+    linear = nn.Linear(parent.encoder.features, classes)
+    nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
+    return Training(config, linear, int((data.train.labels >= 0).sum()), device)
+
+
+def classifier_on(pretrained: Model, config: Finetune, classes: int) -> Model:
+    """The pretrained encoder and head with a new, zero-initialised classifier on the tapped layer."""
+    source = config.pretrain
+    settings = ModelConfig(
+        network=source.network,
+        head_layers=source.head_layers,
+        head_dim=source.head_dim,
+        classes=classes,
+        tap_layer=config.tap_layer,
+    )
+    model = new_model(config, settings)
+    model.encoder.load_state_dict(pretrained.encoder.state_dict())
+    model.head.load_state_dict(pretrained.head.state_dict())
+    return model
+
+
+def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[Step]:
+    """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2)."""
+    model, size = training.model, config.data.image_size
+    assert isinstance(model, Model)
+    for step, _, pixels in batches(data.train, training):
+        rng = step_generator(config, step)
+        views = [random_view(pixels, config.augmentation, size, rng) for _ in range(2)]
+        z1, z2 = model.project(channels_last(torch.cat(views))).chunk(2)
+        done = training.update(nt_xent(z1, z2, config.temperature))
+        if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
+            metrics = monitor(model, data, size, training.device)
+            done = Step(done.step, done.total, done.loss, done.learning_rate, metrics)
+        yield done
+
+
+def supervised(config: Supervised, data: DataSet, training: Training) -> Iterator[Step]:
+    """Baseline: cross-entropy on the labels alone, from random weights."""
+    return classify(config, data, training)
+
+
+def finetune(config: Finetune, data: DataSet, training: Training) -> Iterator[Step]:
+    """Stage 2: cross-entropy on few labels through the whole pretrained network (v2 section 2)."""
+    return classify(config, data, training)
+
+
+def classify(config: Labelled, data: DataSet, training: Training) -> Iterator[Step]:
+    part = data.train.subset(labelled_indices(config, data))
+    labels = torch.from_numpy(part.labels).to(training.device)
+    for step, indices, pixels in batches(part, training):
+        rng = step_generator(config, step)
+        view = random_view(pixels, config.augmentation, config.images.image_size, rng)
+        logits = training.model(channels_last(view))
+        yield training.update(F.cross_entropy(logits, labels[torch.from_numpy(indices)]))
+
+
+def distill(config: Distill, data: DataSet, training: Training, teacher: Model) -> Iterator[Step]:
+    """Stage 3: the student learns the teacher's softened outputs on the same views (v2 Eq. 2 and 3)."""
+    part, size = transfer_part(config, data), config.images.image_size
+    labels = torch.from_numpy(part.labels).to(training.device)
+    labelled = torch.from_numpy(np.isin(part.names, labelled_names(config, data))).float().to(training.device)
+    teacher = teacher.to(device=training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for step, indices, pixels in batches(part, training):
+        view = channels_last(random_view(pixels, config.augmentation, size, step_generator(config, step)))
+        with frozen(teacher):
+            target = teacher(view)
+        student, at = training.model(view), torch.from_numpy(indices)
+        if config.label_weight == 0:
+            loss = distillation(student, target, config.temperature)
+        else:
+            weights = (config.temperature, config.label_weight)
+            loss = mixed_distillation(student, target, labels[at], labelled[at], *weights)
+        yield training.update(loss)
+
+
+def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -> Iterator[Step]:
+    """Linear evaluation, offline: the encoder and its batch-norm statistics are frozen, features taken once.
+
+    (The official recipe crops and flips anew in every epoch; here each image has one feature vector.)
+    """
+    part = data.train.subset(np.flatnonzero(data.train.labels >= 0))
+    encoder = pretrained.encoder.to(training.device)
+    features = extract(encoder, part, config.images.image_size, training.device).to(training.device)
+    labels = torch.from_numpy(part.labels).to(training.device)
+    for indices in batch_order(config, len(part), training.step):
+        at = torch.from_numpy(indices).to(training.device)
+        yield training.update(F.cross_entropy(training.model(features[at]), labels[at]))
+
+
+def labelled_names(config: Distill, data: DataSet) -> list[str]:
+    return [data.train.names[index] for index in labelled_indices(config.teacher, data)]
+
+
+def channels_last(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dict[str, float]:
+    """KNN accuracy within the training images: half of a sample votes on the other half; no test image."""
+    at = np.flatnonzero(data.train.labels >= 0)
+    if len(at) < 2:
+        return {}
+    at = np.random.RandomState(0).permutation(at)[:MONITOR_IMAGES]
+    features = extract(model.encoder, data.train.subset(at), size, device)
+    labels, half = torch.from_numpy(data.train.labels[at]), len(at) // 2
+    votes = knn_predict(features[:half], labels[:half], features[half:], len(data.classes), 20)
+    return {"knn": accuracy(F.one_hot(votes, len(data.classes)).float(), labels[half:])}
+
+
+def steps(config: Stage, data: DataSet, training: Training, parent: Model | None) -> Iterator[Step]:
+    """The loop of whichever stage `config` is of."""
+    if isinstance(config, Pretrain):
+        return pretrain(config, data, training)
+    if isinstance(config, Supervised):
+        return supervised(config, data, training)
+    assert parent is not None
+    if isinstance(config, Finetune):
+        return finetune(config, data, training)
+    if isinstance(config, Distill):
+        return distill(config, data, training, parent)
+    assert isinstance(config, Probe)
+    return probe(config, data, training, parent)
