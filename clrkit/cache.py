@@ -1,0 +1,143 @@
+"""Decoded data sets on disk, checked by their fingerprints. Importing this module does not load torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clrkit.images import DataError, reason
+from clrkit.pixels import Part, Parts, PixelArray, PixelStream
+
+DECODER = 1  # raise it when the same files would decode to other pixels than before
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found and not yet read.
+
+    `entry` names its place in the cache; `identity` changes with anything that would decode to other images.
+    """
+
+    entry: str
+    identity: str
+    read: Callable[[], Parts]
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder() / self.entry
+
+
+def cache_folder() -> Path:
+    """Where decoded sets are kept: CLRKIT_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CLRKIT_CACHE") or Path(base) / "clrkit")
+
+
+def noted(source: Source) -> dict[str, Any] | None:
+    """What the cache notes of a set (fingerprint and class names), or None where it has another or none."""
+    try:
+        note = json.loads((source.folder / "note.json").read_text())
+        return note if note["identity"] == source.identity and note["decoder"] == DECODER else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
+    """The cached set and its fingerprint, or None where it is missing or not what was written."""
+    note = noted(source)
+    if note is None:
+        return None
+    try:
+        train, test = (read_part(source.folder, name) for name in ("train", "test"))
+        parts = Parts(train, test, tuple(note["classes"]))
+        if fingerprint_of(parts) == note["fingerprint"]:
+            return parts, note["fingerprint"]
+    except (OSError, ValueError, KeyError, EOFError):
+        pass
+    show(f"The decoded images in {source.folder} are damaged; they are decoded again.")
+    return None
+
+
+def read_part(folder: Path, name: str) -> Part:
+    pixels, labels = (np.load(folder / f"{name}_{what}.npy") for what in ("pixels", "labels"))
+    names = json.loads((folder / f"{name}_names.json").read_text())
+    if not len(pixels) == len(labels) == len(names):
+        raise ValueError("a file of another set")
+    return Part(PixelArray(pixels), labels, names)
+
+
+def write_cache(source: Source, parts: Parts) -> str:
+    """Keep a set that lies in memory, whole or not at all; returns its fingerprint.
+
+    Raises:
+        DataError: where the cache cannot be written.
+    """
+    digest = fingerprint_of(parts)
+    note = {"identity": source.identity, "decoder": DECODER, "fingerprint": digest, "classes": parts.classes}
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".partial-") as partial:
+            folder = Path(partial) / "set"
+            folder.mkdir()
+            write_part(folder, "train", parts.train)
+            write_part(folder, "test", parts.test)
+            (folder / "note.json").write_text(json.dumps(note))
+            put_in_place(folder, source.folder)
+    except OSError as error:
+        raise DataError(
+            f"Decoded images cannot be kept in {cache_folder()}: {reason(error)}; "
+            "CLRKIT_CACHE can name another folder."
+        ) from None
+    return digest
+
+
+def write_part(folder: Path, name: str, part: Part) -> None:
+    np.save(folder / f"{name}_pixels.npy", array_of(part))
+    np.save(folder / f"{name}_labels.npy", part.labels)
+    (folder / f"{name}_names.json").write_text(json.dumps(list(part.names)))
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Make `folder` the cache's entry, in place of an older one."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process has just written the same set
+            raise
+
+
+def array_of(part: Part) -> np.ndarray:
+    assert isinstance(part.pixels, PixelArray)
+    return part.pixels.array
+
+
+def fingerprint_of(parts: Parts) -> str:
+    """SHA-256 over class names, pixels and labels of a set in memory, over its listing if it is streamed."""
+    digest = hashlib.sha256(json.dumps(parts.classes).encode())
+    for part in (parts.train, parts.test):
+        if isinstance(part.pixels, PixelStream):
+            digest.update(listing(part, part.pixels))
+        else:
+            digest.update(np.ascontiguousarray(array_of(part)).data)
+            digest.update(np.ascontiguousarray(part.labels).data)
+    return digest.hexdigest()
+
+
+def listing(part: Part, pixels: PixelStream) -> bytes:
+    """Names, bytes and labels, sorted, a line each: the same wherever the images lie."""
+    rows = zip(part.names, pixels.images.sizes.tolist(), part.labels.tolist(), strict=True)
+    return "".join(sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)).encode(
+        errors="surrogateescape"
+    )

@@ -1,0 +1,200 @@
+"""Folders of images: class folders, ImageNet, or one folder with a CSV of the labels that exist.
+
+Files are listed, not opened. Names are paths below the root with "/" between their parts; hidden files, and
+files that are no images by their suffix, are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from clrkit.config import Data
+from clrkit.images import DataError, ImageFiles, reason, stored_side
+from clrkit.labels import hold_out
+from clrkit.pixels import Part, Parts, PixelStream
+
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
+TEST_SHARE = 5  # one in so many labelled images is held out where no test part is given
+
+
+class ImageFile(NamedTuple):
+    """A listed image: name, bytes, time of change and class ("" for none)."""
+
+    name: str
+    size: int
+    changed: int
+    label: str
+
+
+class Listing(NamedTuple):
+    """The files of a data set and its class names, sorted."""
+
+    root: Path
+    train: list[ImageFile]
+    test: list[ImageFile]
+    classes: tuple[str, ...]
+
+    def parts(self, image_size: int) -> Parts:
+        """The files as parts that decode them when they are read."""
+        train, test = (self.part(files, image_size) for files in (self.train, self.test))
+        return Parts(train, test, self.classes)
+
+    def part(self, files: list[ImageFile], image_size: int) -> Part:
+        names = np.array([os.fsencode(file.name) for file in files])
+        sizes = np.array([file.size for file in files], dtype=np.int64)
+        images = ImageFiles(str(self.root), names, sizes, stored_side(image_size))
+        return Part(PixelStream(images), numbers(files, self.classes), [file.name for file in files])
+
+    def identity(self) -> str:
+        """16 hex digits that change with any file's part, name, size, time of change or label."""
+        digest = hashlib.sha256()
+        for files in (self.train, self.test):
+            digest.update(f"{len(files)}".encode())
+            for file in files:
+                digest.update(repr(file).encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
+
+
+def numbers(files: list[ImageFile], classes: tuple[str, ...]) -> np.ndarray:
+    """The files' classes as indices into the class names, -1 for none."""
+    index = {label: number for number, label in enumerate(classes)} | {"": -1}
+    return np.array([index[file.label] for file in files], dtype=np.int64)
+
+
+def list_images(data: Data) -> Listing:
+    """The files of an `imagenet` or `folder` data set, by the layout that is found.
+
+    - `train/<class>/` and `test/<class>/` (or `val/<class>/`, where there is no `test/`; ImageNet's layout);
+    - `<class>/` alone, one in 5 of the labelled images held out as the test part;
+    - any images with `data.labels_csv`, held out in the same way.
+
+    With class folders, the images of `unlabelled/` have no label and belong to the training part; images that
+    lie beside the class folders are ignored.
+
+    Raises:
+        DataError: naming what is missing, empty, or not understood.
+    """
+    root = existing_root(data)
+    try:
+        train, test = layout(root, data)
+    except OSError as error:
+        raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
+    classes = tuple(sorted({file.label for file in train} - {""}))
+    for file in test:
+        if file.label not in classes:
+            raise DataError(f"Class {file.label} of {root} has test images but no training images.")
+    if not test:
+        kept, held = hold_out(numbers(train, classes), TEST_SHARE, classes)
+        train, test = [train[index] for index in kept], [train[index] for index in held]
+    return Listing(root, train, test, classes)
+
+
+def existing_root(data: Data) -> Path:
+    if not data.root:
+        raise DataError(f"{data.dataset} needs the folder of its images; give it with --root DIR.")
+    root = Path(data.root).expanduser().resolve()
+    if not root.is_dir():
+        raise DataError(f"The folder of images {root} does not exist; --root DIR names it.")
+    return root
+
+
+def layout(root: Path, data: Data) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Training and test files; no test files where they are still to be held out."""
+    if data.labels_csv:
+        return csv_labels(root, data.labels_csv), []
+    train, tests = root / "train", [root / name for name in ("test", "val") if (root / name).is_dir()]
+    if data.dataset == "imagenet":
+        if not (train.is_dir() and (root / "val").is_dir()):
+            raise DataError(f"ImageNet is read from train/<class>/ and val/<class>/, which {root} lacks.")
+        return class_folders(root, train), class_folders(root, root / "val")
+    # A lone folder "train" of images may well be a class; one with folders in it is a training part.
+    if not (train.is_dir() and (tests or folders_in(train))):
+        return [*class_folders(root, root), *unlabelled(root, root)], []
+    if not tests:
+        raise DataError(f"{root} has a folder train/ but neither test/ nor val/.")
+    unlabelled_files = [*unlabelled(root, root), *unlabelled(root, train)]
+    return [*class_folders(root, train), *unlabelled_files], class_folders(root, tests[0])
+
+
+def class_folders(root: Path, folder: Path) -> list[ImageFile]:
+    """The images of every class folder in `folder`."""
+    classes = [name for name in folders_in(folder) if name not in UNLABELLED]
+    if not classes:
+        raise DataError(
+            f"{folder} has no class folders; put the images of each class into a folder of their own, "
+            "or name the labels in a CSV (labels_csv)."
+        )
+    return [file for name in classes for file in images_of(root, folder / name, name)]
+
+
+def unlabelled(root: Path, folder: Path) -> list[ImageFile]:
+    """The images of the folder for those without a label, where there is one."""
+    names = [name for name in UNLABELLED if (folder / name).is_dir()]
+    return [file for name in names for file in images_of(root, folder / name, "")]
+
+
+def folders_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def images_of(root: Path, folder: Path, label: str) -> list[ImageFile]:
+    """All images in a folder and the folders below it, sorted by name."""
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    files = sorted(images_below(str(folder), prefix, label))
+    if not files:
+        raise DataError(f"The folder {folder} has no images (files ending in {', '.join(SUFFIXES)}).")
+    return files
+
+
+def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from images_below(entry.path, f"{prefix}{entry.name}/", label)
+            elif entry.name.lower().endswith(SUFFIXES):
+                stat = entry.stat()
+                yield ImageFile(prefix + entry.name, stat.st_size, stat.st_mtime_ns, label)
+
+
+def csv_labels(root: Path, path: str) -> list[ImageFile]:
+    """All images below the root with the labels that the CSV gives to some."""
+    files, labels = images_of(root, root, ""), read_csv(path)
+    strangers = labels.keys() - {file.name for file in files}
+    if strangers:
+        raise DataError(f"{path} names {min(strangers)}, which is not among the images of {root}.")
+    return [file._replace(label=labels.get(file.name, "")) for file in files]
+
+
+def read_csv(path: str) -> dict[str, str]:
+    """Labels by file name, from the columns `file` and `label` of a CSV."""
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            columns = rows.fieldnames or []
+            if not {"file", "label"} <= set(columns):
+                raise DataError(
+                    f"{path} needs the columns file and label; it has {', '.join(columns) or 'none'}."
+                )
+            pairs = [(row["file"] or "", row["label"] or "") for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"The CSV of labels {path} cannot be read: {reason(error)}.") from None
+    labels: dict[str, str] = {}
+    for file, label in ((file.strip(), label.strip()) for file, label in pairs):
+        if not label:
+            raise DataError(f"{path} gives {file or 'a row without a file'} no label.")
+        if labels.setdefault(file, label) != label:
+            raise DataError(f"{path} gives {file} two labels, {labels[file]} and {label}.")
+    if not labels:
+        raise DataError(f"{path} labels no image.")
+    return labels

@@ -1,0 +1,94 @@
+"""Where decoded sets are kept, and what their fingerprints are made of."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clrkit import cache
+from clrkit.cache import Source, cache_folder, fingerprint_of, noted, put_in_place, read_cache, write_cache
+from clrkit.images import ImageFiles
+from clrkit.pixels import Part, Parts, PixelArray, PixelStream
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
+
+
+def part(count: int, seed: int) -> Part:
+    random = np.random.RandomState(seed)
+    images = random.randint(0, 256, (count, 3, 4, 4)).astype(np.uint8)
+    return Part(PixelArray(images), random.randint(-1, 2, count), [f"image {i}" for i in range(count)])
+
+
+def small_set() -> Parts:
+    return Parts(part(5, 0), part(2, 1), ("ape", "bat"))
+
+
+def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("CLRKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "clrkit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "clrkit"
+
+
+def test_what_is_read_is_what_was_written():
+    source, written = Source("some-4", "id", small_set), small_set()
+    digest = write_cache(source, written)
+    read, read_digest = read_cache(source, print) or pytest.fail("nothing was read")
+    assert read_digest == digest
+    assert read.classes == written.classes
+    for ours, reference in zip(read[:2], written[:2], strict=True):
+        assert np.array_equal(ours.pixels.array, reference.pixels.array)
+        assert np.array_equal(ours.labels, reference.labels)
+        assert ours.names == reference.names
+
+
+def test_another_identity_is_not_read_and_replaces_the_entry(tmp_path):
+    old, new = (Source("some-4", identity, small_set) for identity in ("old", "new"))
+    write_cache(old, small_set())
+    assert noted(new) is None
+    write_cache(new, small_set())
+    assert noted(old) is None
+    assert noted(new) is not None
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["some-4"]
+
+
+def test_an_entry_that_another_process_wrote_meanwhile_stays(tmp_path, monkeypatch):
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    monkeypatch.setattr(cache.shutil, "rmtree", lambda *arguments, **options: None)
+    put_in_place(tmp_path / "mine", tmp_path / "theirs")
+    assert (tmp_path / "theirs" / "file").read_text() == "theirs"
+
+
+def test_the_fingerprint_in_memory_is_of_classes_pixels_and_labels():
+    train, test, classes = small_set()
+    content = json.dumps(classes).encode()
+    for one in (train, test):
+        content += one.pixels.array.tobytes() + one.labels.astype("<i8").tobytes()
+    assert fingerprint_of(Parts(train, test, classes)) == hashlib.sha256(content).hexdigest()
+
+
+def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Part:
+    files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes), 8)
+    return Part(PixelStream(files), np.array(labels), names)
+
+
+def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
+    test = listed("/here", ["t"], [7], [1])
+    digest = fingerprint_of(Parts(listed("/here", ["a", "b"], [1, 2], [0, 1]), test, ("x", "y")))
+    same = listed("/there", ["b", "a"], [2, 1], [1, 0])
+    assert fingerprint_of(Parts(same, test, ("x", "y"))) == digest
+    others = [
+        listed("/here", ["a", "c"], [1, 2], [0, 1]),
+        listed("/here", ["a", "b"], [1, 3], [0, 1]),
+        listed("/here", ["a", "b"], [1, 2], [0, 0]),
+    ]
+    assert all(fingerprint_of(Parts(other, test, ("x", "y"))) != digest for other in others)

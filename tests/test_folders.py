@@ -1,0 +1,203 @@
+"""Layouts of image folders, and what is wrong with them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clrkit.config import Data
+from clrkit.folders import SUFFIXES, list_images
+from clrkit.images import DataError
+
+
+def write(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), "red").save(path)
+    return root
+
+
+def folder(root: Path, **fields: str) -> Data:
+    return Data(**{"dataset": "folder", "root": str(root), **fields})
+
+
+def rows(files: list) -> list[tuple[str, str]]:
+    return [(file.name, file.label) for file in files]
+
+
+def test_parts_of_their_own_are_used(tmp_path):
+    write(tmp_path, "train/b/1.png", "train/a/2.png", "train/a/1.png", "test/b/1.png", "test/a/9.png")
+    found = list_images(folder(tmp_path))
+    assert rows(found.train) == [("train/a/1.png", "a"), ("train/a/2.png", "a"), ("train/b/1.png", "b")]
+    assert rows(found.test) == [("test/a/9.png", "a"), ("test/b/1.png", "b")]
+    assert found.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("dataset", ["folder", "imagenet"])
+def test_val_is_the_test_part_where_there_is_no_test(tmp_path, dataset):
+    write(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    assert rows(list_images(folder(tmp_path, dataset=dataset)).test) == [("val/a/1.png", "a")]
+
+
+def test_test_is_preferred_to_val(tmp_path):
+    write(tmp_path, "train/a/1.png", "val/a/1.png", "test/a/1.png")
+    assert rows(list_images(folder(tmp_path)).test) == [("test/a/1.png", "a")]
+
+
+def test_one_in_five_is_held_out_of_bare_class_folders(tmp_path):
+    names = [f"{label}/{index:02d}.png" for label in ("ape", "bat") for index in range(20)]
+    found = list_images(folder(write(tmp_path, *names)))
+    assert sorted(rows(found.train + found.test)) == [(name, name[:3]) for name in names]
+    assert [sum(file.label == label for file in found.test) for label in ("ape", "bat")] == [4, 4]
+    assert list_images(folder(tmp_path)) == found
+
+
+@pytest.mark.parametrize("spelling", ["unlabelled", "unlabeled"])
+@pytest.mark.parametrize("where", ["", "train/"])
+def test_unlabelled_images_belong_to_the_training_part(tmp_path, where, spelling):
+    write(
+        tmp_path, "train/a/1.png", "test/a/1.png", f"{where}{spelling}/x.png", f"{where}{spelling}/deep/y.png"
+    )
+    found = list_images(folder(tmp_path))
+    assert rows(found.train)[1:] == [(f"{where}{spelling}/deep/y.png", ""), (f"{where}{spelling}/x.png", "")]
+    assert found.classes == ("a",)
+    assert found.parts(8).train.labels.tolist() == [0, -1, -1]
+
+
+def test_unlabelled_images_are_not_held_out(tmp_path):
+    write(tmp_path, *[f"{label}/{index}.png" for label in ("a", "b", "unlabelled") for index in range(10)])
+    found = list_images(folder(tmp_path))
+    assert sorted(rows(found.train))[-10:] == [(f"unlabelled/{index}.png", "") for index in range(10)]
+    assert len(found.test) == 4
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    names = [f"{label}/{index}.png" for label in ("bus", "train") for index in range(2)]
+    assert list_images(folder(write(tmp_path, *names))).classes == ("bus", "train")
+
+
+def test_hidden_files_and_other_files_are_ignored(tmp_path):
+    write(tmp_path, "a/1.png", "a/2.png", "a/._1.png", "a/.hidden/3.png", ".git/4.png", "stray.png")
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "a" / "png").write_text("no suffix")
+    found = list_images(folder(tmp_path))
+    assert sorted(rows(found.train + found.test)) == [("a/1.png", "a"), ("a/2.png", "a")]
+
+
+def test_suffixes_of_images_are_known_in_any_case(tmp_path):
+    (tmp_path / "a").mkdir()
+    for suffix in SUFFIXES:
+        (tmp_path / "a" / f"x{suffix.upper()}").touch()
+    found = list_images(folder(tmp_path))
+    assert len(found.train + found.test) == len(SUFFIXES)
+
+
+def test_images_of_a_class_may_lie_deeper_and_behind_links(tmp_path):
+    write(tmp_path / "elsewhere", "1.png", "deep/2.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    found = list_images(folder(root))
+    assert sorted(rows(found.train + found.test)) == [("a/1.png", "a"), ("a/deep/2.png", "a")]
+
+
+def test_names_of_any_bytes_are_read(tmp_path):
+    path = os.fsencode(tmp_path) + b"/a/\xff\xfe \n.png"
+    write(tmp_path, "a/1.png", "a/größe 大.png")
+    Image.new("RGB", (4, 4), "blue").save(os.fsdecode(path))
+    parts = list_images(folder(tmp_path)).parts(8)
+    stream = parts.train.pixels
+    assert len(stream) == 2
+    assert {os.fsencode(name) for name in (*parts.train.names, *parts.test.names)} >= {b"a/\xff\xfe \n.png"}
+    assert all(stream.images.read(index).shape == (3, 8, 8) for index in range(2))
+
+
+def csv_folder(root: Path, text: str) -> Data:
+    write(root, *(f"{index}.png" for index in range(6)), "deep/x.png")
+    (root / "labels.csv").write_text(text, encoding="utf-8-sig")
+    return folder(root, labels_csv=str(root / "labels.csv"))
+
+
+def test_a_csv_labels_some_of_the_images(tmp_path):
+    found = list_images(csv_folder(tmp_path, "label,file\nb,0.png\nb, 1.png\na,deep/x.png\na,3.png\n"))
+    assert found.classes == ("a", "b")
+    assert len(found.test) == 2
+    labelled = [row for row in rows(found.train + found.test) if row[1]]
+    assert sorted(labelled) == [("0.png", "b"), ("1.png", "b"), ("3.png", "a"), ("deep/x.png", "a")]
+    assert [row for row in rows(found.train) if not row[1]] == [("2.png", ""), ("4.png", ""), ("5.png", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("file,class\n0.png,a\n", r"labels\.csv needs the columns file and label; it has file, class"),
+        ("", r"labels\.csv needs the columns file and label; it has none"),
+        ("file,label\n", r"labels\.csv labels no image"),
+        ("file,label\n9.png,a\n", r"labels\.csv names 9\.png, which is not among the images of"),
+        ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv gives 0\.png two labels, a and b"),
+        ("file,label\n0.png,\n", r"labels\.csv gives 0\.png no label"),
+        ("file,label\n0.png\n", r"labels\.csv gives 0\.png no label"),
+        ("file,label\n0.png,a\n", r"Class a has one labelled image"),
+    ],
+)
+def test_a_wrong_csv_is_named(tmp_path, text, complaint):
+    with pytest.raises(DataError, match=complaint):
+        list_images(csv_folder(tmp_path, text))
+
+
+def test_a_missing_csv_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"labels gone\.csv cannot be read: No such file or directory\.$"):
+        list_images(folder(write(tmp_path, "1.png"), labels_csv="gone.csv"))
+
+
+@pytest.mark.parametrize(
+    ("names", "folders", "complaint"),
+    [
+        ([], [], r"/root has no class folders"),
+        (["1.png"], [], r"/root has no class folders; put .* CSV"),
+        (["unlabelled/1.png"], [], r"/root has no class folders"),
+        (["a/1.png", "a/2.png"], ["b"], r"/root/b has no images"),
+        (["train/a/1.png", "test/a/1.png"], ["test/b"], r"/root/test/b has no images"),
+        (["a/1.png", "a/2.png"], ["unlabelled"], r"/root/unlabelled has no images"),
+        (["train/a/1.png"], [], r"/root has a folder train/ but neither test/ nor val/"),
+        (["train/1.png", "test/1.png"], [], r"/root/train has no class folders"),
+        (["train/a/1.png", "val/1.png"], [], r"/root/val has no class folders"),
+        (["train/a/1.png", "test/b/1.png"], [], "Class b of .*/root has test images but no training images"),
+        (["a/1.png"], [], "Class a has one labelled image"),
+    ],
+)
+def test_a_layout_that_makes_no_sense_is_named(tmp_path, names, folders, complaint):
+    root = tmp_path / "root"
+    root.mkdir()
+    write(root, *names)
+    for name in folders:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(DataError, match=rf"{complaint}[^\n]*\.$"):
+        list_images(folder(root))
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_imagenet_needs_both_of_its_parts(tmp_path, missing):
+    write(tmp_path, *(f"{name}/n01/1.png" for name in ("train", "val") if name != missing))
+    with pytest.raises(DataError, match=r"train/<class>/ and val/<class>/, which .* lacks"):
+        list_images(folder(tmp_path, dataset="imagenet"))
+
+
+@pytest.mark.parametrize("dataset", ["folder", "imagenet"])
+def test_an_empty_root_says_which_option_to_give(dataset):
+    with pytest.raises(DataError, match=f"{dataset} needs the folder of its images; give it with --root DIR"):
+        list_images(Data(dataset=dataset))
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(DataError, match=rf"{tmp_path}/gone does not exist"):
+        list_images(folder(tmp_path / "gone"))
+
+
+def test_a_broken_link_is_named(tmp_path):
+    write(tmp_path, "a/1.png", "a/2.png")
+    (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"a/3\.png cannot be read: No such file or directory\.$"):
+        list_images(folder(tmp_path))
