@@ -28,7 +28,7 @@ class HeadLayer(nn.Module):
         if last:
             self.bn.register_parameter("bias", None)
 
-    def forward(self, x: Pooled) -> Pooled:
+    def forward(self, x: Pooled) -> Float[Tensor, "batch outputs"]:
         y = self.bn(self.linear(x)[:, :, None, None])[:, :, 0, 0]
         return y if self.last else F.relu(y)
 
@@ -40,7 +40,7 @@ class ProjectionHead(nn.Sequential):
         widths = [features] * layers + [dim]
         super().__init__(*(HeadLayer(widths[i], widths[i + 1], i == layers - 1) for i in range(layers)))
 
-    def tap(self, features: Pooled, layer: int) -> Pooled:
+    def tap(self, features: Pooled, layer: int) -> Float[Tensor, "batch tapped"]:
         """Output of head layer `layer`, after its ReLU; layer 0 is `features` itself."""
         for index in range(layer):
             features = self[index](features)
@@ -86,7 +86,7 @@ class Model(nn.Module):
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
 
-    def project(self, images: Images) -> Pooled:
+    def project(self, images: Images) -> Float[Tensor, "batch dim"]:
         """Projections for the contrastive loss, not normalised."""
         return cast(Tensor, self.head(self.encoder(images)))
 

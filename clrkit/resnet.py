@@ -20,6 +20,7 @@ BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34
 BOTTLENECK_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 Maps = Float[Tensor, "batch channels height width"]
+Output = Float[Tensor, "batch outputs rows columns"]
 Pooled = Float[Tensor, "batch features"]
 
 
@@ -47,7 +48,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.C
 class MaxPool(nn.Module):
     """3x3 max pool of stride 2 padded as TensorFlow's SAME: an even side only at its end."""
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Maps) -> Float[Tensor, "batch channels (height+1)//2 (width+1)//2"]:
         odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
         x = F.pad(x, (odd_columns, 1, odd_rows, 1), value=float("-inf"))
         return F.max_pool2d(x, 3, 2)
@@ -64,7 +65,7 @@ class ShortcutPool(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Maps) -> Float[Tensor, "batch channels rows columns"]:
         if self.stride == 2:
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 2)
         return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)
@@ -82,7 +83,7 @@ class SelectiveKernel(nn.Module):
         self.reduce_bn = BatchNorm(middle)
         self.expand = convolution(middle, 2 * outputs, 1)
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Maps) -> Output:
         both = F.relu(self.bn(self.conv(x)))
         streams = torch.stack(both.chunk(2, dim=1), 1)
         pooled = streams.sum(1).mean((2, 3), keepdim=True)
@@ -112,7 +113,7 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = convolution(inputs, filters, 3, stride), BatchNorm(filters)
         self.conv2, self.bn2 = convolution(filters, filters, 3), BatchNorm(filters)
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Maps) -> Output:
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -136,7 +137,7 @@ class Bottleneck(nn.Module):
             )
         self.conv3, self.bn3 = convolution(filters, outputs, 1), BatchNorm(outputs)
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Maps) -> Output:
         y = self.conv2(F.relu(self.bn1(self.conv1(x))))
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 

@@ -1,0 +1,218 @@
+"""NT-Xent and the distillation losses against slow loops, closed forms and the official numbers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from clrkit.losses import distillation, mixed_distillation, nt_xent
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).to(dtype)
+
+
+def views(images: int, dim: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    z1 = normal(images, dim, seed=1)
+    return z1.to(dtype), (z1 + normal(images, dim, seed=2)).to(dtype)
+
+
+def slow_nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> float:
+    """Eq. 1 of v1, one anchor at a time."""
+    z = [row / math.sqrt(float(row @ row)) for row in (*z1, *z2)]
+    count, total = len(z1), 0.0
+    for i in range(2 * count):
+        likeness = [math.exp(float(z[i] @ z[k]) / temperature) for k in range(2 * count)]
+        positive = likeness[(i + count) % (2 * count)]
+        total -= math.log(positive / (sum(likeness) - likeness[i]))
+    return total / (2 * count)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 8])
+@pytest.mark.parametrize("dim", [2, 5, 128])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 4.0])
+def test_nt_xent_is_the_mean_of_equation_1_over_all_anchors(images, dim, temperature):
+    z1, z2 = views(images, dim)
+    assert nt_xent(z1, z2, temperature).item() == pytest.approx(slow_nt_xent(z1, z2, temperature), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 1.0])
+def test_identical_views_of_orthogonal_images_have_a_closed_form(temperature):
+    z = torch.eye(6, dtype=torch.float64)
+    # The positive has similarity 1, the ten negatives 0.
+    expected = math.log1p(10 * math.exp(-1 / temperature))
+    assert nt_xent(z, z, temperature).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_identical_images_cannot_be_told_apart():
+    z = torch.ones(5, 3, dtype=torch.float64)
+    assert nt_xent(z, z, 0.1).item() == pytest.approx(math.log(9))
+
+
+def test_a_single_image_has_no_negatives_and_no_loss():
+    assert nt_xent(*views(1, 4), 0.1).item() == 0
+
+
+def test_a_high_temperature_makes_all_candidates_alike():
+    assert nt_xent(*views(8, 4), 1e9).item() == pytest.approx(math.log(15))
+
+
+def test_a_low_temperature_counts_the_gap_to_the_nearest_negative():
+    z1, z2 = views(4, 3)
+    z = F.normalize(torch.cat((z1, z2)))
+    likeness = (z @ z.T).fill_diagonal_(-torch.inf)
+    positive = likeness[torch.arange(8), torch.arange(8).roll(4)]
+    gap = (likeness.amax(1) - positive).mean()
+    assert 1e-4 * nt_xent(z1, z2, 1e-4).item() == pytest.approx(gap.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_gradient_of_nt_xent_is_that_of_its_value(temperature):
+    z1, z2 = (z.requires_grad_() for z in views(4, 3))
+    assert gradcheck(lambda a, b: nt_xent(a, b, temperature), (z1, z2))
+
+
+def test_nt_xent_does_not_mind_which_view_comes_first():
+    z1, z2 = views(6, 5)
+    torch.testing.assert_close(nt_xent(z1, z2, 0.3), nt_xent(z2, z1, 0.3))
+
+
+def test_nt_xent_does_not_mind_the_order_of_the_images():
+    (z1, z2), order = views(6, 5), torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(nt_xent(z1, z2, 0.3), nt_xent(z1[order], z2[order], 0.3))
+
+
+def test_nt_xent_does_not_mind_the_lengths_of_the_projections():
+    z1, z2 = views(6, 5)
+    lengths = normal(6, 1, seed=3).exp()
+    torch.testing.assert_close(nt_xent(z1, z2, 0.3), nt_xent(z1 * lengths, 7 * z2, 0.3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_finite_and_close_at_a_low_temperature(dtype):
+    z1, z2 = (z.requires_grad_() for z in views(32, 16, dtype))
+    loss = nt_xent(z1, z2, 0.05)
+    loss.backward()
+    assert torch.isfinite(z1.grad).all()
+    assert torch.isfinite(z2.grad).all()
+    expected = slow_nt_xent(z1.detach().double(), z2.detach().double(), 0.05)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_views_of_different_numbers_are_refused():
+    unchecked = nt_xent.__wrapped__  # past the shape checks that only the tests have
+    with pytest.raises(ValueError, match=r"same shape, not \(4, 3\) and \(5, 3\)"):
+        unchecked(torch.ones(4, 3), torch.ones(5, 3), 0.1)
+
+
+def test_the_official_loss_and_gradient_are_twice_ours(golden):
+    official = golden("ntxent")
+    cases = [case for case in official["cases"] if official[f"{case}/hidden_norm"]]
+    assert len(cases) >= 3
+    for case in cases:
+        hidden = torch.from_numpy(official[f"{case}/hidden"]).double().requires_grad_()
+        loss = 2 * nt_xent(*hidden.chunk(2), float(official[f"{case}/temperature"]))
+        loss.backward()
+        assert loss.item() == pytest.approx(float(official[f"{case}/loss_float64"]), rel=1e-7), case
+        gradient = official[f"{case}/grad_hidden"]
+        np.testing.assert_allclose(hidden.grad, gradient, rtol=1e-3, atol=2e-6 * abs(gradient).max())
+
+
+def slow_distillation(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """Eq. 2 of v2, one image and one class at a time."""
+    total = 0.0
+    for s, t in zip((student / temperature).tolist(), (teacher / temperature).tolist(), strict=True):
+        s_sum, t_sum = sum(map(math.exp, s)), sum(map(math.exp, t))
+        total -= sum(math.exp(y) / t_sum * math.log(math.exp(x) / s_sum) for x, y in zip(s, t, strict=True))
+    return total / len(student)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize(("images", "classes"), [(1, 2), (4, 10), (7, 3)])
+def test_distillation_is_the_cross_entropy_of_equation_2(images, classes, temperature):
+    student, teacher = normal(images, classes, seed=4), normal(images, classes, seed=5)
+    expected = slow_distillation(student, teacher, temperature)
+    assert distillation(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_student_like_its_teacher_pays_the_entropy_alone_and_has_no_gradient():
+    teacher = normal(5, 4)
+    student = (teacher + 3).requires_grad_()  # softmax does not see a constant
+    loss = distillation(student, teacher, 0.5)
+    loss.backward()
+    entropy = torch.distributions.Categorical(logits=teacher / 0.5).entropy().mean()
+    torch.testing.assert_close(loss.detach(), entropy)
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-15, rtol=0)
+
+
+def test_a_sure_teacher_is_a_label():
+    student, labels = normal(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    teacher = 1e4 * F.one_hot(labels, 4).double()
+    torch.testing.assert_close(distillation(student, teacher, 1.0), F.cross_entropy(student, labels))
+
+
+def test_the_gradient_of_distillation_is_that_of_its_value():
+    student, teacher = normal(3, 4, seed=6).requires_grad_(), normal(3, 4, seed=7)
+    assert gradcheck(lambda logits: distillation(logits, teacher, 0.7), (student,))
+
+
+def test_the_mixed_loss_weighs_the_labelled_images_against_all():
+    student, teacher = normal(6, 4, seed=8), normal(6, 4, seed=9)
+    labels, labelled = torch.tensor([1, 0, -1, 2, 3, -1]), torch.tensor([1.0, 0, 0, 1, 0, 0]).double()
+    label_term = F.cross_entropy(student[[0, 3]], labels[[0, 3]]).item()
+    expected = 0.3 * label_term + 0.7 * slow_distillation(student, teacher, 2.0)
+    mixed = mixed_distillation(student, teacher, labels, labelled, 2.0, 0.3)
+    assert mixed.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("label_weight", [0.0, 0.4])
+def test_a_batch_without_labels_has_no_label_term(label_weight):
+    student, teacher = normal(3, 4, seed=8), normal(3, 4, seed=9)
+    mixed = mixed_distillation(
+        student, teacher, torch.full((3,), -1), torch.zeros(3).double(), 1.0, label_weight
+    )
+    torch.testing.assert_close(mixed, (1 - label_weight) * distillation(student, teacher, 1.0))
+
+
+def test_labels_that_may_not_be_used_change_nothing():
+    student, teacher, labelled = normal(4, 3), normal(4, 3, seed=1), torch.tensor([1.0, 1, 0, 0]).double()
+    losses = [
+        mixed_distillation(student, teacher, torch.tensor([0, 1, *hidden]), labelled, 1.0, 0.5)
+        for hidden in ([0, 0], [2, 1], [-1, -1])
+    ]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_the_official_distillation_has_another_factor_of_temperature_squared(golden):
+    official = golden("losses")
+    cases = sorted({name.split("/")[0] for name in official if name.startswith("kd")})
+    assert len(cases) >= 2
+    for case in cases:
+        read = {name.split("/")[1]: value for name, value in official.items() if name.startswith(f"{case}/")}
+        student = torch.from_numpy(read["student_logits"]).double().requires_grad_()
+        teacher, temperature = torch.from_numpy(read["teacher_logits"]).double(), float(read["temperature"])
+        loss = distillation(student, teacher, temperature)
+        loss.backward()
+        assert loss.item() == pytest.approx(float(read["loss_eq3"]), rel=1e-6), case
+        assert temperature**2 * loss.item() == pytest.approx(float(read["loss_colab"]), rel=1e-6), case
+        np.testing.assert_allclose(student.grad, read["grad_student_eq3"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_mixed_loss_has_the_value_of_the_paper_s_equation_in_tensorflow(golden):
+    official = golden("losses")
+    for case in sorted({name.split("/")[0] for name in official if name.startswith("kd")}):
+        read = {name.split("/")[1]: value for name, value in official.items() if name.startswith(f"{case}/")}
+        student = torch.from_numpy(read["student_logits"]).double().requires_grad_()
+        teacher, labels = torch.from_numpy(read["teacher_logits"]).double(), read["labels"].argmax(1)
+        labelled, label_weight = torch.ones(len(labels)).double(), 1 - float(read["alpha"])
+        temperature = float(read["temperature"])
+        loss = mixed_distillation(
+            student, teacher, torch.from_numpy(labels), labelled, temperature, label_weight
+        )
+        loss.backward()
+        assert loss.item() == pytest.approx(float(read["loss_eq4"]), rel=1e-6), case
+        np.testing.assert_allclose(student.grad, read["grad_student_eq4"], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,377 @@
+"""The encoder against naive loops, the paper's sizes and the official numbers."""
+
+from typing import Any
+
+import numpy as np
+import official
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clrkit.config import Network
+from clrkit.resnet import (
+    BasicBlock,
+    BatchNorm,
+    Bottleneck,
+    MaxPool,
+    ResNet,
+    SelectiveKernel,
+    ShortcutPool,
+    convolution,
+)
+
+SIDES = [(1, 1), (2, 2), (3, 4), (4, 3), (5, 5), (6, 7)]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
+
+
+def nchw(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).double().permute(0, 3, 1, 2)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 2), ("cifar", 8), ("stride2", 4)])
+@pytest.mark.parametrize("depth", [8, 14, 20])
+def test_small_networks_have_three_groups_of_16_32_and_64_channels(depth, stem, side):
+    network = ResNet(Network(depth=depth, stem=stem))
+    maps = network.stem(torch.rand(2, 3, 8, 8))
+    assert maps.shape == (2, 16, side, side)
+    channels = []
+    for group in network.groups:
+        maps = group(maps)
+        channels.append(maps.shape[1])
+    assert channels == [16, 32, 64]
+    assert network(torch.rand(2, 3, 8, 8)).shape == (2, 64)
+
+
+@pytest.mark.parametrize(("depth", "features"), [(18, 512), (34, 512), (50, 2048), (101, 2048), (200, 2048)])
+@pytest.mark.parametrize("width", [0.5, 1, 2])
+@pytest.mark.parametrize("sk_ratio", [0, 0.0625])
+def test_the_paper_s_networks_have_features_in_proportion_to_their_width(depth, features, width, sk_ratio):
+    with torch.device("meta"):
+        network = ResNet(Network(depth=depth, width=width, sk_ratio=sk_ratio, stem="imagenet"))
+    assert network.features == features * width
+    assert network.groups[-1][-1].shortcut(torch.empty(1, network.features)).shape == (1, network.features)
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 18, 34, 50, 101, 152, 200])
+def test_the_depth_counts_the_layers_on_the_longest_path(depth):
+    with torch.device("meta"):
+        network = ResNet(Network(depth=depth))
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock | Bottleneck)]
+    layers = {BasicBlock: 2, Bottleneck: 3}
+    assert 2 + sum(layers[type(block)] for block in blocks) == depth
+
+
+def sizes(network: Network) -> tuple[int, int]:
+    """Trained numbers, and all with the running statistics."""
+    with torch.device("meta"):
+        encoder = ResNet(network)
+    trained = sum(parameter.numel() for parameter in encoder.parameters())
+    running = sum(value.numel() for name, value in encoder.named_buffers() if "running" in name)
+    return trained, trained + running
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "plain", "selective"),
+    [
+        (50, 1, 24, 35),
+        (50, 2, 94, 140),
+        (101, 1, 43, 65),
+        (101, 2, 170, 257),
+        (152, 1, 58, 89),
+        (152, 2, 233, 354),
+        (152, 3, None, 795),
+    ],
+)
+def test_the_sizes_with_running_statistics_are_those_of_the_paper_s_table_1(depth, width, plain, selective):
+    for millions, sk_ratio in ((plain, 0), (selective, 0.0625)):
+        network = Network(depth=depth, width=width, sk_ratio=sk_ratio, stem="imagenet")
+        assert millions is None or round(sizes(network)[1] / 1e6) == millions
+
+
+@pytest.mark.parametrize(
+    ("network", "trainable", "total"),
+    [
+        (Network(depth=18, stem="cifar"), 11173056, 11182784),
+        (Network(depth=18, sk_ratio=0.0625, stem="imagenet"), 11199968, 11209824),
+        (Network(depth=50, stem="imagenet"), 23508032, 23561152),
+        (Network(depth=50, sk_ratio=0.0625, stem="imagenet"), 35215584, 35277408),
+        (Network(depth=50, sk_ratio=0.0625, stem="cifar"), 35188672, 35250368),
+        (Network(depth=101, width=2, sk_ratio=0.0625, stem="imagenet"), 257132224, 257377984),
+        (Network(depth=50, width=0.125, stem="imagenet"), 374152, 380792),
+        (Network(depth=50, width=0.125, sk_ratio=0.0625, stem="imagenet"), 597644, 606268),
+    ],
+)
+def test_the_sizes_are_the_official_code_s_to_the_parameter(network, trainable, total):
+    assert sizes(network) == (trainable, total)
+
+
+# Layers against loops
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: output side, and cells missing before the first."""
+    out = -(-side // stride)
+    return out, max((out - 1) * stride + kernel - side, 0) // 2
+
+
+def pooled(x: Tensor, kernel: int, stride: int, reduce: Any) -> Tensor:
+    """Pooling with SAME padding by `reduce` over the cells of a window that exist."""
+    (rows, top), (columns, left) = (same_padding(side, kernel, stride) for side in x.shape[2:])
+    out = torch.empty(*x.shape[:2], rows, columns, dtype=x.dtype)
+    for i in range(rows):
+        for j in range(columns):
+            y, z = i * stride - top, j * stride - left
+            window = x[:, :, max(y, 0) : y + kernel, max(z, 0) : z + kernel]
+            out[:, :, i, j] = reduce(window)
+    return out
+
+
+@pytest.mark.parametrize(("height", "width"), SIDES)
+def test_the_max_pool_pads_as_tensorflow_s_same(height, width):
+    x = normal(2, 3, height, width)
+    torch.testing.assert_close(MaxPool()(x), pooled(x, 3, 2, lambda window: window.amax((2, 3))))
+
+
+@pytest.mark.parametrize(("height", "width"), SIDES)
+def test_the_shortcut_pool_of_stride_1_averages_the_cells_that_exist(height, width):
+    x = normal(2, 3, height, width)
+    torch.testing.assert_close(ShortcutPool(1)(x), pooled(x, 2, 1, lambda window: window.mean((2, 3))))
+
+
+@pytest.mark.parametrize(("height", "width"), SIDES)
+def test_the_shortcut_pool_of_stride_2_counts_zeros_beyond_an_odd_side(height, width):
+    x = normal(2, 3, height, width)
+    torch.testing.assert_close(ShortcutPool(2)(x), pooled(x, 2, 2, lambda window: window.sum((2, 3)) / 4))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(7, 8), (8, 9)])
+def test_a_convolution_sees_as_many_zeros_before_as_the_official_fixed_padding(kernel, stride, height, width):
+    layer, x = convolution(2, 3, kernel, stride).double(), normal(1, 2, height, width)
+    before = (kernel - 1) // 2
+    padded = F.pad(x, (before, kernel - 1 - before) * 2)
+    expected = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
+    expected = torch.einsum("bcijkl,ockl->boij", expected, layer.weight)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer.bias is None
+
+
+def test_selective_kernels_mix_two_streams_per_channel():
+    layer = SelectiveKernel(3, 4, stride=2, ratio=0.5).double().eval()
+    for module in layer.modules():
+        if isinstance(module, BatchNorm):
+            for seed, tensor in enumerate((module.weight, module.bias, module.running_mean)):
+                tensor.data = normal(*tensor.shape, seed=seed)
+    x = normal(2, 3, 5, 6)
+    streams = F.relu(layer.bn(layer.conv(x)))
+    out = layer(x)
+    for image in range(2):
+        means = [(streams[image, c] + streams[image, c + 4]).mean() for c in range(4)]
+        squeezed = torch.stack(means).reshape(1, 4, 1, 1)
+        gate = layer.expand(F.relu(layer.reduce_bn(layer.reduce(squeezed)))).flatten()
+        for c in range(4):
+            first = torch.exp(gate[c]) / (torch.exp(gate[c]) + torch.exp(gate[c + 4]))
+            expected = first * streams[image, c] + (1 - first) * streams[image, c + 4]
+            torch.testing.assert_close(out[image, c], expected)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "ratio", "middle"), [(64, 0.0625, 32), (1024, 0.0625, 64), (100, 0.5, 50)]
+)
+def test_the_gate_of_selective_kernels_is_never_narrower_than_32(outputs, ratio, middle):
+    assert SelectiveKernel(8, outputs, 1, ratio).reduce.out_channels == middle
+
+
+def test_the_stride_of_a_bottleneck_lies_on_its_3x3_convolution():
+    block = Bottleneck(8, 4, stride=2, sk_ratio=0, project=True)
+    strides = {module.kernel_size: module.stride for module in block.conv2 if isinstance(module, nn.Conv2d)}
+    assert strides == {(3, 3): (2, 2)}
+    assert block.conv1.stride == block.conv3.stride == (1, 1)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_block_whose_last_gamma_is_zero_is_its_shortcut(block):
+    layer = block(4 * block.expansion, 4, stride=1, sk_ratio=0, project=False).double()
+    last = layer.bn2 if block is BasicBlock else layer.bn3
+    nn.init.zeros_(last.weight)
+    x = normal(2, 4 * block.expansion, 3, 3)
+    torch.testing.assert_close(layer(x), F.relu(x))
+
+
+# Batch norm
+
+
+def batch_norm(momentum: float = 0.1) -> BatchNorm:
+    return BatchNorm(3, momentum=momentum).double()
+
+
+def test_training_normalises_with_the_batch_s_own_statistics():
+    layer, x = batch_norm(), normal(4, 3, 2, 5)
+    reference = nn.BatchNorm2d(3).double()
+    torch.testing.assert_close(layer(x), reference(x))
+    torch.testing.assert_close(layer.running_mean, reference.running_mean)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5])
+def test_the_running_variance_is_the_biased_one(momentum):
+    layer, x = batch_norm(momentum), normal(4, 3, 2, 5)
+    layer.running_var.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    expected = (1 - momentum) * layer.running_var + momentum * x.var((0, 2, 3), unbiased=False)
+    layer(x)
+    torch.testing.assert_close(layer.running_var, expected)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them_alone():
+    layer, x = batch_norm(), normal(4, 3, 2, 5)
+    layer(normal(4, 3, 2, 5, seed=1))
+    layer.eval()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    y = layer(x)
+    mean, variance = (value[:, None, None] for value in (layer.running_mean, layer.running_var))
+    torch.testing.assert_close(y, (x - mean) / (variance + 1e-5).sqrt())
+    torch.testing.assert_close(layer.state_dict(), before)
+
+
+@pytest.mark.parametrize("shape", ["2d", "4d"])
+def test_batch_norm_is_the_official_one(golden, shape):
+    read = {name[3:]: value for name, value in golden("bn").items() if name.startswith(f"{shape}/")}
+    x, loss_weights = (maps(read[name]).requires_grad_() for name in ("x", "loss_weights"))
+    layer = BatchNorm(x.shape[1]).double()
+    layer.load_state_dict(
+        {
+            "weight": torch.from_numpy(read["gamma"]),
+            "bias": torch.from_numpy(read["beta"]),
+            "running_mean": torch.from_numpy(read["moving_mean"]),
+            "running_var": torch.from_numpy(read["moving_variance"]),
+            "num_batches_tracked": torch.tensor(0),
+        }
+    )
+    close(layer.eval()(x), maps(read["global/y_eval"]))
+    y = layer.train()(x)
+    (y * loss_weights).sum().backward()
+    close(y, maps(read["global/y_train"]))
+    close(x.grad, maps(read["global/grad_x"]))
+    close(layer.weight.grad, torch.from_numpy(read["global/grad_gamma"]))
+    close(layer.bias.grad, torch.from_numpy(read["global/grad_beta"]))
+    close(layer.running_mean, torch.from_numpy(read["global/moving_mean_after"]))
+    close(layer.running_var, torch.from_numpy(read["global/moving_variance_after"]))
+
+
+def maps(array: np.ndarray) -> Tensor:
+    return nchw(array if array.ndim == 4 else array[:, None, None, :])
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal but for a small part of the largest value."""
+    largest = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * largest, check_dtype=False)
+
+
+# Initialisation
+
+
+def test_convolutions_start_as_truncated_normals_of_variance_one_over_fan_in():
+    for module in ResNet(Network(depth=18, stem="cifar")).modules():
+        if isinstance(module, nn.Conv2d):
+            spread = module.weight[0].numel() ** -0.5
+            values = module.weight.detach()
+            assert values.std().item() == pytest.approx(spread, rel=4 / values.numel() ** 0.5)
+            assert values.abs().max().item() <= 2 * spread / 0.8796
+            assert abs(values.mean().item()) < 5 * spread / values.numel() ** 0.5
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_every_block_of_the_paper_s_networks_starts_as_its_shortcut(depth):
+    network = ResNet(Network(depth=depth, width=0.25))
+    last = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
+    final = "bn2" if depth < 50 else "bn3"
+    for name, module in last.items():
+        assert module.weight.unique().tolist() == [float(not name.endswith(final))], name
+        assert module.bias.unique().tolist() == [0.0]
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20])
+def test_the_small_networks_start_with_every_gamma_at_one(depth):
+    gammas = [m.weight for m in ResNet(Network(depth=depth)).modules() if isinstance(m, BatchNorm)]
+    assert torch.cat(gammas).unique().tolist() == [1.0]
+
+
+# The official network
+
+ENCODERS = {
+    "r50_eighth_sk0_odd75x98": Network(depth=50, width=0.125, stem="imagenet"),
+    "r50_eighth_sk1_odd75x98": Network(depth=50, width=0.125, sk_ratio=0.0625, stem="imagenet"),
+    "r18_1x_sk0_cifar32": Network(depth=18, stem="cifar"),
+    "r18_1x_sk1_64": Network(depth=18, sk_ratio=0.0625, stem="imagenet"),
+}
+
+
+def official_encoder(network: Network) -> ResNet:
+    encoder = ResNet(network)
+    official.fill(official.encoder_tensors(encoder))
+    return encoder
+
+
+def outputs(encoder: ResNet, images: Tensor) -> dict[str, Tensor]:
+    """What the layers give that the official code has names for."""
+    taken: dict[str, Tensor] = {}
+    last_convolution = [module for module in encoder.stem if isinstance(module, nn.Conv2d)][-1]
+    layers = {"initial_conv": last_convolution, "initial_max_pool": encoder.stem, "final_avg_pool": encoder}
+    layers |= {f"block_group{index}": group for index, group in enumerate(encoder.groups, 1)}
+    hooks = [
+        layer.register_forward_hook(lambda _module, _inputs, out, name=name: taken.update({name: out}))
+        for name, layer in layers.items()
+    ]
+    encoder(images)
+    for hook in hooks:
+        hook.remove()
+    return taken
+
+
+@pytest.mark.parametrize("tag", ENCODERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_every_layer_gives_the_official_output(golden, tag, dtype, tolerance):
+    read = golden(f"resnet_{tag}")
+    encoder = official_encoder(ENCODERS[tag]).to(dtype).eval()
+    with torch.no_grad():
+        taken = outputs(encoder, nchw(read["input"]).to(dtype))
+    assert len(taken) == 7
+    for name, ours in taken.items():
+        theirs = {
+            key.rpartition("/")[2]: value
+            for key, value in read.items()
+            if key.startswith(f"eval64/{name}/") or key == f"eval64/{name}"
+        }
+        if name == "final_avg_pool":
+            close(ours, torch.from_numpy(theirs["final_avg_pool"]), tolerance)
+            continue
+        nhwc = ours.permute(0, 2, 3, 1)
+        assert tuple(nhwc.shape) == tuple(theirs["shape"])
+        close(nhwc[0, :4, :4, :8], torch.from_numpy(theirs["tl"]), tolerance)
+        close(nhwc[-1, -4:, -4:, -8:], torch.from_numpy(theirs["br"]), tolerance)
+        close(nhwc.mean((0, 1, 2)), torch.from_numpy(theirs["ch_mean"]), tolerance)
+        close(nhwc.std((0, 1, 2), unbiased=False), torch.from_numpy(theirs["ch_std"]), tolerance)
+
+
+@pytest.mark.parametrize("tag", ["r50_eighth_sk0_odd75x98", "r50_eighth_sk1_odd75x98"])
+def test_a_training_call_has_the_official_loss_gradients_and_statistics(golden, tag):
+    read = golden(f"resnet_{tag}")
+    encoder = official_encoder(ENCODERS[tag]).double().train()
+    images = nchw(read["input"]).requires_grad_()
+    loss = (encoder(images) * torch.from_numpy(read["loss_weights"])).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(float(read["train64/loss"]), rel=1e-6)
+    tensors = official.encoder_tensors(encoder)
+    norms = [tensors[name].grad.norm().item() for name in read["grad_names"].tolist()]
+    np.testing.assert_allclose(norms, read["train64/grad_l2"], rtol=1e-5)
+    close(images.grad[:1], nchw(read["train64/grad_input"]))
+    statistics = [tensors[name].sum().item() for name in read["moving_names"].tolist()]
+    np.testing.assert_allclose(statistics, read["train64/moving_after_sum"], rtol=1e-6, atol=1e-6)
