@@ -142,9 +142,11 @@ def run_stage(options: argparse.Namespace) -> int:
     stage = chosen.resolve(options.stage, **options.fields)
 
     from clrkit.console import ProgressLine
+    from clrkit.data import fingerprint
     from clrkit.materialise import materialise
 
     line = ProgressLine()
+    fingerprint(stage.images, line.show)
     cached = store.find(stage)
     with stop_on_signals() as stopped, closing(materialise(stage, store, options.device)) as steps:
         for progress in steps:

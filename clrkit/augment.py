@@ -120,15 +120,17 @@ def resize_matrices(
     position = pixels * (length / target)[:, None] - 0.5
     base = position.floor()
     fraction = ((position - base) * 1024).round() / 1024
-    centre = (base + fraction)[..., None]
-    taps = torch.arange(source, device=start.device) - start[:, None, None]
-    weights = cubic(taps - centre) * ((taps >= 0) & (taps < length[:, None, None]))
-    return weights / weights.sum(-1, keepdim=True)
+    offsets = torch.arange(-1, 3, device=start.device)
+    taps = base[..., None] + offsets
+    weights = cubic(offsets - fraction[..., None]) * ((taps >= 0) & (taps < length[:, None, None]))
+    weights = weights / weights.sum(-1, keepdim=True)
+    columns = (taps + start[:, None, None]).clamp(0, source - 1).long()
+    return weights.new_zeros(len(start), target, source).scatter_add_(2, columns, weights)
 
 
 def crop_resize(
     images: Images, boxes: Boxes, size: int, flip: Bool[Tensor, " batch"] | None = None
-) -> Images:
+) -> Float[Tensor, "batch 3 {size} {size}"]:
     """Cut the boxes, resize bicubically to (size, size), mirror where `flip`. Overshoot is not clipped."""
     rows = resize_matrices(boxes.top, boxes.height, images.shape[2], size)
     columns = resize_matrices(boxes.left, boxes.width, images.shape[3], size)
@@ -178,13 +180,16 @@ def adjust_hue(images: Images, turns: PerImage) -> Images:
     sixths = torch.where(top == green, 2 + (blue - red) / width, 4 + (red - green) / width)
     sixths = torch.where(top == red, (green - blue) / width, sixths)
     phase = torch.tensor([5.0, 3.0, 1.0], device=images.device)[None, :, None, None]
-    wheel = (phase + (sixths[:, None] + 6 * expand(turns))).remainder(6)
+    wheel = phase + (sixths[:, None] + 6 * expand(turns))
+    wheel = wheel - 6 * (wheel / 6).floor()
     return value - chroma * torch.minimum(wheel, 4 - wheel).clamp(0, 1)
 
 
 def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
-    value = images.amax(1, keepdim=True)
-    return value, value - images.amin(1, keepdim=True)
+    # Much faster than amax and amin over three channels.
+    red, green, blue = images.split(1, 1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    return value, value - torch.minimum(torch.minimum(red, green), blue)
 
 
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
@@ -220,12 +225,12 @@ def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
 
 
 def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
-    return pixels.float() / 255
+    return pixels.float().div_(255)
 
 
 def random_view(
     pixels: UInt8[Tensor, "batch 3 side side"], augmentation: Augmentation, size: int, rng: Generator
-) -> Images:
+) -> Float[Tensor, "batch 3 {size} {size}"]:
     """One random view of every image: crop and resize, flip, colour jitter, grey, blur.
 
     Args:

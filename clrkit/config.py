@@ -19,6 +19,9 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 C = TypeVar("C", bound="Config")
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
 class ConfigError(ValueError):
     """A config value, field or preset that cannot be; the message names it in one sentence."""
 
@@ -50,9 +53,7 @@ class Config:
                 value = float(value)
                 object.__setattr__(self, item.name, value)
             if type(value) is not wanted:
-                raise ConfigError(
-                    f"{item.name} must be a {wanted.__name__}, not {value!r} (a {type(value).__name__})."
-                )
+                raise ConfigError(f"{item.name} must be {KINDS.get(wanted, wanted.__name__)}, not {value!r}.")
             if item.metadata:
                 check_bounds(item.name, value, item.metadata)
 
@@ -352,7 +353,7 @@ def parse(path: tuple[str, ...], value: Any, current: Any) -> Any:
     try:
         return truths[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        raise ConfigError(f"{name} must be a {kind.__name__}, not {value!r}.") from None
+        raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}.") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class ProgressLine:
 
 
 class SweepLine:
-    """The line for many runs: how many are done, the rate, and the time left from what such runs took before."""
+    """The line for many runs: how many are done, the rate, and the time left by what such runs took."""
 
     def __init__(self, todo: Sequence[Stage], store: Store, workers: int) -> None:
         known: list[Run] = [*store.all(), *store.reference.all()]

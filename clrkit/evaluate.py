@@ -71,7 +71,13 @@ def confusion(rows: Labels, columns: Labels, classes: int) -> list[list[int]]:
     return torch.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes).tolist()
 
 
-def knn_predict(bank: Rows, labels: Labels, queries: Rows, classes: int, neighbours: int) -> Labels:
+def knn_predict(
+    bank: Float[Tensor, "bank dim"],
+    labels: Int[Tensor, " bank"],
+    queries: Float[Tensor, "queries dim"],
+    classes: int,
+    neighbours: int,
+) -> Int[Tensor, " queries"]:
     """Class of each query by a weighted vote of its nearest neighbours in the bank, by cosine similarity."""
     bank, queries = F.normalize(bank), F.normalize(queries)
     votes = []

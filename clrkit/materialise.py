@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from clrkit.stages import Step, Training
 STATE_SECONDS = 20.0  # between saved states
 NOTE_SECONDS = 1.0  # between notes of progress for other processes
 HISTORY_ROWS = 200
+
+
+load_once = lru_cache(maxsize=2)(load)  # the runs of a sweep share their data set
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
     """
     if run := store.find(config):
         return run
+    stages.check(config, load_once(config.images))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
     with working_folder(path) as partial:
@@ -141,7 +146,7 @@ class Work:
 
     def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.data = load(config.images)
+        self.data = load_once(config.images)
         self.parent = parent.model() if parent else None
         self.training = stages.begin(config, self.data, device, self.parent)
         self.log = Logbook()
@@ -296,7 +301,7 @@ def load_model(run: Run) -> Model:
 def measure_classifier(
     config: Stage, data: DataSet, training: Training, parent: Model | None
 ) -> dict[str, Any]:
-    """Accuracy and confusion (true x predicted) on the evaluation part; a student also against its teacher."""
+    """Accuracy and confusion (true x predicted) on the evaluation part; a student's against its teacher."""
     part, size, device = data.evaluation, config.images.image_size, training.device
     labels = torch.from_numpy(part.labels)
     logits = evaluate.predict(training.model, part, size, device)

@@ -213,9 +213,9 @@ def smoke() -> Preset:
         Labelling(fraction=0.1, epochs=1, batch_size=100),
     )
     short = {"epochs": 1, "batch_size": 250}
-    network = {"width": 0.5}
+    network = {"width": 0.25}
     finetune = with_fields(
-        full.finetune, {"pretrain.epochs": 1, "pretrain.batch_size": 250, "pretrain.width": 0.5}
+        full.finetune, {"pretrain.epochs": 1, "pretrain.batch_size": 250, "pretrain.width": 0.25}
     )
     finetune = with_fields(finetune, asdict(labelled[0]))
     return Preset(
@@ -224,7 +224,7 @@ def smoke() -> Preset:
         supervised=with_fields(full.supervised, {**network, **asdict(labelled[0])}),
         distill=with_fields(replace(full.distill, teacher=finetune), {**network, **short}),
         grid=Grid(
-            seeds=(0,), widths=(0.5,), self_width=0.5, labelled=labelled, head_layers=(3,), tap_layers=(0, 1)
+            seeds=(0,), widths=(0.25,), self_width=0.25, labelled=labelled, head_layers=(3,), tap_layers=(0, 1)
         ),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clrkit.config import ConfigError, Stage, to_dict
+from clrkit.data import fingerprint
 from clrkit.headless import RESULTS_VARIABLE
 from clrkit.presets import Preset
 from clrkit.provenance import available_cores
@@ -92,9 +93,10 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
 
 def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Callable[[], bool]) -> bool:
     """Make the preset's missing runs, showing a line; False if stopped before the end."""
-    from clrkit.console import SweepLine
+    from clrkit.console import ProgressLine, SweepLine
     from clrkit.sweep import missing, run_all
 
+    fingerprint(preset.pretrain.images, ProgressLine().show)
     todo = missing(preset.runs, store)
     if not todo:
         print(f"All {len(complete(preset.runs))} runs of {preset.name} are there; nothing is trained.")

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ from clrkit.data import fingerprint
 
 if TYPE_CHECKING:
     from clrkit.model import Model
+
+
+# Listing a large folder for every run of a sweep would cost more than the rest of a plan.
+fingerprint_once = lru_cache(maxsize=None)(fingerprint)
 
 
 class RunError(ConfigError):
@@ -88,7 +93,7 @@ class Store:
 
     def path(self, config: Stage) -> Path:
         """Folder of the run, there or not."""
-        return self.runs / f"{config.name}-{configs.key(config, fingerprint(config.images))}"
+        return self.runs / f"{config.name}-{configs.key(config, fingerprint_once(config.images))}"
 
     def find(self, config: Stage) -> Run | None:
         """The finished run of a config, or None."""
@@ -120,7 +125,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is none."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError):
         raise RunError(f"{path} cannot be read; delete its folder and the run is made again.") from None

@@ -58,16 +58,9 @@ class Training:
         model: is moved to the device and put in training mode.
         images: number of images in an epoch.
         device: where to train.
-
-    Raises:
-        ConfigError: if the batch is larger than the set.
     """
 
     def __init__(self, config: Stage, model: nn.Module, images: int, device: torch.device) -> None:
-        if images < config.batch_size:
-            raise ConfigError(
-                f"batch_size {config.batch_size} is larger than the {images} images to train on."
-            )
         self.config, self.images, self.device = config, images, device
         self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config.optimizer, model)
@@ -158,6 +151,29 @@ def transfer_part(config: Distill, data: DataSet) -> Part:
     return data.train.subset(labelled_indices(config.teacher, data))
 
 
+def image_count(config: Stage, data: DataSet) -> int:
+    """Images in an epoch of the stage."""
+    if isinstance(config, Labelled):
+        return len(labelled_indices(config, data))
+    if isinstance(config, Distill):
+        return len(transfer_part(config, data))
+    return len(data.train) if isinstance(config, Pretrain) else int((data.train.labels >= 0).sum())
+
+
+def check(config: Stage, data: DataSet) -> None:
+    """Whether every stage of the chain can be trained on the data, before time is spent on the first.
+
+    Raises:
+        ConfigError: for a batch larger than the set, less than one label a class, or a bad label list.
+    """
+    for stage in config.chain:
+        images = image_count(stage, data)
+        if images < stage.batch_size:
+            raise ConfigError(
+                f"batch_size {stage.batch_size} of {stage.name} is larger than its {images} training images."
+            )
+
+
 def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | None = None) -> Training:
     """A run at its step 0.
 
@@ -167,25 +183,26 @@ def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | No
         device: where to train.
         parent: the pretrained model, for `Probe` and `Finetune`.
     """
-    classes = len(data.classes)
+    check(config, data)
+    return Training(
+        config, initial_model(config, len(data.classes), parent), image_count(config, data), device
+    )
+
+
+def initial_model(config: Stage, classes: int, parent: Model | None) -> nn.Module:
+    """What a stage trains, with its first weights."""
     if isinstance(config, Pretrain):
-        settings = ModelConfig(
-            network=config.network, head_layers=config.head_layers, head_dim=config.head_dim
-        )
-        return Training(config, new_model(config, settings), len(data.train), device)
-    if isinstance(config, Supervised):
-        model = new_model(config, ModelConfig(network=config.network, classes=classes))
-        return Training(config, model, len(labelled_indices(config, data)), device)
-    if isinstance(config, Distill):
-        model = new_model(config, ModelConfig(network=config.network, classes=classes))
-        return Training(config, model, len(transfer_part(config, data)), device)
+        head = {"head_layers": config.head_layers, "head_dim": config.head_dim}
+        return new_model(config, ModelConfig(network=config.network, **head))
+    if isinstance(config, Supervised | Distill):
+        return new_model(config, ModelConfig(network=config.network, classes=classes))
     assert parent is not None
     if isinstance(config, Finetune):
-        model = classifier_on(parent, config, classes)
-        return Training(config, model, len(labelled_indices(config, data)), device)
+        return classifier_on(parent, config, classes)
     linear = nn.Linear(parent.encoder.features, classes)
-    nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
-    return Training(config, linear, int((data.train.labels >= 0).sum()), device)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def classifier_on(pretrained: Model, config: Finetune, classes: int) -> Model:

@@ -1,0 +1,187 @@
+"""Runs: made once, whole or not at all, and resumed exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clrkit import materialise as module
+from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.materialise import finish, materialise
+from clrkit.presets import preset
+from clrkit.runs import Run, RunError, Store
+
+SMOKE = preset("smoke")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results", "smoke")
+
+
+def short(stage: str = "pretrain", **settings: object) -> Stage:
+    run: Stage = SMOKE.resolve(stage, **settings)
+    return run
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "weights.safetensors")
+
+
+def test_a_run_and_what_it_builds_on_are_recorded(store: Store) -> None:
+    config = short("finetune")
+    run = finish(materialise(config, store))
+    assert run.record["parent"] == finish(materialise(config.chain[0], store)).key
+    assert run.record["labels"] == 40
+    assert 0 <= run.metrics["top1"] <= 1
+    assert sum(map(sum, run.record["confusion"])) == 1000
+    for field in ("seconds", "peak_memory_mb", "device", "cpu", "torch", "python", "git", "finished"):
+        assert run.record["provenance"][field] not in (None, 0), field
+    assert from_dict(stage_class("finetune"), run.record["config"]) == config
+
+
+def test_a_finished_run_is_not_made_again(store: Store) -> None:
+    first = finish(materialise(short(), store))
+    written = (first.folder / "record.json").stat().st_mtime_ns
+    assert list(materialise(short(), store)) == []
+    assert (first.folder / "record.json").stat().st_mtime_ns == written
+
+
+def test_nothing_but_results_is_left_in_the_store(store: Store) -> None:
+    run = finish(materialise(short(), store))
+    assert {path.name for path in store.runs.iterdir()} == {run.folder.name}
+    assert {path.name for path in run.folder.iterdir()} == {"record.json", "history.json", "weights.safetensors"}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "supervised", "finetune", "distill", "probe"])
+def test_a_stopped_run_goes_on_to_the_very_same_weights(stage: str, tmp_path: Path) -> None:
+    whole, parts = (Store(tmp_path / name, "smoke") for name in ("whole", "parts"))
+    config = short(stage, batch_size=40 if stage in ("supervised", "finetune") else 500)
+    straight = finish(materialise(config, whole))
+    steps = 0
+    for stop_after in (1, 1, 10**9):
+        work = materialise(config, parts)
+        for steps, progress in enumerate(work, start=1):
+            if progress.config == config and steps >= stop_after:
+                break
+        work.close()
+    stopped = parts.find(config)
+    assert stopped is not None
+    assert all(torch.equal(value, weights(stopped)[name]) for name, value in weights(straight).items())
+    assert stopped.metrics == straight.metrics
+    assert stopped.history == straight.history
+
+
+def test_a_partial_run_says_how_far_it_got(store: Store) -> None:
+    work = materialise(short(batch_size=500), store)
+    next(work)
+    next(work)
+    work.close()
+    assert store.state(short(batch_size=500)) == ("partial", 2 / 8)
+    assert store.state(short(batch_size=500, temperature=0.3)) == ("missing", 0.0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence_and_loses_nothing(store: Store) -> None:
+    kept = finish(materialise(short(), store))
+    with pytest.raises(RunError, match=r"The loss is nan at step \d+ of 16; try a lower learning_rate"):
+        finish(materialise(short(learning_rate=1e30), store))
+    assert store.find(short()) == kept
+    assert store.find(short(learning_rate=1e30)) is None
+
+
+def test_settings_the_data_do_not_allow_are_refused_before_any_training(store: Store) -> None:
+    with pytest.raises(ValueError, match="fewer than one for each of the 10 classes"):
+        finish(materialise(short("finetune", fraction=0.001), store))
+    with pytest.raises(ValueError, match="batch_size 5000 of pretrain is larger than its 4000 training images"):
+        finish(materialise(short(batch_size=5000), store))
+    assert not store.runs.exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/smoke/runs cannot be written"):
+        finish(materialise(short(), Store(tmp_path / "file", "smoke")))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_whole", full)
+        with pytest.raises(RunError, match="No space left on device"):
+            finish(materialise(short(), store))
+    assert finish(materialise(short(), store)).metrics
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_damaged_record_is_named_not_used(store: Store, damage: bytes) -> None:
+    run = finish(materialise(short(), store))
+    (run.folder / "record.json").write_bytes(damage)
+    with pytest.raises(RunError, match=r"record\.json"):
+        store.find(short())
+
+
+def test_a_damaged_state_is_named_not_used(store: Store) -> None:
+    work = materialise(short(), store)
+    next(work)
+    work.close()
+    state = next(store.runs.glob("*.partial/state.pt"))
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"state\.pt cannot be read; delete"):
+        finish(materialise(short(), store))
+
+
+def test_a_changed_field_makes_another_run_and_its_descendants_alone(store: Store) -> None:
+    base = SMOKE.distill
+    moved = with_fields(base, {"tap_layer": 0})
+    paths = [store.path(stage) for stage in base.chain]
+    changed = [store.path(stage) for stage in moved.chain]
+    assert [a == b for a, b in zip(paths, changed, strict=True)] == [True, False, False]
+
+
+def test_the_model_of_a_run_gives_the_recorded_accuracy(store: Store) -> None:
+    from clrkit import evaluate
+    from clrkit.data import load
+
+    run = finish(materialise(short("finetune"), store))
+    part = load(SMOKE.pretrain.data).evaluation
+    logits = evaluate.predict(run.model(), part, 28, torch.device("cpu"))
+    assert evaluate.accuracy(logits, torch.from_numpy(part.labels)) == run.metrics["top1"]
+
+
+def test_a_model_whose_weights_were_not_kept_says_so(store: Store) -> None:
+    run = finish(materialise(short("finetune"), store))
+    (run.folder / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match="has no weights"):
+        run.model()
+
+
+def test_history_has_every_logged_step_and_what_was_monitored(store: Store) -> None:
+    run = finish(materialise(short(epochs=2, batch_size=500, monitor_epochs=1), store))
+    assert run.history["step"] == list(range(1, 17))
+    assert [step for step, _ in run.history["knn"]] == [8, 16]
+    assert len(run.history["loss"]) == len(run.history["learning_rate"]) == 16
+
+
+def test_monitoring_and_places_do_not_change_the_key(store: Store) -> None:
+    config = SMOKE.pretrain
+    assert isinstance(config, Pretrain)
+    assert store.path(config) == store.path(replace(config, monitor_epochs=3))
+    assert store.path(config) == store.path(with_fields(config, {"root": "/elsewhere"}))
+    assert store.path(config) != store.path(with_fields(config, {"evaluation": "validation"}))
+
+
+def test_a_record_is_plain_json_without_nan(store: Store) -> None:
+    run = finish(materialise(short("finetune"), store))
+    strict: Callable[[str], None] = lambda name: pytest.fail(f"{name} in a record")  # noqa: E731
+    json.loads((run.folder / "record.json").read_text(), parse_constant=strict)
+    assert isinstance(SMOKE.finetune, Finetune)

@@ -1,0 +1,83 @@
+"""Many runs in several processes: each made once, in the order they build on each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clrkit.presets import preset
+from clrkit.reproduce import complete
+from clrkit.runs import Store
+from clrkit.sweep import missing, run_all
+
+SMOKE = preset("smoke")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("results"), "smoke")
+    for _ in run_all(SMOKE.runs, store, workers=2):
+        pass
+    return store
+
+
+def test_a_sweep_makes_every_run_and_what_it_builds_on(made: Store) -> None:
+    assert {run.folder for run in made.all()} == {made.path(stage) for stage in complete(SMOKE.runs)}
+    assert missing(SMOKE.runs, made) == []
+    assert not list(made.runs.glob("*.partial"))
+
+
+def test_a_second_sweep_trains_nothing(made: Store) -> None:
+    assert list(run_all(SMOKE.runs, made)) == []
+
+
+def test_missing_runs_come_parents_first(tmp_path: Path) -> None:
+    todo = missing([SMOKE.distill], Store(tmp_path, "smoke"))
+    assert [stage.name for stage in todo] == ["pretrain", "finetune", "distill"]
+
+
+def test_closing_a_sweep_leaves_partial_runs_that_go_on(tmp_path: Path) -> None:
+    store = Store(tmp_path, "smoke")
+    longer = [SMOKE.resolve("pretrain", epochs=40, seed=seed) for seed in (0, 1)]
+    work = run_all(longer, store, workers=2)
+    next(work)
+    work.close()
+    assert [store.state(stage)[0] for stage in longer].count("partial") >= 1
+
+
+COMMAND = [sys.executable, "-m", "clrkit", "run", "pretrain", "--preset", "smoke"]
+
+
+def children_gone(process: psutil.Process) -> bool:
+    return all(not child.is_running() for child in process.children(recursive=True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_partial_run_and_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    command = [*COMMAND, "--epochs", "500", "--results", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("smoke/runs/*.partial/progress.json")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].endswith("the same command goes on from there.")
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("smoke/runs/*.partial/state.pt"))
+
+
+def test_two_processes_make_one_run_once(tmp_path: Path) -> None:
+    command = [*COMMAND, "--results", str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len({output.split("(")[1] for output in outputs}) == 1
+    assert len(list(tmp_path.glob("smoke/runs/*"))) == 1
