@@ -1,0 +1,182 @@
+"""The comparisons behind the claims: two accuracies by seed, the first claimed to be the higher.
+
+Both sides share the seed, and so the weights, the label draw and the pretraining; `clrkit.claims` judges the
+difference. Every function raises MissingRecords where one side was not run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from clrkit.cells import (
+    LABELS_ONLY,
+    TARGETS,
+    ablation_network,
+    best_layers,
+    head_cells,
+    targets,
+)
+from clrkit.frames import (
+    SIZE,
+    MissingRecords,
+    by_seed,
+    distilled,
+    finetuned,
+    fraction_name,
+    only,
+    pick,
+    probed,
+    standard_head,
+)
+
+POINTS = "percentage points"
+EQUAL_MARGIN = 1.0
+MIXED, DISTILLED = TARGETS[2][0], TARGETS[3][0]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two series indexed by seed and what they are; `margin` is the loss that still counts as equal."""
+
+    high: pd.Series[float]
+    low: pd.Series[float]
+    high_name: str
+    low_name: str
+    unit: str = POINTS
+    margin: float = 0.0
+
+    @property
+    def or_equal(self) -> Contrast:
+        """The contrast for a claim of "equals or beats"."""
+        return replace(self, margin=EQUAL_MARGIN)
+
+
+def paired(high: pd.DataFrame, low: pd.DataFrame, high_name: str, low_name: str) -> Contrast:
+    """Contrast of means over all networks (columns) that both have, in seeds that have them all."""
+    shared = high.columns.intersection(low.columns)
+    if shared.empty:
+        raise MissingRecords(f"No network has both runs {high_name} and {low_name}.")
+    sides = [side[shared].dropna().mean(axis=1) for side in (high, low)]
+    return Contrast(sides[0], sides[1], high_name, low_name)
+
+
+def extremes(top1: pd.DataFrame) -> Contrast:
+    """The largest against the smallest network."""
+    ordered = top1.sort_index(axis=1)
+    names = [str(name) for name in ordered.columns.get_level_values("network")]
+    if len(names) < 2:
+        raise MissingRecords(f"Runs of two networks or more are needed; there is only {names[0]}.")
+    return Contrast(ordered.iloc[:, -1], ordered.iloc[:, 0], names[-1], names[0])
+
+
+def tuned_at(runs: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Accuracy of the standard fine-tuned runs: a row a seed, a column a network."""
+    return by_seed(only(finetuned(runs), fraction=fraction), SIZE)
+
+
+def pretraining_helps(runs: pd.DataFrame, fraction: float) -> Contrast:
+    alone = by_seed(pick(runs, "supervised", fraction=fraction), SIZE)
+    return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised")
+
+
+def gain_falls(runs: pd.DataFrame, fewer: float, more: float) -> Contrast:
+    """The largest network's gain (%) over the smallest, with fewer against more labels."""
+    sizes = [extremes(tuned_at(runs, fraction)) for fraction in (fewer, more)]
+    if sizes[0].high_name != sizes[1].high_name or sizes[0].low_name != sizes[1].low_name:
+        raise MissingRecords("The largest or the smallest network was not fine-tuned at all label fractions.")
+    few, many = (100 * (size.high / size.low - 1) for size in sizes)
+    first = f"gain (%) of {sizes[0].high_name} over {sizes[0].low_name} at {fraction_name(fewer)}"
+    return Contrast(few, many, first, f"at {fraction_name(more)}", f"{POINTS} of relative gain")
+
+
+def bigger_is_better(runs: pd.DataFrame, fraction: float) -> Contrast:
+    return extremes(tuned_at(runs, fraction))
+
+
+def bigger_probes_better(runs: pd.DataFrame) -> Contrast:
+    return extremes(by_seed(probed(runs), SIZE))
+
+
+def deeper_head(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """The standard head against the next shallower one, each fine-tuned from its best layer."""
+    cells, depth = only(head_cells(runs), fraction=fraction), standard_head(runs)
+    best = best_layers(cells).set_index("head_layers")["tap_layer"]
+    shallower = max((head for head in best.index if head < depth), default=None)
+    if shallower is None or depth not in best.index:
+        raise MissingRecords(f"No fine-tuned runs on heads of {depth} and of fewer layers are recorded.")
+    tuned = pick(runs, "finetune", network=ablation_network(runs), fraction=fraction)
+    deep, shallow = (
+        by_seed(only(tuned, head_layers=head, tap_layer=best[head]), SIZE) for head in (depth, shallower)
+    )
+    return paired(
+        deep,
+        shallow,
+        f"{depth}-layer head from its layer {best[depth]}",
+        f"{shallower}-layer head from its layer {best[shallower]}",
+    )
+
+
+def from_layer(runs: pd.DataFrame, fraction: float, layer: int) -> pd.DataFrame:
+    tuned = pick(runs, "finetune", fraction=fraction, head_layers=standard_head(runs), tap_layer=layer)
+    return by_seed(tuned, SIZE)
+
+
+def first_layer(runs: pd.DataFrame, fraction: float) -> Contrast:
+    first, output = (from_layer(runs, fraction, layer) for layer in (1, 0))
+    return paired(first, output, "from the head's layer 1", "from the encoder's output")
+
+
+def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """What layer 1 gains over the encoder's output in the smallest network, against the largest."""
+    gain = from_layer(runs, fraction, 1) - from_layer(runs, fraction, 0)
+    both = extremes(gain.dropna(axis=1, how="all"))
+    return Contrast(both.low, both.high, f"layer 1's gain in {both.low_name}", f"in {both.high_name}")
+
+
+def target_at(runs: pd.DataFrame, fraction: float, target: str) -> pd.DataFrame:
+    return by_seed(only(targets(runs), fraction=fraction, target=target), SIZE)
+
+
+def distilling_beats_labels(runs: pd.DataFrame, fraction: float) -> Contrast:
+    learnt, labels = (target_at(runs, fraction, target) for target in (DISTILLED, LABELS_ONLY))
+    return paired(learnt, labels, DISTILLED, LABELS_ONLY)
+
+
+def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> Contrast:
+    without, term = (target_at(runs, fraction, target) for target in (DISTILLED, MIXED))
+    return paired(without, term, DISTILLED, MIXED).or_equal
+
+
+def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.DataFrame:
+    return by_seed(only(distilled(runs), kind=kind, fraction=fraction), [*SIZE, "teacher"], value)
+
+
+def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
+    student, teacher = (students(runs, "self", fraction, value) for value in ("top1", "teacher_top1"))
+    return paired(student, teacher, "self-distilled", "its teacher").or_equal
+
+
+def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """The small student against the middle between its own network fine-tuned and its teacher."""
+    student, teacher = (students(runs, "big-to-small", fraction, name) for name in ("top1", "teacher_top1"))
+    own = tuned_at(runs, fraction)
+    middle = {
+        column: (teacher[column] + own[column[:2]]) / 2
+        for column in teacher.columns.to_list()
+        if column[:2] in own.columns
+    }
+    return paired(student, pd.DataFrame(middle), "small student", "half-way from fine-tuning to its teacher")
+
+
+def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """Correlation of linear and fine-tuned accuracy over encoders, within each seed, against none."""
+    encoder = [*SIZE, "head_layers"]
+    linear = by_seed(pick(runs, "probe"), encoder)
+    tuned = by_seed(only(finetuned(runs, any_head=True), fraction=fraction), encoder)
+    shared = linear.columns.intersection(tuned.columns)
+    if len(shared) < 3:
+        raise MissingRecords(f"A correlation needs three encoders or more; there are {len(shared)}.")
+    related = linear[shared].corrwith(tuned[shared], axis=1)
+    return Contrast(related, 0 * related, f"correlation over {len(shared)} encoders", "none", "correlation")

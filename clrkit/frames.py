@@ -1,0 +1,231 @@
+"""Records as one table, a row a run, and the selections that figures, claims and tables share.
+
+Only like is averaged with like: runs in one cell may differ in their seed and in nothing else, which
+`summarise` and `by_seed` check. No torch here: records are enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+
+from clrkit.config import (
+    STAGES,
+    Augmentation,
+    ConfigError,
+    Data,
+    Network,
+    Optimizer,
+)
+
+SIZE = ["parameters", "network"]
+PAPER_HEAD_LAYERS = 3
+DATASETS = {
+    "tinted_mnist": "Tinted MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+    "imagenet": "ImageNet",
+}
+NOT_KEYED = {
+    item.name
+    for kind in (*STAGES, Augmentation, Data, Network, Optimizer)
+    for item in fields(kind)
+    if not item.metadata.get("keyed", True)
+}
+
+
+class MissingRecords(ConfigError):  # noqa: N818  (says what is missing)
+    """A figure, claim or table asks for runs that are not recorded; the message names them."""
+
+
+class MixedRecords(ConfigError):  # noqa: N818
+    """Runs that differ in more than their seed would be averaged; the message names the fields."""
+
+
+def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a record. Accuracies are percentages, `parameters` millions, `seconds` wall time.
+
+    `setup` is the config as text without seeds and without what does not change the mathematics: runs with
+    the same setup, stage version and data are repetitions of each other. Rows are ordered by stage and
+    settings, whatever the order of the records.
+    """
+    runs = pd.DataFrame([row(record) for record in records])
+    if runs.empty:
+        return runs
+    order = {stage.name: place for place, stage in enumerate(STAGES)}
+    by = ["fraction", "parameters", "head_layers", "tap_layer", "teacher", "label_weight", "setup", "seed"]
+    runs = runs.assign(place=runs["stage"].map(order)).sort_values(["place", *by], ignore_index=True)
+    return runs.drop(columns="place")
+
+
+def row(record: Mapping[str, Any]) -> dict[str, Any]:
+    config, dataset, metrics = record["config"], record["dataset"], record["metrics"]
+    provenance = record["provenance"]
+    return {
+        "stage": record["stage"],
+        "key": record["key"],
+        "parent": record["parent"] or "",
+        "seed": config["seed"],
+        "dataset": dataset["name"],
+        "part": dataset["part"],
+        "fingerprint": dataset["fingerprint"],
+        "train": dataset["train"],
+        "evaluation": dataset["evaluation"],
+        "version": record["version"],
+        "labels": record["labels"],
+        "parameters": record["parameters"] / 1e6,
+        **chain_columns(record["stage"], config, record["labels"] / dataset["train"]),
+        **{name: 100 * metrics.get(name, float("nan")) for name in ("top1", "top5", "knn", "teacher_top1")},
+        "agreement": 100 * metrics.get("agreement", float("nan")),
+        "loss": metrics.get("loss", float("nan")),
+        **{
+            name: provenance.get(name)
+            for name in ("seconds", "peak_memory_mb", "device", "cpu", "cores", "threads")
+        },
+        **{name: provenance.get(name) for name in ("python", "torch", "clrkit", "git", "started")},
+        "setup": json.dumps(dict(flatten(config)), sort_keys=True),
+    }
+
+
+def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """What the figures ask of a config and of the stages it builds on; `share` of the images is labelled."""
+    chain = [config]
+    while inner := chain[-1].get("pretrain") or chain[-1].get("teacher"):
+        chain.append(inner)
+    base = chain[-1]
+    labelled = next((link for link in chain if "fraction" in link), {})
+    tapped = next((link for link in chain if "tap_layer" in link), {})
+    network = config.get("network") or base["network"]
+    distills = stage == "distill"
+    return {
+        "fraction": share if labelled.get("label_list") else labelled.get("fraction", float("nan")),
+        "network": network_name(network),
+        **{name: network[name] for name in ("depth", "width", "sk_ratio", "stem")},
+        "head_layers": base.get("head_layers", 0),
+        "temperature": base.get("temperature", float("nan")),
+        "tap_layer": tapped.get("tap_layer", -1),
+        "teacher": network_name(base["network"]) if distills else "",
+        "kind": ("self" if network == base["network"] else "big-to-small") if distills else "",
+        "distill_temperature": config["temperature"] if distills else float("nan"),
+        "label_weight": config["label_weight"] if distills else float("nan"),
+        "transfer": config["transfer"] if distills else "",
+    }
+
+
+def network_name(network: Mapping[str, Any]) -> str:
+    """As the paper's tables have it: R50 2x SK."""
+    return f"R{network['depth']} {network['width']:g}x" + (" SK" if network["sk_ratio"] > 0 else "")
+
+
+def fraction_name(fraction: float) -> str:
+    return f"{100 * fraction:g}%"
+
+
+def dataset_name(runs: pd.DataFrame) -> str:
+    return " and ".join(DATASETS.get(name, name) for name in sorted(set(runs["dataset"])))
+
+
+def flatten(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a config's fields, seeds and unkeyed fields left out."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}{name}.")
+        elif name != "seed" and name not in NOT_KEYED:
+            yield path + name, value
+
+
+def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
+    """Raises MixedRecords where runs in a cell of `by` differ in anything but the seed, or share a seed."""
+    for _, cell in runs.groupby(list(by), dropna=False):
+        named = f"{cell['stage'].iloc[0]} runs of {cell['network'].iloc[0]}"
+        if names := differences(cell):
+            raise MixedRecords(f"The {named} differ in {', '.join(names)}; choose one setting of it.")
+        if cell["seed"].duplicated().any():
+            raise MixedRecords(f"The {named} have seed {cell['seed'].mode()[0]} more than once.")
+
+
+def differences(cell: pd.DataFrame) -> list[str]:
+    """Names of the fields in which runs differ, seeds aside."""
+    setups = pd.DataFrame([json.loads(setup) for setup in cell["setup"].unique()])
+    fields = [str(name) for name in setups if setups[name].nunique(dropna=False) > 1]
+    return fields + [name for name in ("version", "fingerprint") if cell[name].nunique() > 1]
+
+
+def summarise(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.DataFrame:
+    """Columns `by`, `mean`, `stderr` (of the mean, over seeds; NaN for one seed) and `seeds`."""
+    check_alike(runs, by)
+    cells = runs.groupby(list(by))[value].agg(mean="mean", stderr="sem", seeds="count")
+    return cells.reset_index()
+
+
+def by_seed(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.DataFrame:
+    """A row a seed, a column a cell of `by`: what paired comparisons need."""
+    check_alike(runs, by)
+    return runs.pivot(index="seed", columns=list(by), values=value)
+
+
+def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """The runs whose columns have the given values. Raises MissingRecords if there are none."""
+    for name, value in where.items():
+        runs = runs[runs[name] == value] if len(runs) else runs
+    if runs.empty:
+        what = ", ".join(f"{name} {value}" for name, value in where.items())
+        raise MissingRecords(f"No runs with {what} are recorded.")
+    return runs
+
+
+def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
+    """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none."""
+    return only(runs, stage=stage, **where)
+
+
+def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
+    """The value of a column that most networks were run with; of equals, the one nearest `preferred`."""
+    networks = runs.groupby(column)["network"].nunique()
+    return int(min(networks.index, key=lambda value: (-networks[value], abs(value - preferred), value)))
+
+
+def standard_head(runs: pd.DataFrame) -> int:
+    """Depth of the projection head that the size comparisons share (the paper's 3 where it is open)."""
+    heads = runs[runs["head_layers"] > 0] if len(runs) else runs
+    if heads.empty:
+        raise MissingRecords("No pretrained runs are recorded.")
+    return widest(heads, "head_layers", PAPER_HEAD_LAYERS)
+
+
+def standard_taps(runs: pd.DataFrame) -> dict[float, int]:
+    """Label fraction -> head layer that fine-tuning starts from in the size comparisons.
+
+    It is the layer most networks were tried with; of equals the paper's: 1 with few labels, 0 with all.
+    """
+    tuned = pick(runs, "finetune", head_layers=standard_head(runs))
+    return {
+        float(str(fraction)): widest(cell, "tap_layer", preferred=int(cell["fraction"].iloc[0] < 1))
+        for fraction, cell in tuned.groupby("fraction")
+    }
+
+
+def finetuned(runs: pd.DataFrame, any_head: bool = False) -> pd.DataFrame:
+    """Fine-tuned runs from the standard layer at each fraction, on the standard head unless `any_head`."""
+    tuned = pick(runs, "finetune") if any_head else pick(runs, "finetune", head_layers=standard_head(runs))
+    return tuned[tuned["tap_layer"] == tuned["fraction"].map(standard_taps(runs))]
+
+
+def probed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Linear evaluation of encoders pretrained with the standard head."""
+    return pick(runs, "probe", head_layers=standard_head(runs))
+
+
+def distilled(runs: pd.DataFrame) -> pd.DataFrame:
+    """Distilled on all images without the label term (Eq. 2), as the paper recommends."""
+    return pick(runs, "distill", label_weight=0.0, transfer="all")
+
+
+def by_size(runs: pd.DataFrame) -> list[str]:
+    """Names of the networks, the smallest first."""
+    return list(runs.sort_values(SIZE)["network"].unique())

@@ -1,0 +1,35 @@
+"""Published numbers, read from results/paper.json. They never share a series with own numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+PAPER = Path(__file__).parent.parent / "results" / "paper.json"
+
+
+def published(path: Path = PAPER) -> pd.DataFrame:
+    """One row a published number: `source`, `dataset`, `checked` and what the number is of.
+
+    Columns as in `clrkit.frames`, where they mean the same: method, network, parameters (millions),
+    fraction, metric, value (percent, unless `unit` says otherwise).
+    """
+    groups: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    common = ("source", "dataset", "checked")
+    return pd.DataFrame(
+        [
+            {**{name: group[name] for name in common}, **number}
+            for group in groups
+            for number in group["numbers"]
+        ]
+    )
+
+
+def table_1(path: Path = PAPER) -> pd.DataFrame:
+    """Table 1 in the columns of `clrkit.frames.summarise`: method, fraction, parameters, network, mean."""
+    numbers = published(path)
+    cells = numbers[numbers["source"] == "SimCLRv2, Table 1"].rename(columns={"value": "mean"})
+    return cells[["method", "fraction", "parameters", "network", "mean"]].assign(stderr=float("nan"), seeds=1)

@@ -1,0 +1,223 @@
+"""Tables from records: accuracies, distillation targets, own beside published numbers, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from clrkit.cells import (
+    SELF_DISTILLED,
+    accuracy_cells,
+    head_cells,
+    student_cells,
+    target_cells,
+    target_pair,
+)
+from clrkit.claims import Claim
+from clrkit.drawing import size_name
+from clrkit.frames import MissingRecords, MixedRecords, by_size, dataset_name, fraction_name
+from clrkit.paper import published
+
+CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over seeds."
+SPREAD = "Top-1 accuracy in %, mean ± standard error over seeds."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: a title, a remark, the names of the columns, and rows of cells."""
+
+    name: str
+    title: str
+    remark: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As a Markdown table without the title."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        body = "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        return f"{self.remark}\n\n{body}\n"
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self.title}.** {self.markdown()}"
+
+
+def value(mean: float, stderr: float) -> str:
+    """A mean with its standard error, if there is one."""
+    return f"{mean:.1f}" if pd.isna(stderr) else f"{mean:.1f} ± {stderr:.1f}"
+
+
+def grid(cells: pd.DataFrame, row: Sequence[str], column: str) -> pd.DataFrame:
+    """The values of tidy cells as text, with rows of `row` and a column for each value of `column`."""
+    texts = [value(mean, stderr) for mean, stderr in zip(cells["mean"], cells["stderr"], strict=True)]
+    wide = cells.assign(text=texts).pivot(index=list(row), columns=column, values="text")
+    return wide.fillna("-")
+
+
+def accuracy_table(runs: pd.DataFrame) -> Table:
+    """Table 1: supervised, linear and fine-tuned accuracy of every network."""
+    cells = accuracy_cells(runs)
+    names = {"supervised": "supervised", "linear": "linear probe", "finetuned": "fine-tuned"}
+    shares = fractions_of(cells)
+    keys = [(method, share) for method in names for share in shares]
+    cells["column"] = list(zip(cells["method"], cells["fraction"], strict=True))
+    wide = grid(cells, ["parameters", "network"], "column")
+    keys = [key for key in keys if key in wide.columns]
+    rows = [
+        [network, size_name(size), *(wide.loc[(size, network), [key]].iloc[0] for key in keys)]
+        for size, network in wide.index
+    ]
+    columns = ["network", "parameters", *(f"{names[method]}, {labels_name(share)}" for method, share in keys)]
+    title = "Accuracy by network and label fraction (the paper's Table 1)"
+    return Table("accuracy", title, f"{SPREAD} {labels_remark(runs)}", columns, rows)
+
+
+def labels_remark(runs: pd.DataFrame) -> str:
+    """How many labels the fractions are."""
+    labels = runs[runs["stage"] == "supervised"].groupby("fraction")["labels"].first()
+    counts = [f"{labels_name(float(str(share)))} {count:,}" for share, count in labels.items()]
+    return f"Labels: {', '.join(counts)}."
+
+
+def labels_name(share: float) -> str:
+    return "all labels" if share == 1 else fraction_name(share)
+
+
+def fractions_of(cells: pd.DataFrame) -> list[float]:
+    return sorted(cells["fraction"].unique())
+
+
+def head_table(runs: pd.DataFrame) -> Table:
+    """Fig. 5 as a table: head depth by the layer fine-tuning starts from, at each fraction."""
+    cells = head_cells(runs)
+    wide = grid(cells, ["fraction", "head_layers"], "tap_layer")
+    rows = [[labels_name(share), str(head), *wide.loc[(share, head)]] for share, head in wide.index]
+    columns = ["labels", "layers of the head", *(f"from layer {layer}" for layer in wide.columns)]
+    title = (
+        f"Head depth and the layer fine-tuning starts from, {cells['network'].iloc[0]} (the paper's Fig. 5)"
+    )
+    return Table("head", title, f"{SPREAD} Layer 0 is the encoder's output.", columns, rows)
+
+
+def distillation_table(runs: pd.DataFrame) -> Table:
+    """Table 2: what a student learns from labels, from the teacher, and from unlabelled images."""
+    cells, (student, teacher) = target_cells(runs), target_pair(runs)
+    wide, shares = grid(cells, ["target"], "fraction").loc[cells["target"].unique()], fractions_of(cells)
+    rows = [[str(target), *wide.loc[target]] for target in wide.index]
+    columns = ["the student learns from", *(f"{fraction_name(share)} labelled" for share in shares)]
+    title = f"What the student learns from, {teacher} teaching {student} (the paper's Table 2)"
+    return Table("distillation", title, SPREAD, columns, rows)
+
+
+def published_table(runs: pd.DataFrame) -> Table:
+    """Own numbers and the paper's in blocks of their own: other images, other networks, no common scale."""
+    own, paper = own_numbers(runs), paper_numbers()
+    sizes, papers = by_size(runs), ["R50 1x", "R152 3x SK"]
+    sizes = sizes if len(sizes) == 1 else [sizes[0], sizes[-1]]
+    methods = ("supervised", "linear probe", "fine-tuned", "distilled into it")
+    keys = sorted({key[:2] for key in own}, key=lambda key: (methods.index(key[0]), key[1]))
+    rows = [
+        [
+            f"{method}, {labels_name(share)}",
+            *(own.get((method, share, network), "-") for network in sizes),
+            *(paper.get((method, share, network), "-") for network in papers),
+        ]
+        for method, share in keys
+    ]
+    name = dataset_name(runs)
+    columns = [
+        "top-1, %",
+        *(f"own: {name}, {network}" for network in sizes),
+        *(f"published: ImageNet, {network}" for network in papers),
+    ]
+    remark = "Other images and other networks: compare how the rows of a column are ordered, not the columns."
+    return Table("published", "Own and published numbers", remark, columns, rows)
+
+
+Numbers = dict[tuple[str, float, str], str]
+
+
+def own_numbers(runs: pd.DataFrame) -> Numbers:
+    """Text by (method, fraction, network); `distilled into it` are the students of a bigger teacher."""
+    cells = accuracy_cells(runs)
+    if (runs["stage"] == "distill").any():
+        students = student_cells(runs)
+        students = students[students["method"] != SELF_DISTILLED].assign(method="distilled into it")
+        cells = pd.concat([cells, students], ignore_index=True)
+    return number_texts(cells)
+
+
+def paper_numbers() -> Numbers:
+    numbers = published()
+    numbers = numbers[numbers["source"].isin(["SimCLRv2, Table 1", "SimCLRv2, abstract"])]
+    cells = numbers.rename(columns={"value": "mean"}).assign(stderr=float("nan"))
+    return number_texts(cells.replace({"method": {"distilled": "distilled into it"}}))
+
+
+def number_texts(cells: pd.DataFrame) -> Numbers:
+    names = {"finetuned": "fine-tuned", "linear": "linear probe"}
+    columns = cells[["method", "fraction", "network", "mean", "stderr"]]
+    return {
+        (names.get(method, method), share, network): value(mean, stderr)
+        for method, share, network, mean, stderr in columns.itertuples(index=False)
+    }
+
+
+def cost_table(runs: pd.DataFrame) -> Table:
+    """What the runs took, by stage."""
+    stages = runs.groupby("stage", sort=False)
+    costs = stages.agg(count=("key", "size"), seconds=("seconds", "sum"), median=("seconds", "median"))
+    rows = [
+        [str(stage), str(count), duration(seconds), duration(median)]
+        for stage, count, seconds, median in costs.itertuples()
+    ]
+    rows.append(["total", str(len(runs)), duration(runs["seconds"].sum()), ""])
+    remark = "Time is summed over runs; runs made side by side end sooner."
+    return Table("cost", "Cost", remark, ["stage", "runs", "time", "median run"], rows)
+
+
+def duration(seconds: float) -> str:
+    """A span of time as 8.2 s, 12 min or 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def claims_table(claims: Iterable[Claim]) -> Table:
+    """The claims as wholes, each with the numbers of the part that decides."""
+    rows = [
+        [each.claim, f"**{each.verdict}**", f"{each.statement} ({each.source})", each.detail]
+        for each in claims
+        if not each.is_part
+    ]
+    return Table("claims", "The paper's claims", CLAIMS_REMARK, ["", "verdict", "claim", "numbers"], rows)
+
+
+def parts_table(claims: Iterable[Claim]) -> Table:
+    """The parts of the claims."""
+    rows = [[each.claim, each.verdict, each.statement, each.detail] for each in claims if each.is_part]
+    return Table("parts", "Parts of the claims", CLAIMS_REMARK, ["", "verdict", "part", "numbers"], rows)
+
+
+TABLES: tuple[Callable[[pd.DataFrame], Table], ...] = (
+    accuracy_table,
+    head_table,
+    distillation_table,
+    published_table,
+    cost_table,
+)
+
+
+def all_tables(runs: pd.DataFrame) -> tuple[list[Table], dict[str, str]]:
+    """Every table the runs allow, and for each of the others its name and what is missing."""
+    tables, missing = [], {}
+    for table in TABLES:
+        try:
+            tables.append(table(runs))
+        except (MissingRecords, MixedRecords) as reason:
+            missing[table.__name__] = str(reason)
+    return tables, missing

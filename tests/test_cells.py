@@ -1,0 +1,92 @@
+from collections import defaultdict
+from statistics import mean
+
+import pytest
+import synthetic
+
+from clrkit import cells, frames
+from clrkit.cells import TARGETS
+from clrkit.frames import MissingRecords
+
+
+def test_the_accuracy_cells_are_the_means_of_the_records() -> None:
+    by_hand = defaultdict(list)
+    for record in synthetic.records():
+        config = record["config"]
+        if record["stage"] == "supervised":
+            by_hand["supervised", config["fraction"], config["network"]["width"]].append(record)
+        if record["stage"] == "probe" and config["pretrain"]["head_layers"] == 3:
+            by_hand["linear", 1.0, config["pretrain"]["network"]["width"]].append(record)
+    found = cells.accuracy_cells(synthetic.runs())
+    for (method, fraction, width), group in by_hand.items():
+        cell = found[
+            (found["method"] == method)
+            & (found["fraction"] == fraction)
+            & (found["network"] == f"R8 {width:g}x")
+        ]
+        assert cell["mean"].item() == pytest.approx(100 * mean(each["metrics"]["top1"] for each in group))
+
+
+def test_a_gain_is_relative_to_the_smallest_network_of_the_same_seed() -> None:
+    top1 = {(0, 0.5): 40.0, (1, 0.5): 50.0, (0, 1.0): 50.0, (1, 1.0): 55.0, (0, 2.0): 60.0, (1, 2.0): 75.0}
+    runs = synthetic.runs(lambda stage: top1[stage.seed, width_of(stage)], seeds=[0, 1])
+    found = cells.gain_cells(runs).query("fraction == 0.01").set_index("network")["mean"]
+    assert found.to_dict() == pytest.approx(
+        {"R8 0.5x": 0.0, "R8 1x": mean([25.0, 10.0]), "R8 2x": mean([50.0, 50.0])}
+    )
+
+
+def width_of(stage: object) -> float:
+    while not hasattr(stage, "network"):
+        stage = getattr(stage, "pretrain", None) or stage.teacher  # type: ignore[attr-defined]
+    return stage.network.width  # type: ignore[no-any-return]
+
+
+def test_a_gain_needs_two_networks() -> None:
+    with pytest.raises(MissingRecords, match=r"there is only R8 1x"):
+        cells.gain_cells(synthetic.runs(widths=[1.0]))
+
+
+def test_the_head_cells_are_those_of_the_ablations_network() -> None:
+    found = cells.head_cells(synthetic.runs())
+    assert set(found["network"]) == {"R8 0.5x"}
+    assert set(found["fraction"]) == {0.01, 0.1}
+    assert len(found) == 2 * (3 + 4 + 4)
+
+
+def test_the_best_layer_is_chosen_for_each_head_and_fraction() -> None:
+    best = cells.best_layers(cells.head_cells(synthetic.runs()))
+    assert list(best["tap_layer"]) == [1] * 6
+    assert list(best["head_layers"]) == [2, 3, 4] * 2
+
+
+def test_linear_cells_pair_every_encoder_with_its_probe() -> None:
+    found = cells.linear_cells(synthetic.runs())
+    counts = found.groupby("fraction")["network"].count().to_dict()
+    assert counts == {0.01: 5, 0.1: 5, 1.0: 3}
+
+
+def test_students_are_told_apart_by_their_teacher() -> None:
+    found = cells.student_cells(synthetic.runs())
+    assert set(zip(found["method"], found["network"], strict=True)) == {
+        ("self-distilled", "R8 1x"),
+        ("distilled from R8 2x", "R8 0.5x"),
+    }
+
+
+def test_the_rows_of_table_2_are_in_the_papers_order() -> None:
+    found = cells.target_cells(synthetic.runs())
+    assert list(found["target"]) == [target for target, _, _ in TARGETS] * 2
+    assert cells.target_pair(synthetic.runs()) == ("R8 0.5x", "R8 2x")
+
+
+def test_table_2_needs_a_label_term() -> None:
+    runs = synthetic.runs()
+    with pytest.raises(MissingRecords, match="label term"):
+        cells.target_cells(runs[runs["label_weight"] != 0.5])
+
+
+def test_without_all_labels_distillation_is_shown_without_their_line() -> None:
+    runs = synthetic.runs()
+    found = cells.distillation_cells(frames.only(runs[runs["fraction"] != 1]))
+    assert "supervised, all labels" not in set(found["method"])

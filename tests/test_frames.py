@@ -1,0 +1,117 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import synthetic
+
+from clrkit import frames
+from clrkit.config import Network
+from clrkit.frames import MissingRecords, MixedRecords
+
+
+def test_a_record_becomes_a_row_in_percent_and_millions() -> None:
+    student = synthetic.distilled(seed=1, fraction=0.1, teacher=2.0, student=0.5)
+    row = frames.frame([synthetic.record(student, lambda stage: 75.0)]).iloc[0]
+    assert (row["top1"], row["teacher_top1"], row["agreement"]) == pytest.approx((75.0, 75.0, 80.0))
+    assert row["parameters"] == pytest.approx(0.0197)
+    assert (row["network"], row["teacher"], row["kind"]) == ("R8 0.5x", "R8 2x", "big-to-small")
+    assert (row["seed"], row["fraction"], row["labels"]) == (1, 0.1, 400)
+    assert (row["head_layers"], row["tap_layer"], row["label_weight"]) == (3, 1, 0.0)
+
+
+def test_a_network_is_named_as_in_the_paper() -> None:
+    named = frames.network_name({"depth": 152, "width": 3.0, "sk_ratio": 0.0625})
+    assert named == "R152 3x SK"
+
+
+def test_a_label_list_counts_its_labels_in_place_of_the_fraction() -> None:
+    listed = replace(synthetic.tuned(0, 1.0, 0.1), label_list="mine.txt")
+    record = synthetic.record(listed) | {"labels": 100}
+    assert frames.frame([record])["fraction"].iloc[0] == 100 / 4000
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    records = synthetic.records()
+    shuffled = random.Random(0).sample(records, len(records))
+    assert frames.frame(records).equals(frames.frame(shuffled))
+
+
+def test_a_setup_leaves_out_seeds_and_where_the_data_lies() -> None:
+    here, there = (synthetic.record(synthetic.tuned(seed, 1.0, 0.1)) for seed in (0, 1))
+    there["config"]["pretrain"]["data"]["root"] = "elsewhere"
+    assert frames.frame([here, there])["setup"].nunique() == 1
+
+
+def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
+    accuracies = {0: 50.0, 1: 53.0, 2: 59.0}
+    runs = synthetic.runs(lambda stage: accuracies[stage.seed])
+    cell = frames.summarise(frames.finetuned(runs), ["fraction", *frames.SIZE]).iloc[0]
+    assert cell["mean"] == pytest.approx(54.0)
+    assert cell["stderr"] == pytest.approx(np.std([50, 53, 59], ddof=1) / np.sqrt(3))
+    assert cell["seeds"] == 3
+
+
+def test_one_seed_has_no_standard_error() -> None:
+    cells = frames.summarise(frames.finetuned(synthetic.runs(seeds=[0])), ["fraction", *frames.SIZE])
+    assert cells["stderr"].isna().all()
+    assert (cells["seeds"] == 1).all()
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
+    warmer = synthetic.tuned(1, 1.0, 0.1)
+    warmer = replace(warmer, pretrain=replace(warmer.pretrain, temperature=0.5))
+    runs = frames.frame([synthetic.record(stage) for stage in (synthetic.tuned(0, 1.0, 0.1), warmer)])
+    with pytest.raises(MixedRecords, match=r"finetune runs of R8 1x differ in pretrain\.temperature"):
+        frames.summarise(runs, ["fraction", *frames.SIZE])
+
+
+def test_a_stage_of_another_version_or_other_images_is_not_averaged_in() -> None:
+    records = [synthetic.record(synthetic.tuned(seed, 1.0, 0.1)) for seed in (0, 1)]
+    records[1]["version"] = 2
+    with pytest.raises(MixedRecords, match="differ in version"):
+        frames.by_seed(frames.frame(records), frames.SIZE)
+
+
+def test_a_seed_counts_once() -> None:
+    twice = [synthetic.record(synthetic.tuned(4, 1.0, 0.1))] * 2
+    with pytest.raises(MixedRecords, match="seed 4 more than once"):
+        frames.summarise(frames.frame(twice), frames.SIZE)
+
+
+def test_missing_runs_are_named() -> None:
+    with pytest.raises(MissingRecords, match=r"No runs with stage distill, label_weight 0\.25 are recorded"):
+        frames.pick(synthetic.runs(), "distill", label_weight=0.25)
+    with pytest.raises(MissingRecords, match="No pretrained runs"):
+        frames.finetuned(frames.frame([]))
+
+
+def test_size_comparisons_take_the_head_and_layers_that_most_networks_have() -> None:
+    runs = synthetic.runs()
+    assert frames.standard_head(runs) == 3
+    assert frames.standard_taps(runs) == {0.01: 1, 0.1: 1, 1.0: 0}
+    assert set(frames.finetuned(runs)["head_layers"]) == {3}
+
+
+def test_with_one_network_the_paper_decides_the_head_and_the_layer() -> None:
+    runs = synthetic.runs(widths=[1.0])
+    assert frames.standard_head(runs) == 3
+    assert frames.standard_taps(runs) == {0.01: 1, 0.1: 1, 1.0: 0}
+
+
+def test_a_head_of_two_layers_is_standard_where_all_networks_have_it() -> None:
+    stages = [synthetic.tuned(0, width, 0.1, head_layers=2) for width in (0.5, 1.0)]
+    runs = frames.frame([synthetic.record(stage) for stage in stages])
+    assert frames.standard_head(runs) == 2
+
+
+def test_networks_are_ordered_by_their_parameters() -> None:
+    assert frames.by_size(synthetic.runs()) == ["R8 0.5x", "R8 1x", "R8 2x"]
+
+
+def test_stems_tell_networks_of_one_name_apart() -> None:
+    first, second = synthetic.tuned(0, 1.0, 0.1), synthetic.tuned(1, 1.0, 0.1)
+    second = replace(second, pretrain=replace(second.pretrain, network=Network(width=1.0, stem="cifar")))
+    runs = frames.frame([synthetic.record(stage) for stage in (first, second)])
+    with pytest.raises(MixedRecords, match=r"network\.stem"):
+        frames.by_seed(runs, frames.SIZE)
