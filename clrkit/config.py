@@ -287,7 +287,9 @@ def locate(config: Config, name: str) -> tuple[str, ...]:
         if hits:
             path = (*hits[0], first)
             inner = value_at(config, path)
-            return (*path, *locate(inner, rest)) if rest and isinstance(inner, Config) else path
+            if rest and not isinstance(inner, Config):
+                raise ConfigError(f"{first} is no group of fields; there is no {name}.")
+            return (*path, *locate(inner, rest)) if rest else path
         level = [((*path, key), inner) for path, node in level for key, inner in subconfigs(node)]
     names = sorted({key for _, node in walk(config) for key in field_names(node)})
     known(first, names, "field")
@@ -316,18 +318,13 @@ def value_at(config: Config, path: tuple[str, ...]) -> Any:
     return config
 
 
-def replace_at(config: C, path: tuple[str, ...], value: Any) -> C:
-    """A copy with the value at `path` changed."""
-    inner = value if len(path) == 1 else replace_at(getattr(config, path[0]), path[1:], value)
-    return dataclasses.replace(config, **{path[0]: inner})
-
-
 def with_fields(config: C, settings: Mapping[str, Any]) -> C:
     """A copy with single fields changed by name; a text is read as the field's type, None changes nothing.
 
     `seed` is set along the whole chain; any other name goes to the nearest stage that has it.
     Raises ConfigError naming an unknown field or an impossible value.
     """
+    values = to_dict(config)
     for name, value in settings.items():
         if value is None:
             continue
@@ -336,8 +333,12 @@ def with_fields(config: C, settings: Mapping[str, Any]) -> C:
         else:
             paths = [locate(config, name)]
         for path in paths:
-            config = replace_at(config, path, parse(path, value, value_at(config, path)))
-    return config
+            inner = values
+            for step in path[:-1]:
+                inner = inner[step]
+            inner[path[-1]] = parse(path, value, value_at(config, path))
+    # Checked together: of two fields that bound each other, either may come first.
+    return from_dict(type(config), values)
 
 
 def parse(path: tuple[str, ...], value: Any, current: Any) -> Any:

@@ -13,7 +13,9 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Every annotation of the package is enforced, shapes included; an int is accepted where a float is meant.
+import clrkit.config  # noqa: F401  (checks its types itself, so it comes before the hook)
+
+# Every other annotation is enforced, shapes included; an int is accepted where a float is meant.
 install_import_hook("clrkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 torch.set_num_threads(1)

@@ -1,0 +1,168 @@
+"""Measuring: accuracy, confusion, kNN, and that nothing about a model changes while it is measured."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from clrkit import evaluate
+from clrkit.config import Network
+from clrkit.data import Part, PixelArray
+from clrkit.model import Model, ModelConfig
+
+CPU = torch.device("cpu")
+RANDOM = np.random.RandomState(0)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.from_numpy(RANDOM.standard_normal(shape)).float()
+
+
+def labels(count: int, classes: int) -> Tensor:
+    return torch.from_numpy(RANDOM.randint(0, classes, count))
+
+
+def part(count: int, side: int = 10) -> Part:
+    pixels = RANDOM.randint(0, 256, (count, 3, side, side)).astype(np.uint8)
+    return Part(PixelArray(pixels), labels(count, 3).numpy(), [str(index) for index in range(count)])
+
+
+def model() -> Model:
+    made = Model(ModelConfig(network=Network(width=0.25), classes=3))
+    nn.init.normal_(made.classifier.weight)
+    made(torch.rand(8, 3, 10, 10))  # statistics other than the initial ones
+    return made
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_accuracy_is_scikit_learn_s(k):
+    logits, truth = normal(200, 12), labels(200, 12)
+    expected = top_k_accuracy_score(truth, logits, k=k, labels=range(12))
+    assert evaluate.accuracy(logits, truth, k) == pytest.approx(expected)
+
+
+def test_accuracy_is_the_share_of_images_whose_class_comes_first():
+    logits = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.3, 0.4, 0.3], [0.9, 0.1, 0.0]])
+    assert evaluate.accuracy(logits, torch.tensor([2, 1, 1, 2])) == 0.5
+    assert evaluate.accuracy(logits, torch.tensor([2, 1, 1, 2]), 2) == 0.75
+
+
+def test_confusion_counts_rows_against_columns():
+    rows, columns = labels(300, 4), labels(300, 4)
+    assert evaluate.confusion(rows, columns, 4) == confusion_matrix(rows, columns).tolist()
+    assert evaluate.confusion(torch.tensor([0, 0, 2]), torch.tensor([1, 1, 0]), 3) == [
+        [0, 2, 0],
+        [0, 0, 0],
+        [1, 0, 0],
+    ]
+
+
+def test_metrics_have_a_top_5_where_there_are_more_than_ten_classes():
+    for classes, names in ((10, {"top1", "loss"}), (11, {"top1", "loss", "top5"})):
+        assert evaluate.classification_metrics(normal(20, classes), labels(20, classes)).keys() == names
+
+
+def test_the_measured_loss_is_the_mean_cross_entropy():
+    logits, truth = normal(20, 4), labels(20, 4)
+    expected = -sum(F.softmax(logits[i], 0)[truth[i]].log().item() for i in range(20)) / 20
+    assert evaluate.classification_metrics(logits, truth)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 20])
+def test_knn_is_scikit_learn_s_with_votes_weighted_by_cosine_similarity(neighbours):
+    bank, truth, queries = normal(100, 6), labels(100, 4), normal(50, 6)
+    reference = KNeighborsClassifier(
+        neighbours, metric="cosine", algorithm="brute", weights=lambda apart: np.exp((1 - apart) / 0.07)
+    )
+    expected = reference.fit(bank.numpy(), truth.numpy()).predict(queries.numpy())
+    votes = evaluate.knn_predict(bank, truth, queries, 4, neighbours)
+    assert votes.tolist() == expected.tolist()
+
+
+def test_knn_is_a_vote_one_query_at_a_time():
+    bank, truth, queries = normal(30, 3), labels(30, 3), normal(10, 3)
+    votes = evaluate.knn_predict(bank, truth, queries, 3, 7)
+    for query, vote in zip(queries, votes.tolist(), strict=True):
+        likeness = [float(F.cosine_similarity(query, row, dim=0)) for row in bank]
+        nearest = sorted(range(30), key=lambda i: -likeness[i])[:7]
+        ballot = [sum(np.exp(likeness[i] / 0.07) for i in nearest if truth[i] == c) for c in range(3)]
+        assert vote == int(np.argmax(ballot))
+
+
+def test_a_query_in_the_bank_is_its_own_nearest_neighbour():
+    bank, truth = normal(40, 5), labels(40, 3)
+    assert evaluate.knn_predict(bank, truth, 3 * bank, 3, 1).equal(truth)
+
+
+def test_more_neighbours_than_images_are_all_images():
+    bank, truth, queries = normal(6, 3), labels(6, 2), normal(4, 3)
+    all_of_them = evaluate.knn_predict(bank, truth, queries, 2, 6)
+    assert evaluate.knn_predict(bank, truth, queries, 2, 100).equal(all_of_them)
+
+
+@pytest.mark.parametrize(
+    ("stored", "size", "start"), [(8, 8, 0), (9, 8, 1), (10, 8, 1), (37, 32, 3), (50, 44, 3)]
+)
+def test_the_evaluation_view_is_the_official_centre(stored, size, start):
+    pixels = torch.randint(0, 256, (2, 3, stored, stored), dtype=torch.uint8)
+    view = evaluate.evaluation_view(pixels, size)
+    expected = pixels[:, :, start : start + size, start : start + size].float() / 255
+    torch.testing.assert_close(view, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_weights_statistics_and_mode_alone(training):
+    network = model().train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    evaluate.predict(network, part(20), 10, CPU)
+    evaluate.extract(network.encoder, part(20), 10, CPU)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    assert all(module.training == training for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_inside_frozen_a_model_evaluates_without_gradients():
+    network = model().train()
+    with evaluate.frozen(network):
+        assert not any(module.training for module in network.modules())
+        assert not network(torch.rand(2, 3, 10, 10)).requires_grad
+    assert network(torch.rand(2, 3, 10, 10)).requires_grad
+
+
+def test_the_mode_comes_back_after_an_error():
+    network = model().train()
+    with pytest.raises(KeyError), evaluate.frozen(network):
+        raise KeyError
+    assert network.training
+
+
+@pytest.mark.parametrize("batch", [1, 7, 23, 500])
+def test_features_do_not_depend_on_how_the_images_are_batched(monkeypatch, batch):
+    network, images = model(), part(23)
+    expected = evaluate.extract(network.encoder, images, 10, CPU)
+    monkeypatch.setattr(evaluate, "BATCH", batch)
+    torch.testing.assert_close(evaluate.extract(network.encoder, images, 10, CPU), expected)
+
+
+def test_predictions_come_in_the_order_of_the_images():
+    network, images = model().eval(), part(12)
+    logits = evaluate.predict(network, images, 10, CPU)
+    pixels = torch.from_numpy(images.pixels.array)
+    for index in range(12):
+        alone = network(evaluate.evaluation_view(pixels[index : index + 1], 10))
+        torch.testing.assert_close(logits[index : index + 1], alone.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_those_of_the_encoder():
+    network, images = model(), part(5)
+    assert evaluate.extract(network.encoder, images, 10, CPU).shape == (5, network.encoder.features)
+
+
+def test_different_images_have_different_features():
+    features = evaluate.extract(model().encoder, part(6), 10, CPU)
+    assert all(not features[i].equal(features[j]) for i, j in itertools.combinations(range(6), 2))
