@@ -72,13 +72,13 @@ def like_key(cell: pd.DataFrame) -> tuple[str, str, float]:
 
 
 def compare_cell(own: pd.DataFrame | None, reference: pd.DataFrame, spread: float) -> dict[str, object]:
-    first, expected = reference.iloc[0], reference["value"].mean()
+    first, expected = reference.iloc[0], float(reference["value"].mean())
     row = {"stage": first["stage"], "cell": cell_name(first), "own": float("nan"), "own_seeds": 0}
     row |= {"reference": expected, "reference_seeds": len(reference), "tolerance": float("nan")}
     if own is None:
         return row | {"verdict": NOT_RUN, "text": NOT_RUN}
-    mean = own["value"].mean()
-    limit = tolerance(spread, len(own), len(reference), expected, first["evaluation"])
+    mean = float(own["value"].mean())
+    limit = tolerance(spread, len(own), len(reference), expected, int(first["evaluation"]))
     row |= {"own": mean, "own_seeds": len(own), "tolerance": limit}
     for column, what in (("fingerprint", "other images"), ("version", "another version of the stage")):
         if set(own[column]) != set(reference[column]):

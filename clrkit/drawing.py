@@ -164,7 +164,7 @@ def label_ends(
     colors: Iterable[str],
     gap: float = 13.0,
 ) -> None:
-    """Names series beside their last points, pushed apart to `gap` printer's points."""
+    """Names points, such as the last of each line, at their right, pushed apart to `gap` printer's points."""
     figure = cast(Figure, axes.figure)
     figure.draw_without_rendering()
     ends = sorted(zip(x, y, texts, colors, strict=False), key=lambda end: end[1])
@@ -172,11 +172,6 @@ def label_ends(
     for (x_end, y_end, text, color), height, place in zip(ends, heights, spread(heights, gap), strict=True):
         offset = (9, place - height)
         axes.annotate(text, (x_end, y_end), offset, textcoords="offset points", color=color, va="center")
-
-
-def note(axes: Axes, text: str, x: float, y: float) -> None:
-    """A small remark below and right of a point."""
-    axes.annotate(text, (x, y), (6, -11), textcoords="offset points", size=8, color="#555555")
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -232,7 +227,7 @@ def legend(figure: Figure, series: Mapping[str, Look], cells: pd.DataFrame) -> N
 
 
 def bars(axes: Axes, cells: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
-    """Percentages as bars, one for each of `looks` that `cells[column]` has, with a column of their values."""
+    """Percentages as bars, one for each of `looks` that `cells[column]` has, and a column of their values."""
     shown = cells.set_index(column).loc[[name for name in looks if name in set(cells[column])]]
     rows = zip(shown.index, shown["mean"], shown["stderr"], strict=True)
     for place, (name, mean, stderr) in enumerate(rows):

@@ -40,7 +40,6 @@ from clrkit.drawing import (
     label_ends,
     legend,
     line,
-    note,
     size_axis,
 )
 from clrkit.frames import MissingRecords, MixedRecords, dataset_name, fraction_name, standard_head
@@ -226,10 +225,9 @@ def draw_scatter(axes: Axes, cells: pd.DataFrame, color: str, heads: Mapping[str
         style = {**heads[head_name(depth)].plot, "color": color, "linestyle": "", "elinewidth": 1.1}
         x_error, y_error = group["linear_stderr"].fillna(0), group["stderr"].fillna(0)
         axes.errorbar(group["linear"], group["mean"], y_error, x_error, **style)
-    named = cells[cells["head_layers"] == head]
-    for network, x, y in zip(named["network"], named["linear"], named["mean"], strict=True):
-        note(axes, network, x, y)
     axes.margins(0.42, 0.2)
+    named = cells[cells["head_layers"] == head]
+    label_ends(axes, named["linear"], named["mean"], named["network"], ["#555555"] * len(named))
 
 
 def head_name(depth: object) -> str:

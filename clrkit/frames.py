@@ -141,12 +141,19 @@ def flatten(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Raises MixedRecords where runs in a cell of `by` differ in anything but the seed, or share a seed."""
-    for _, cell in runs.groupby(list(by), dropna=False):
-        named = f"{cell['stage'].iloc[0]} runs of {cell['network'].iloc[0]}"
-        if names := differences(cell):
-            raise MixedRecords(f"The {named} differ in {', '.join(names)}; choose one setting of it.")
-        if cell["seed"].duplicated().any():
-            raise MixedRecords(f"The {named} have seed {cell['seed'].mode()[0]} more than once.")
+    same = runs.groupby(list(by), dropna=False)[["setup", "version", "fingerprint"]].transform("nunique")
+    mixed = runs[(same > 1).any(axis=1)]
+    if len(mixed):
+        first = mixed.merge(mixed[list(by)].head(1), on=list(by))
+        names = ", ".join(differences(first))
+        raise MixedRecords(f"{these(first)} differ in {names}; choose one setting of it.")
+    if (twice := runs.duplicated([*by, "seed"])).any():
+        again = runs[twice]
+        raise MixedRecords(f"{these(again)} have seed {again['seed'].iloc[0]} more than once.")
+
+
+def these(runs: pd.DataFrame) -> str:
+    return f"The {runs['stage'].iloc[0]} runs of {runs['network'].iloc[0]}"
 
 
 def differences(cell: pd.DataFrame) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from clrkit.frames import MissingRecords
+
 PAPER = Path(__file__).parent.parent / "results" / "paper.json"
 
 
@@ -15,8 +17,11 @@ def published(path: Path = PAPER) -> pd.DataFrame:
     """One row a published number: `source`, `dataset`, `checked` and what the number is of.
 
     Columns as in `clrkit.frames`, where they mean the same: method, network, parameters (millions),
-    fraction, metric, value (percent, unless `unit` says otherwise).
+    fraction, metric, value (percent, unless `unit` says otherwise). Raises MissingRecords without the file,
+    which lies in the checkout and not in an installed package.
     """
+    if not path.is_file():
+        raise MissingRecords(f"{path}, the published numbers, is not there.")
     groups: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["groups"]
     common = ("source", "dataset", "checked")
     return pd.DataFrame(

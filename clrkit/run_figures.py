@@ -91,4 +91,5 @@ def confusion_alt(counts: np.ndarray, classes: Sequence[str], rows: str, columns
     wrong = counts - np.diag(np.diag(counts))
     row, column = divmod(int(wrong.argmax()), len(classes))
     worst = f"{rows} {classes[row]} with {columns} {classes[column]}, {wrong.max()} times"
-    return f"{columns} and {rows} agree on {agreement:.1f}% of {counts.sum()} images; most often apart: {worst}."
+    agreeing = f"{columns} and {rows} agree on {agreement:.1f}% of {counts.sum():,} images"
+    return f"{agreeing[0].upper()}{agreeing[1:]}; most often apart: {worst}."

@@ -1,0 +1,211 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+import synthetic
+
+from clrkit import claims, contrasts, frames
+from clrkit.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Claim, judge
+from clrkit.config import Distill, Finetune, Probe, Stage, Supervised
+
+
+def verdicts(runs: pd.DataFrame) -> dict[str, Claim]:
+    return {each.claim: each for each in claims.evaluate(runs)}
+
+
+def shifted(change: Callable[[Stage], float]) -> pd.DataFrame:
+    """The story's runs with accuracies changed."""
+    return synthetic.runs(lambda stage: synthetic.noisy(stage) + change(stage))
+
+
+@pytest.mark.parametrize(
+    ("effect", "stderr", "verdict"),
+    [
+        (2.1, 1.0, SUPPORTED),
+        (1.9, 1.0, UNDECIDED),
+        (-1.9, 1.0, UNDECIDED),
+        (-2.1, 1.0, NOT_SUPPORTED),
+        (0.2, 0.0, SUPPORTED),
+        (0.05, 0.0, UNDECIDED),
+        (0.0, 0.0, UNDECIDED),
+        (-0.2, 0.0, NOT_SUPPORTED),
+    ],
+)
+def test_an_effect_beats_beyond_two_standard_errors_or_one_image(
+    effect: float, stderr: float, verdict: str
+) -> None:
+    assert judge(effect, stderr, seeds=3, margin=0.0, image=0.1) == verdict
+
+
+@pytest.mark.parametrize(
+    ("effect", "stderr", "verdict"),
+    [
+        (5.0, 1.0, SUPPORTED),
+        (0.0, 0.4, SUPPORTED),
+        (0.0, 0.6, UNDECIDED),  # a loss of a point is not excluded
+        (-0.5, 0.2, NOT_SUPPORTED),  # small, but no accident
+        (-0.5, 0.3, UNDECIDED),
+        (-0.3, 0.3, SUPPORTED),
+        (0.0, 0.0, SUPPORTED),
+    ],
+)
+def test_equal_excludes_a_loss_of_a_point_and_a_loss_beyond_noise(
+    effect: float, stderr: float, verdict: str
+) -> None:
+    assert judge(effect, stderr, seeds=3, margin=1.0, image=0.1) == verdict
+
+
+def test_fewer_than_three_seeds_decide_nothing() -> None:
+    found = verdicts(synthetic.runs(seeds=[0, 1]))
+    assert {each.verdict for each in found.values()} == {UNDECIDED}
+    assert found["C0@1%"].seeds == 2
+    assert "fewer than 3 decide nothing" in found["C0@1%"].detail
+    single = verdicts(synthetic.runs(seeds=[0]))["C0@1%"]
+    assert single.stderr is None
+    assert single.effect is not None
+
+
+def test_the_story_supports_every_claim_that_was_run() -> None:
+    found = verdicts(synthetic.runs())
+    assert {name for name, each in found.items() if each.verdict != SUPPORTED} == {"C3", "C3c@1%", "C6"}
+    assert "No runs" in found["C6"].detail
+    assert found["C6"].effect is None
+    assert "two networks" in found["C3c@1%"].detail
+
+
+def test_an_effect_is_the_mean_paired_difference_and_its_standard_error() -> None:
+    advantage = {0: 3.0, 1: 5.0, 2: 10.0}
+    level = {0: 10.0, 1: 60.0, 2: 35.0}  # far more between seeds than the effect; pairing takes it out
+    runs = synthetic.runs(
+        lambda stage: level[stage.seed] + (advantage[stage.seed] if isinstance(stage, Finetune) else 0)
+    )
+    claim = verdicts(runs)["C0@1%"]
+    assert claim.effect == pytest.approx(6.0)
+    assert claim.stderr == pytest.approx(pd.Series([3, 5, 10]).sem())
+    assert (claim.seeds, claim.unit, claim.verdict) == (3, "percentage points", SUPPORTED)
+
+
+def test_equal_effects_in_all_seeds_have_no_standard_error_and_decide() -> None:
+    runs = synthetic.runs(lambda stage: 50.0 + 7.0 * isinstance(stage, Finetune) + stage.seed)
+    claim = verdicts(runs)["C0@10%"]
+    assert (claim.effect, claim.stderr) == pytest.approx((7.0, 0.0))
+    assert claim.verdict == SUPPORTED
+
+
+def test_supervised_ahead_refutes_pretraining_and_the_whole_claim() -> None:
+    found = verdicts(
+        shifted(lambda stage: 10.0 if isinstance(stage, Supervised) and stage.fraction == 0.1 else 0.0)
+    )
+    assert found["C0@1%"].verdict == SUPPORTED
+    assert found["C0@10%"].verdict == found["C0"].verdict == NOT_SUPPORTED
+    assert found["C0"].effect == found["C0@10%"].effect
+
+
+def test_gains_that_rise_with_labels_refute_c1() -> None:
+    def change(stage: Stage) -> float:
+        big = isinstance(stage, Finetune) and stage.pretrain.network.width == 2
+        return 40.0 if big and stage.fraction == 0.1 else 0.0  # type: ignore[attr-defined]
+
+    found = verdicts(shifted(change))
+    assert found["C1@1%"].verdict == found["C1"].verdict == NOT_SUPPORTED
+    assert found["C1@10%"].verdict == SUPPORTED
+
+
+def test_a_gain_is_compared_in_percent_of_the_smaller_accuracy() -> None:
+    top1 = {(0.01, 0.5): 40.0, (0.01, 2.0): 60.0, (0.1, 0.5): 80.0, (0.1, 2.0): 88.0}
+    runs = synthetic.runs(
+        lambda stage: top1.get((getattr(stage, "fraction", 0), stage.chain[0].network.width), 90.0)  # type: ignore[attr-defined]
+    )
+    claim = verdicts(runs)["C1@1%"]
+    assert claim.effect == pytest.approx(50.0 - 10.0)
+    assert claim.unit == "percentage points of relative gain"
+
+
+def test_the_deeper_head_starts_from_its_best_layer() -> None:
+    contrast = contrasts.deeper_head(synthetic.runs(synthetic.expected), 0.01)
+    assert contrast.high_name == "3-layer head from its layer 1"
+    assert contrast.low_name == "2-layer head from its layer 1"
+    assert (contrast.high - contrast.low).tolist() == pytest.approx([6.0] * 3)
+
+
+def test_the_gain_of_layer_1_is_compared_between_networks_that_have_it() -> None:
+    extra = [
+        synthetic.record(synthetic.tuned(seed, 2.0, 0.01, tap_layer=0), lambda stage: 70.0)
+        for seed in synthetic.SEEDS
+    ]
+    runs = frames.frame([*synthetic.records(), *extra])
+    claim = verdicts(runs)["C3c@1%"]
+    small, big = 24.0, synthetic.expected(synthetic.tuned(0, 2.0, 0.01)) - 70
+    assert claim.effect == pytest.approx(small - big, abs=0.3)
+    assert frames.standard_taps(runs)[0.01] == 1
+
+
+def test_self_distilling_to_a_loss_is_not_equal() -> None:
+    def change(stage: Stage) -> float:
+        return -1.0 if isinstance(stage, Distill) and stage.network.width == 1 else 0.0
+
+    found = verdicts(shifted(change))
+    assert found["C4c@10%"].verdict == NOT_SUPPORTED
+    assert found["C4a@10%"].verdict == SUPPORTED
+
+
+def test_a_label_term_that_helps_refutes_that_it_adds_nothing() -> None:
+    found = verdicts(shifted(lambda stage: 2.0 * (isinstance(stage, Distill) and stage.label_weight > 0)))
+    assert found["C4b@1%"].verdict == found["C4"].verdict == NOT_SUPPORTED
+    assert found["C4b@1%"].margin == 1.0
+
+
+def test_a_student_is_compared_with_the_middle_between_its_own_tuning_and_the_teacher() -> None:
+    contrast = contrasts.student_comes_close(synthetic.runs(synthetic.expected), 0.01)
+    own, teacher = (synthetic.expected(synthetic.tuned(0, width, 0.01)) for width in (0.5, 2.0))
+    assert contrast.low.tolist() == pytest.approx([(own + teacher) / 2] * 3)
+    assert contrast.high.tolist() == pytest.approx([teacher] * 3)
+
+
+def test_correlation_is_over_encoders_within_a_seed() -> None:
+    contrast = contrasts.go_together(synthetic.runs(), 0.01)
+    assert contrast.high_name == "correlation over 5 encoders"
+    assert (contrast.high > 0.9).all()
+    reversed_ = shifted(lambda stage: -2 * synthetic.expected(stage) + 180 if isinstance(stage, Probe) else 0)
+    assert verdicts(reversed_)["C5@1%"].verdict == NOT_SUPPORTED
+
+
+def test_seeds_that_lack_one_side_are_left_out() -> None:
+    runs = synthetic.runs(seeds=[0, 1, 2, 3])
+    runs = runs[~((runs["stage"] == "supervised") & (runs["seed"] == 3))]
+    assert verdicts(runs)["C0@1%"].seeds == 3
+
+
+def test_no_runs_at_all_leave_everything_undecided() -> None:
+    found = verdicts(frames.frame([]))
+    assert {"C0", "C1", "C2", "C3", "C4", "C5", "C6"} <= set(found)
+    assert {each.verdict for each in found.values()} == {UNDECIDED}
+
+
+def test_runs_of_two_settings_are_refused() -> None:
+    colder = [
+        synthetic.record(replace(stage, pretrain=replace(stage.pretrain, temperature=0.5)))
+        for seed in synthetic.SEEDS
+        for stage in synthetic.stages(seed)
+        if isinstance(stage, Finetune)
+    ]
+    with pytest.raises(frames.MixedRecords, match="temperature"):
+        claims.evaluate(frames.frame([*synthetic.records(), *colder]))
+
+
+def test_claims_are_plain_json() -> None:
+    rows: list[dict[str, Any]] = json.loads(json.dumps(claims.to_json(claims.evaluate(synthetic.runs()))))
+    assert all({"claim", "verdict", "effect", "stderr", "seeds"} <= set(row) for row in rows)
+    assert [row["claim"] for row in rows if len(row["claim"]) == 2] == [f"C{place}" for place in range(7)]
+    assert {row["verdict"] for row in rows} <= {SUPPORTED, NOT_SUPPORTED, UNDECIDED}
+
+
+def test_the_text_shows_each_claim_above_its_parts() -> None:
+    lines = claims.to_text(claims.evaluate(synthetic.runs())).splitlines()
+    assert lines[0].startswith("C0  SUPPORTED")
+    assert lines[1].strip().startswith("C0@1%")
+    assert "percentage points over 3 seeds." in lines[2]
+    assert lines[-1].strip() == "No runs that bear on it are recorded."

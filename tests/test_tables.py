@@ -1,0 +1,222 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from clrkit import claims, drawing, figures, tables
+from clrkit.comparison import DIFFERS, NOT_RUN, REPRODUCED, compare, summary_line, tolerance
+from clrkit.config import Finetune, Stage
+from clrkit.index import Report, write_index
+from clrkit.tables import Table
+
+
+def cell(table: Table, row: str, column: str) -> str:
+    line = next(line for line in table.rows if line[0] == row)
+    return line[list(table.columns).index(column)]
+
+
+def worse(stage: Stage) -> float:
+    """Fine-tuning the largest network on 1% of the labels, ten points off."""
+    hit = isinstance(stage, Finetune) and stage.fraction == 0.01 and stage.pretrain.network.width == 2
+    return synthetic.noisy(stage) - 10 * hit
+
+
+def test_the_accuracy_table_has_mean_and_standard_error() -> None:
+    level = {0: 50.0, 1: 53.0, 2: 59.0}
+    table = tables.accuracy_table(synthetic.runs(lambda stage: level[stage.seed]))
+    assert cell(table, "R8 1x", "fine-tuned, 1%") == "54.0 ± 2.6"
+    assert cell(table, "R8 1x", "parameters") == "78k"
+    assert "1% 40, 10% 400, all labels 4,000" in table.remark
+
+
+def test_one_seed_is_shown_without_an_error() -> None:
+    table = tables.accuracy_table(synthetic.runs(lambda stage: 50.0, seeds=[0]))
+    assert cell(table, "R8 2x", "supervised, all labels") == "50.0"
+
+
+def test_the_distillation_table_has_the_four_rows_of_the_paper() -> None:
+    table = tables.distillation_table(synthetic.runs())
+    assert [row[0] for row in table.rows] == [
+        "labels only",
+        "labels + distillation on the labelled images",
+        "labels + distillation on all images",
+        "distillation on all images",
+    ]
+    assert table.columns[1:] == ["1% labelled", "10% labelled"]
+
+
+def test_the_head_table_leaves_layers_a_head_does_not_have_open() -> None:
+    table = tables.head_table(synthetic.runs())
+    shallow = next(row for row in table.rows if row[:2] == ["1%", "2"])
+    assert shallow[-1] == "-"
+
+
+def test_own_and_published_numbers_have_columns_of_their_own() -> None:
+    table = tables.published_table(synthetic.runs())
+    owners = [column.split(":")[0] for column in table.columns[1:]]
+    assert owners == ["own", "own", "published", "published"]
+    assert cell(table, "fine-tuned, 1%", "published: ImageNet, R50 1x") == "57.9"
+    assert cell(table, "distilled into it, 10%", "published: ImageNet, R50 1x") == "77.5"
+    assert cell(table, "supervised, 1%", "published: ImageNet, R50 1x") == "-"
+
+
+def test_cost_is_summed_by_stage() -> None:
+    runs = synthetic.runs(seeds=[0])
+    table = tables.cost_table(runs)
+    assert cell(table, "probe", "runs") == "5"
+    assert cell(table, "probe", "time") == "62.5 s"
+    assert cell(table, "total", "runs") == str(len(runs))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.25, "8.2 s"), (720, "12.0 min"), (12_240, "3.4 h")])
+def test_spans_of_time_have_a_fitting_unit(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
+
+
+def test_a_table_is_markdown_with_pipes_escaped() -> None:
+    table = Table("t", "Title", "Remark.", ["a", "b"], [["1|2", "3"]])
+    assert table.markdown() == "Remark.\n\n| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+
+
+def test_tables_without_their_runs_are_named() -> None:
+    runs = synthetic.runs()
+    found, missing = tables.all_tables(runs[runs["stage"] != "distill"])
+    assert set(missing) == {"distillation_table"}
+    assert {table.name for table in found} == {"accuracy", "head", "published", "cost"}
+
+
+def test_the_same_runs_reproduce_the_reference() -> None:
+    runs = synthetic.runs()
+    compared = compare(runs, runs)
+    settings = runs[runs["stage"] != "pretrain"]["setup"].nunique()
+    probes = runs[runs["stage"] == "probe"]["setup"].nunique()
+    assert len(compared) == settings + probes
+    assert set(compared["text"]) == {REPRODUCED}
+    assert (
+        summary_line(compared) == f"reproduced: all {len(compared)} cells within tolerance of the reference"
+    )
+
+
+def test_a_cell_that_differs_is_named_with_its_numbers() -> None:
+    compared = compare(synthetic.runs(worse), synthetic.runs())
+    apart = compared[compared["verdict"] == DIFFERS]
+    assert list(apart["cell"]) == ["fine-tuned, 1%, R8 2x, from layer 1"]
+    assert apart["text"].item().startswith("differs: own 62.")
+    assert "most of all fine-tuned, 1%, R8 2x, from layer 1: own 62." in summary_line(compared)
+
+
+def test_cells_that_were_not_run_are_told_from_those_that_differ() -> None:
+    runs = synthetic.runs()
+    compared = compare(runs[runs["stage"] != "distill"], runs)
+    absent = compared[compared["verdict"] == NOT_RUN]
+    assert set(absent["stage"]) == {"distill"}
+    assert summary_line(compared).endswith(f"; {len(absent)} cells not run")
+    assert summary_line(compared).startswith("reproduced: ")
+
+
+def test_nothing_run_is_nothing_compared() -> None:
+    reference = synthetic.runs()
+    assert summary_line(compare(reference.iloc[:0], reference)).startswith("not compared: none of")
+
+
+def test_other_images_are_no_reproduction() -> None:
+    runs = synthetic.runs()
+    compared = compare(runs.assign(fingerprint="other"), runs)
+    assert set(compared["text"]) == {"differs: other images"}
+
+
+def test_the_tolerance_is_three_standard_errors_of_the_difference() -> None:
+    assert tolerance(2.0, own=3, reference=3, accuracy=50.0, images=10_000) == pytest.approx(
+        3 * 2 * (2 / 3) ** 0.5
+    )
+
+
+def test_the_tolerance_is_no_finer_than_the_test_set() -> None:
+    assert tolerance(0.0, own=3, reference=3, accuracy=50.0, images=1000) == pytest.approx(1.58, abs=0.01)
+    assert tolerance(0.0, own=3, reference=3, accuracy=100.0, images=1000) > 0
+
+
+def test_with_one_seed_the_test_set_gives_the_tolerance() -> None:
+    expected = 3 * 100 * (0.25 / 1000) ** 0.5 * 2**0.5
+    assert tolerance(float("nan"), 1, 1, accuracy=50.0, images=1000) == pytest.approx(expected)
+
+
+def test_the_spread_is_pooled_over_like_cells() -> None:
+    spread = {0.5: 0.0, 1.0: 3.0, 2.0: 6.0}
+
+    def accuracy(stage: Stage) -> float:
+        width = stage.chain[0].network.width  # type: ignore[attr-defined]
+        return 50 + (stage.seed - 1) * spread[width]  # standard deviation over seeds 0, 1, 2: the spread
+
+    runs = synthetic.runs(accuracy)
+    runs = runs[(runs["stage"] == "supervised") & (runs["fraction"] == 0.01)]
+    pooled = ((0 + 9 + 36) / 3) ** 0.5
+    assert compare(runs, runs)["tolerance"].tolist() == pytest.approx([3 * pooled * (2 / 3) ** 0.5] * 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one figure and INDEX.md."""
+    home = tmp_path_factory.mktemp("results")
+    runs = synthetic.runs(worse)
+    gains = figures.gain_by_size(runs, "mini")
+    drawing.save(gains, home / "mini" / "figures")
+    report = Report(
+        preset="mini",
+        source="own runs",
+        runs=runs,
+        claims=claims.evaluate(runs),
+        drawings=[gains],
+        figures=home / "mini" / "figures",
+        missing={"distillation": "No distill runs are recorded."},
+        comparison=compare(runs, synthetic.runs()),
+        notebooks=[home / "mini" / "notebooks" / "01_pretrain.ipynb"],
+    )
+    write_index(home / "INDEX.md", report)
+    return home
+
+
+def test_the_index_ties_everything_together(folder: Path) -> None:
+    index = (folder / "INDEX.md").read_text(encoding="utf-8")
+    sections = [line for line in index.splitlines() if line.startswith("## ")]
+    assert sections == [
+        "## Claims",
+        "## Figures",
+        "## Tables",
+        "## Beside the paper",
+        "## Against the reference",
+        "## Notebooks",
+        "## Not shown",
+        "## Cost",
+        "## Provenance",
+    ]
+    assert "[01_pretrain](mini/notebooks/01_pretrain.ipynb)" in index
+    assert "- distillation: No distill runs are recorded." in index
+    assert "differs: own 62." in index
+    assert "Test CPU" in index
+
+
+def test_the_index_shows_figures_that_exist_with_their_alt_text(folder: Path) -> None:
+    index = (folder / "INDEX.md").read_text(encoding="utf-8")
+    picture = next(line for line in index.splitlines() if line.startswith("!["))
+    alt, _, target = picture[2:-1].rpartition("](")
+    assert (folder / target).is_file()
+    assert alt.startswith("Relative gain in accuracy of R8 2x over R8 0.5x")
+
+
+def test_without_a_reference_the_index_says_nothing_of_it(tmp_path: Path) -> None:
+    runs = synthetic.runs(seeds=[0])
+    report = Report(
+        preset="smoke",
+        source="own runs",
+        runs=runs,
+        claims=claims.evaluate(runs),
+        drawings=[],
+        figures=tmp_path,
+    )
+    write_index(tmp_path / "INDEX.md", report)
+    text = (tmp_path / "INDEX.md").read_text(encoding="utf-8")
+    assert "reference" not in text
+    assert pd.Series(["## Claims", "## Tables"]).map(lambda name: name in text).all()
+    assert "seed 0;" in text
