@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"clrkit: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return interrupted()
     except BrokenPipeError:
         return 0
 
@@ -153,7 +155,7 @@ def run_stage(options: argparse.Namespace) -> int:
             if stopped():
                 steps.close()
                 line.clear()
-                return interrupted(options)
+                return interrupted()
             line.run(progress)
     line.clear()
     run = cached or store.find(stage)
@@ -163,7 +165,7 @@ def run_stage(options: argparse.Namespace) -> int:
     return 0
 
 
-def interrupted(options: argparse.Namespace) -> int:
+def interrupted() -> int:
     print("clrkit: stopped; what was done is kept, the same command goes on from there.", file=sys.stderr)
     return 130
 
@@ -184,7 +186,7 @@ def reproduce(options: argparse.Namespace) -> int:
     chosen, store = opened(options)
     with stop_on_signals() as stopped:
         if not whole.make_runs(chosen, store, options.workers, options.device, stopped):
-            return interrupted(options)
+            return interrupted()
     print(whole.publish(chosen, store))
     return 0
 
@@ -193,7 +195,8 @@ def draw_figures(options: argparse.Namespace) -> int:
     from clrkit.reproduce import draw
 
     chosen, store = opened(options)
-    print(draw(chosen, store))
+    index, verdict = draw(chosen, store)
+    print(f"{verdict} See {index}.")
     return 0
 
 

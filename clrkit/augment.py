@@ -187,7 +187,7 @@ def adjust_hue(images: Images, turns: PerImage) -> Images:
 
 def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
     # Much faster than amax and amin over three channels.
-    red, green, blue = images.split(1, 1)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     value = torch.maximum(torch.maximum(red, green), blue)
     return value, value - torch.minimum(torch.minimum(red, green), blue)
 

@@ -9,8 +9,7 @@ from time import monotonic
 from typing import Any
 
 from clrkit.config import Stage
-from clrkit.materialise import Progress
-from clrkit.runs import Run, Store, seconds_expected
+from clrkit.runs import Progress, Run, Store, seconds_expected
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 

@@ -23,38 +23,24 @@ from clrkit.config import Distill, Labelled, Network, Pretrain, Probe, Stage
 from clrkit.data import DataSet, load
 from clrkit.model import Model, ModelConfig
 from clrkit.provenance import provenance
-from clrkit.runs import Run, RunError, Store, conclude, working_folder, write_json, write_whole
+from clrkit.runs import (
+    NOTE_SECONDS,
+    Progress,
+    Run,
+    RunError,
+    Store,
+    conclude,
+    working_folder,
+    write_json,
+    write_whole,
+)
 from clrkit.stages import Step, Training
 
 STATE_SECONDS = 20.0  # between saved states
-NOTE_SECONDS = 1.0  # between notes of progress for other processes
 HISTORY_ROWS = 200
 
 
 load_once = lru_cache(maxsize=2)(load)  # the runs of a sweep share their data set
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        config: of the stage that is running.
-        step: optimiser steps done.
-        total: of the whole run.
-        loss: last logged, nan before the first.
-        rate: images a second since the run began or went on.
-        seconds_left: at that rate.
-        metrics: last monitored, by name.
-    """
-
-    config: Stage
-    step: int
-    total: int
-    loss: float
-    rate: float
-    seconds_left: float
-    metrics: dict[str, float]
 
 
 @dataclass

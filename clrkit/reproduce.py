@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from clrkit.config import ConfigError, Stage, to_dict
+from clrkit.console import ProgressLine, SweepLine
 from clrkit.data import fingerprint
-from clrkit.headless import RESULTS_VARIABLE
+from clrkit.headless import RESULTS_VARIABLE, NotebookError, execute, notebooks
 from clrkit.presets import Preset
 from clrkit.provenance import available_cores
 from clrkit.runs import Run, Store, seconds_expected
+from clrkit.sweep import missing, run_all
 
 
 def project_root() -> Path:
@@ -27,6 +29,9 @@ def project_root() -> Path:
 def open_store(preset: str) -> Store:
     """The store a notebook uses: `results` in the project, or wherever a headless run says."""
     return Store(Path(os.environ.get(RESULTS_VARIABLE) or project_root() / "results"), preset)
+
+
+REFERENCE = "the committed reference"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def gather(preset: Preset, store: Store) -> Evidence:
     if len(own) == len(wanted):
         return Evidence(own, "own runs")
     if len(reference) == len(wanted):
-        return Evidence(reference, "the committed reference")
+        return Evidence(reference, REFERENCE)
     if not own:
         raise ConfigError(
             f"{store.folder} holds no runs of preset {preset.name}; make them with: "
@@ -93,9 +98,6 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
 
 def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Callable[[], bool]) -> bool:
     """Make the preset's missing runs, showing a line; False if stopped before the end."""
-    from clrkit.console import ProgressLine, SweepLine
-    from clrkit.sweep import missing, run_all
-
     fingerprint(preset.pretrain.images, ProgressLine().show)
     todo = missing(preset.runs, store)
     if not todo:
@@ -111,3 +113,66 @@ def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: 
     line.clear()
     print(f"{len(todo)} runs of {preset.name} made in {line.elapsed()}.")
     return True
+
+
+def publish(preset: Preset, store: Store) -> str:
+    """Execute the notebooks, draw figures and index; returns how the numbers compare with the reference.
+
+    A notebook is executed anew where it, its library or the runs are younger than the executed copy.
+    """
+    line = ProgressLine()
+    folder = project_root() / "notebooks"
+    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *store.runs.iterdir()]))
+    for source in notebooks(folder):
+        target = store.folder / "notebooks" / source.name
+        if target.exists() and modified(target) > max(youngest, modified(source)):
+            continue
+        line.show(f"notebook {source.name}", always=True)
+        try:
+            execute(source, target, {"preset": preset.name}, store.results)
+        except NotebookError:
+            if target.exists():
+                os.utime(target, (0, 0))  # a copy that failed is never up to date
+            raise
+    line.clear()
+    index, verdict = draw(preset, store)
+    return f"{verdict} See {index}."
+
+
+def modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def draw(preset: Preset, store: Store) -> tuple[Path, str]:
+    """Figures, tables and INDEX.md from the records; returns the index and the verdict of the comparison.
+
+    Raises:
+        ConfigError: if there are neither own runs nor a reference.
+    """
+    from clrkit import claims, comparison, drawing, figures, frames
+    from clrkit.index import Report, write_index
+
+    evidence = gather(preset, store)
+    runs = frames.frame(evidence.records)
+    drawings, missing = figures.draw_all(runs, preset.name)
+    for each in drawings:
+        drawing.save(each, store.folder / "figures")
+    reference = store.reference.find_all(complete(preset.runs))
+    compared = None
+    if reference and evidence.source != REFERENCE:
+        compared = comparison.compare(runs, frames.frame(run.record for run in reference))
+    report = Report(
+        preset=preset.name,
+        source=evidence.source,
+        runs=runs,
+        claims=claims.evaluate(runs),
+        drawings=drawings,
+        figures=store.folder / "figures",
+        missing=missing,
+        comparison=compared,
+        notebooks=sorted((store.folder / "notebooks").glob("*.ipynb")),
+    )
+    for index in (store.folder / "INDEX.md", store.results / "INDEX.md"):
+        write_index(index, report)
+    verdict = "No reference to compare with." if compared is None else comparison.summary_line(compared)
+    return store.results / "INDEX.md", verdict

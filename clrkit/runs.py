@@ -28,12 +28,37 @@ if TYPE_CHECKING:
     from clrkit.model import Model
 
 
+NOTE_SECONDS = 1.0  # between notes of progress for other processes
+
 # Listing a large folder for every run of a sweep would cost more than the rest of a plan.
 fingerprint_once = lru_cache(maxsize=None)(fingerprint)
 
 
 class RunError(ConfigError):
     """A run that cannot be made or read; the message says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        config: of the stage that is running.
+        step: optimiser steps done.
+        total: of the whole run.
+        loss: last logged, nan before the first.
+        rate: images a second since the run began or went on.
+        seconds_left: at that rate.
+        metrics: last monitored, by name.
+    """
+
+    config: Stage
+    step: int
+    total: int
+    loss: float
+    rate: float
+    seconds_left: float
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)

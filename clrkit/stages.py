@@ -90,12 +90,16 @@ class Training:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the best there is: cuda, then mps, then cpu."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The named device, or the best there is: cuda, then mps, then cpu.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = [kind for kind, available in there.items() if available]
+    if name != "auto" and name not in names:
+        raise ConfigError(f"device must be one of auto, {', '.join(names)} on this machine, not {name!r}.")
+    return torch.device(names[0] if name == "auto" else name)
 
 
 def seed_of(*parts: int | str) -> int:
@@ -182,6 +186,9 @@ def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | No
         data: the data set of the chain.
         device: where to train.
         parent: the pretrained model, for `Probe` and `Finetune`.
+
+    Raises:
+        ConfigError: as `check`.
     """
     check(config, data)
     return Training(
@@ -199,7 +206,8 @@ def initial_model(config: Stage, classes: int, parent: Model | None) -> nn.Modul
     assert parent is not None
     if isinstance(config, Finetune):
         return classifier_on(parent, config, classes)
-    linear = nn.Linear(parent.encoder.features, classes)
+    with torch.random.fork_rng(devices=[]):  # random weights would be drawn before they are set to zero
+        linear = nn.Linear(parent.encoder.features, classes)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

@@ -13,9 +13,8 @@ from multiprocessing.synchronize import Event
 from time import monotonic
 
 from clrkit.config import Stage
-from clrkit.materialise import NOTE_SECONDS, Progress, materialise
 from clrkit.provenance import available_cores
-from clrkit.runs import RunError, Store
+from clrkit.runs import NOTE_SECONDS, Progress, RunError, Store
 
 POLL_SECONDS = 0.2
 
@@ -101,6 +100,8 @@ stop_event: Event
 
 def work(stage: Stage, store: Store, device: str) -> None:
     """Make one run in a worker process, telling where it stands; stop at the next step when told to."""
+    from clrkit.materialise import materialise
+
     told = -NOTE_SECONDS
     with closing(materialise(stage, store, device)) as steps:
         for progress in steps:
