@@ -1,0 +1,197 @@
+"""Presets: every run they plan is sound, and the comparisons they make are fair."""
+
+import itertools
+import re
+from dataclasses import replace
+from functools import cache
+from operator import attrgetter
+from typing import Any
+
+import pytest
+
+from clrkit.config import (
+    ConfigError,
+    Distill,
+    Finetune,
+    Probe,
+    Stage,
+    Supervised,
+    key,
+    with_fields,
+)
+from clrkit.data import load
+from clrkit.presets import PRESETS, Preset, preset
+from clrkit.stages import check
+
+NAMES = [make.__name__ for make in PRESETS]
+every_preset = pytest.mark.parametrize("chosen", [make() for make in PRESETS], ids=lambda each: each.name)
+
+
+@cache
+def runs(chosen: Preset) -> tuple[Stage, ...]:
+    return chosen.runs
+
+
+def of(kind: type[Stage], chosen: Preset) -> list[Any]:
+    return [run for run in runs(chosen) if type(run) is kind]
+
+
+@every_preset
+def test_a_preset_is_called_as_its_function_and_says_what_it_costs(chosen):
+    make = next(make for make in PRESETS if make.__name__ == chosen.name)
+    assert preset(chosen.name) == chosen
+    assert re.search(r"minute|hour", make.__doc__)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"^Unknown preset 'minni'; did you mean mini\?$"):
+        preset("minni")
+
+
+@every_preset
+def test_no_run_is_planned_twice(chosen):
+    assert len({key(run, "f") for run in runs(chosen)}) == len(set(runs(chosen))) == len(runs(chosen))
+
+
+@every_preset
+def test_every_run_can_be_trained_on_its_images(chosen):
+    if chosen.pretrain.data.dataset != "tinted_mnist":
+        pytest.skip("its images are not embedded")
+    images = load(chosen.pretrain.data)
+    for run in runs(chosen):
+        check(run, images)
+
+
+@every_preset
+def test_one_seed_goes_through_the_whole_chain(chosen):
+    for run in runs(chosen):
+        assert len({stage.seed for stage in run.chain}) == 1
+    seeds = {
+        seed: {with_fields(run, {"seed": 0}) for run in chosen.seed_runs(seed)} for seed in chosen.grid.seeds
+    }
+    assert all(runs == seeds[chosen.grid.seeds[0]] for runs in seeds.values())
+
+
+@every_preset
+def test_every_stage_is_run(chosen):
+    assert {type(run) for run in runs(chosen)} == {Probe, Supervised, Finetune, Distill}
+
+
+@every_preset
+def test_the_standard_run_of_each_stage_is_one_of_the_runs_that_are_made(chosen):
+    sources = {stage for run in runs(chosen) for stage in run.chain}
+    seed = chosen.grid.seeds[0]
+    for stage in (chosen.pretrain, chosen.finetune, chosen.probe, chosen.supervised, chosen.distill):
+        assert with_fields(stage, {"seed": seed}) in sources, stage.name
+
+
+@every_preset
+def test_all_runs_see_the_same_images(chosen):
+    assert len({run.images for run in runs(chosen)}) == 1
+
+
+@every_preset
+def test_supervised_training_is_as_long_as_fine_tuning_and_sees_the_same_labels(chosen):
+    shared = attrgetter("fraction", "label_list", "epochs", "batch_size", "augmentation", "seed")
+    assert {shared(run) for run in of(Supervised, chosen)} == {shared(run) for run in of(Finetune, chosen)}
+
+
+@every_preset
+def test_supervised_and_fine_tuned_networks_are_the_same(chosen):
+    networks = {run.network for run in of(Supervised, chosen)}
+    assert networks == {run.pretrain.network for run in of(Probe, chosen)}
+    assert networks == {run.pretrain.network for run in of(Finetune, chosen)}
+
+
+@every_preset
+def test_every_network_is_measured_at_every_label_fraction(chosen):
+    grid = chosen.grid
+    cells = set(
+        itertools.product(grid.widths, (labelling.fraction for labelling in grid.labelled), grid.seeds)
+    )
+    assert {(run.network.width, run.fraction, run.seed) for run in of(Supervised, chosen)} == cells
+    assert {(run.pretrain.network.width, run.fraction, run.seed) for run in of(Finetune, chosen)} >= cells
+
+
+@every_preset
+def test_all_labels_are_fine_tuned_from_the_encoder_s_output_and_few_from_the_head(chosen):
+    *few, most = chosen.grid.labelled
+    assert all(labelling.fraction < most.fraction for labelling in few)
+    taps = {run.tap_layer for run in of(Finetune, chosen) if run.fraction == most.fraction}
+    assert taps == {0}
+    for labelling in few:
+        taps = {run.tap_layer for run in of(Finetune, chosen) if run.fraction == labelling.fraction}
+        assert taps >= {0, 1}
+
+
+@every_preset
+def test_the_head_is_varied_alone(chosen):
+    standard = with_fields(chosen.pretrain, {"width": chosen.grid.widths[0]})
+    sources = {run.pretrain for run in of(Finetune, chosen) if run.pretrain.network == standard.network}
+    for source in sources:
+        assert replace(source, head_layers=standard.head_layers, seed=standard.seed) == standard
+    assert {source.head_layers for source in sources} >= set(chosen.grid.head_layers)
+
+
+@every_preset
+def test_students_learn_from_teachers_that_are_among_the_runs(chosen):
+    tuned = set(of(Finetune, chosen))
+    assert all(run.teacher in tuned for run in of(Distill, chosen))
+
+
+@every_preset
+def test_distillation_is_compared_as_in_the_paper_s_table_2(chosen):
+    small, big = chosen.grid.widths[0], chosen.grid.widths[-1]
+    for labelling, seed in itertools.product(chosen.grid.labelled[:-1], chosen.grid.seeds):
+        students = [
+            run
+            for run in of(Distill, chosen)
+            if (run.network.width, run.teacher.pretrain.network.width) == (small, big)
+            and (run.teacher.fraction, run.seed) == (labelling.fraction, seed)
+        ]
+        rows = {(run.transfer, run.label_weight > 0) for run in students}
+        assert rows >= {("all", False), ("all", True), ("labelled", True)}
+
+
+@every_preset
+def test_some_network_is_distilled_into_itself(chosen):
+    selves = [run for run in of(Distill, chosen) if run.network == run.teacher.pretrain.network]
+    assert {run.network.width for run in selves} >= {chosen.grid.self_width}
+
+
+@every_preset
+@pytest.mark.parametrize("stage", ["pretrain", "probe", "supervised", "finetune", "distill"])
+def test_single_fields_of_a_standard_run_are_changed_by_name(chosen, stage):
+    standard = chosen.resolve(stage)
+    assert standard == getattr(chosen, stage)
+    assert standard.name == stage
+    changed = chosen.resolve(stage, epochs=77, width=None)
+    assert changed == replace(standard, epochs=77)
+
+
+def test_a_resolved_field_may_lie_anywhere_in_the_chain():
+    changed = preset("smoke").resolve("distill", **{"pretrain.temperature": "0.5", "seed": 4})
+    assert changed.teacher.pretrain.temperature == 0.5
+    assert [stage.seed for stage in changed.chain] == [4, 4, 4]
+
+
+def test_an_unknown_stage_or_field_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"^Unknown stage 'pretrian'; did you mean pretrain\?$"):
+        preset("smoke").resolve("pretrian")
+    with pytest.raises(ConfigError, match=r"^Unknown field 'temprature'; did you mean temperature\?$"):
+        preset("smoke").resolve("pretrain", temprature=0.1)
+
+
+@every_preset
+def test_pretraining_distorts_colours_and_the_other_stages_do_not(chosen):
+    assert chosen.pretrain.augmentation.color_strength > 0
+    for stage in (chosen.finetune, chosen.supervised, chosen.distill):
+        assert stage.augmentation.color_strength == 0
+        assert not stage.augmentation.blur
+
+
+def test_the_smoke_preset_has_the_stages_of_mini_in_short():
+    smoke, mini = preset("smoke"), preset("mini")
+    assert len(runs(smoke)) < len(runs(mini))
+    assert max(run.epochs for run in runs(smoke)) <= 2
+    assert smoke.pretrain.augmentation == mini.pretrain.augmentation
