@@ -170,7 +170,7 @@ def mini() -> Preset:
         network=Network(depth=8, width=1.0, stem="stride2"),
         augmentation=replace(crops, color_strength=1.0),
         optimizer=adamw(4e-3, 1e-4, warmup_epochs=1.0),
-        epochs=25,
+        epochs=20,
         batch_size=64,
         temperature=0.2,
     )
@@ -179,19 +179,24 @@ def mini() -> Preset:
         Labelling(fraction=0.1, epochs=30, batch_size=50),
         Labelling(fraction=1.0, epochs=8, batch_size=125),
     )
-    tuning = adamw(1e-3, 1e-4)
-    finetune = Finetune(pretrain=pretrain, augmentation=crops, optimizer=tuning, **asdict(labelled[0]))
+    finetune = Finetune(
+        pretrain=pretrain, augmentation=crops, optimizer=adamw(4e-3, 1e-4), **asdict(labelled[0])
+    )
     return Preset(
         name="mini",
         probe=Probe(pretrain=pretrain, optimizer=adamw(1e-2, 0.0), epochs=30, batch_size=250),
         supervised=Supervised(
-            data=data, network=pretrain.network, augmentation=crops, optimizer=tuning, **asdict(labelled[0])
+            data=data,
+            network=pretrain.network,
+            augmentation=crops,
+            optimizer=adamw(1.6e-2, 1e-4),
+            **asdict(labelled[0]),
         ),
         distill=Distill(
             teacher=finetune,
             network=pretrain.network,
             augmentation=crops,
-            optimizer=adamw(4e-3, 1e-4),
+            optimizer=adamw(8e-3, 1e-4),
             epochs=10,
             batch_size=125,
         ),

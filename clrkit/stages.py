@@ -234,9 +234,9 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
     model, size = training.model, config.data.image_size
     assert isinstance(model, Model)
     for step, _, pixels in batches(data.train, training):
-        rng = step_generator(config, step)
-        views = [random_view(pixels, config.augmentation, size, rng) for _ in range(2)]
-        z1, z2 = model.project(channels_last(torch.cat(views))).chunk(2)
+        both = torch.cat((pixels, pixels))
+        views = random_view(both, config.augmentation, size, step_generator(config, step))
+        z1, z2 = model.project(channels_last(views)).chunk(2)
         done = training.update(nt_xent(z1, z2, config.temperature))
         if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
             metrics = monitor(model, data, size, training.device)
