@@ -1,19 +1,26 @@
-"""Papermill, made strict: notebooks run one after another, each in a kernel of its own."""
+"""Papermill, made strict: notebooks run one after another, each in a kernel of its own.
+
+Papermill only warns of a parameter that a notebook does not have; here that is an error. An executed copy
+holds no time stamps and no path of the machine it was made on.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import papermill
-from papermill.exceptions import PapermillExecutionError
+from typing import TYPE_CHECKING, Any
 
 from clrkit.config import ConfigError, known
 
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
+
 RESULTS_VARIABLE = "CLRKIT_RESULTS"  # tells a notebook's kernel where results are
+HEADLESS = {"interactive": False}  # for the notebooks that have it: figures in place of widgets
+OUTPUT_SECONDS = 120  # Papermill gives a cell's last output 4 s to arrive, too few on a busy machine
+QUIET = ["--log-level=CRITICAL"]  # the kernel's own log, which would come between our lines
 
 
 class NotebookError(ConfigError):
@@ -21,7 +28,7 @@ class NotebookError(ConfigError):
 
 
 def notebooks(folder: Path) -> list[Path]:
-    """The numbered notebooks of a folder, in their order."""
+    """The numbered notebooks of a folder, in their order. Raises NotebookError where there are none."""
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise NotebookError(f"There are no numbered notebooks in {folder}.")
@@ -38,30 +45,87 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
         results: folder of results that its runs read and write.
 
     Raises:
-        NotebookError: for a parameter the notebook does not have, or a cell that fails.
+        ConfigError: for a parameter the notebook does not have, naming the nearest.
+        NotebookError: for a cell that fails, or a copy that cannot be written.
     """
+    given = checked_parameters(source, parameters)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
+                run_papermill(source.resolve(), target.resolve(), given)
+        finally:
+            if target.exists():
+                clean(target)
+    except OSError as error:
+        raise NotebookError(f"{target} cannot be written: {error.strerror or error}.") from None
+
+
+def checked_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with what the notebook is told of having no reader. Raises as `execute`."""
+    import papermill  # loaded where it is used: notebooks import this module for its variable alone
+
     names = list(papermill.inspect_notebook(str(source)))
     for name in parameters:
         known(name, names, f"parameter of {source.name}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(RESULTS_VARIABLE)
-    os.environ[RESULTS_VARIABLE] = str(results.resolve())
+    return {name: value for name, value in HEADLESS.items() if name in names} | dict(parameters)
+
+
+def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         papermill.execute_notebook(
-            str(source), str(target), dict(parameters), progress_bar=False, kernel_name="python3"
+            str(source),
+            str(target),
+            parameters,
+            kernel_name="python3",
+            cwd=str(source.parent),
+            progress_bar=False,
+            record_timing=False,
+            iopub_timeout=OUTPUT_SECONDS,
+            extra_arguments=QUIET,
         )
     except PapermillExecutionError as error:
-        raise NotebookError(
-            f"{source.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} (see {target})."
-        ) from None
+        raise NotebookError(failure(source, target, error)) from None
+    except RuntimeError as error:  # a kernel that died or did not start
+        raise NotebookError(f"{source.name} was not run to its end: {error}") from None
+
+
+def failure(source: Path, target: Path, error: PapermillExecutionError) -> str:
+    """The failure in a sentence: notebook, number of the failed cell in the copy, first line of the error."""
+    what = f"{error.ename}: {error.evalue}".strip().splitlines()[0].rstrip(".")
+    return f"{source.name} failed in cell [{error.exec_count}]: {what} (see {target})."
+
+
+def one_thread() -> dict[str, str]:
+    """One thread, as a sweep's runs have: the same numbers on any machine. A user's own choice stays."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Within, these environment variables are set, for the processes that are started."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
-        os.environ.pop(RESULTS_VARIABLE)
-        if before is not None:
-            os.environ[RESULTS_VARIABLE] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
-def execute_all(folder: Path, target: Path, preset: str, results: Path) -> Iterator[Path]:
-    """Run every numbered notebook of a folder with a preset; yields each executed copy."""
-    for source in notebooks(folder):
-        execute(source, target / source.name, {"preset": preset}, results)
-        yield target / source.name
+def clean(target: Path) -> None:
+    """Take Papermill's notes (paths, times) out of an executed copy."""
+    import nbformat
+
+    document = nbformat.read(target, as_version=4)
+    document.metadata.pop("papermill", None)
+    for cell in document.cells:
+        cell.metadata.pop("papermill", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"  # Papermill draws a new one each time
+    nbformat.write(document, target)

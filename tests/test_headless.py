@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from clrkit.config import ConfigError
+from clrkit.headless import NotebookError, execute, notebooks
+
+PARAMETERS = "preset = 'mini'\ntemperature = None\ninteractive = True"
+
+
+def write(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook of code cells, the first of which holds its parameters."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (parameters, *sources)]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def printed(path: Path) -> list[str]:
+    """What the cells of an executed copy printed."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [output.text for cell in cells for output in cell.get("outputs", []) if "text" in output]
+
+
+def test_an_executed_copy_has_results_and_nothing_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CLRKIT_RESULTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    source = write(
+        tmp_path / "00_a.ipynb",
+        "import os\nresults = os.environ['CLRKIT_RESULTS']\nprint(os.path.basename(results))",
+        "print(preset, temperature, interactive)",
+    )
+    copies = []
+    for name in ("one", "two"):
+        execute(source, Path(name) / "00_a.ipynb", {"preset": "smoke", "temperature": 0.1}, Path("results"))
+        copies.append((tmp_path / name / "00_a.ipynb").read_text())
+    assert printed(tmp_path / "one/00_a.ipynb") == ["results\n", "smoke 0.1 False\n"]
+    assert copies[0] == copies[1]
+    assert str(tmp_path) not in copies[0]
+    assert "CLRKIT_RESULTS" not in os.environ
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failing_cell_is_one_sentence_and_the_copy_shows_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "01_b.ipynb", "1 + 1", "raise ValueError('too hot.\\nsecond line')", "3")
+    with pytest.raises(NotebookError) as caught:
+        execute(source, tmp_path / "out/01_b.ipynb", {}, tmp_path)
+    copy = tmp_path / "out/01_b.ipynb"
+    assert str(caught.value) == f"01_b.ipynb failed in cell [4]: ValueError: too hot (see {copy})."
+    assert "too hot" in copy.read_text()
+
+
+def test_a_kernel_that_dies_is_an_error_of_the_notebook(tmp_path: Path) -> None:
+    source = write(tmp_path / "01_b.ipynb", "import os\nos._exit(3)")
+    with pytest.raises(NotebookError, match=r"01_b\.ipynb was not run to its end: .*died"):
+        execute(source, tmp_path / "out.ipynb", {}, tmp_path)
+
+
+def test_an_unknown_parameter_is_an_error_that_suggests_the_near_one(tmp_path: Path) -> None:
+    source = write(tmp_path / "01_b.ipynb")
+    message = r"Unknown parameter of 01_b\.ipynb 'temprature'; did you mean temperature\?"
+    with pytest.raises(ConfigError, match=message):
+        execute(source, tmp_path / "out.ipynb", {"temprature": 0.1}, tmp_path)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_copy_that_cannot_be_written_names_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "01_b.ipynb")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotebookError, match=r"file/out\.ipynb cannot be written"):
+        execute(source, tmp_path / "file/out.ipynb", {}, tmp_path)
+
+
+def test_notebooks_are_found_by_number_and_in_order(tmp_path: Path) -> None:
+    for name in ("10_c", "02_b", "notes"):
+        write(tmp_path / f"{name}.ipynb")
+    assert [path.name for path in notebooks(tmp_path)] == ["02_b.ipynb", "10_c.ipynb"]
+
+
+def test_a_folder_without_notebooks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotebookError, match="There are no numbered notebooks in"):
+        notebooks(tmp_path)
