@@ -1,3 +1,3 @@
-"""clrkit: SimCLRv2, end to end. The public modules are documented in README.md; this import loads nothing else."""
+"""SimCLRv2, end to end. The modules are listed in README.md; this import loads none of them."""
 
 __version__ = "0.1.0"

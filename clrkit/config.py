@@ -289,6 +289,10 @@ def locate(config: Config, name: str) -> tuple[str, ...]:
             inner = value_at(config, path)
             if rest and not isinstance(inner, Config):
                 raise ConfigError(f"{first} is no group of fields; there is no {name}.")
+            if isinstance(inner, Config) and not rest and first in field_names(inner):
+                rest = (
+                    first  # a group with a field of its own name, as optimizer.optimizer: the field is meant
+                )
             return (*path, *locate(inner, rest)) if rest else path
         level = [((*path, key), inner) for path, node in level for key, inner in subconfigs(node)]
     names = sorted({key for _, node in walk(config) for key in field_names(node)})

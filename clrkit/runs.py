@@ -7,6 +7,7 @@ store does not load torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -117,8 +118,9 @@ class Store:
         )
 
     def path(self, config: Stage) -> Path:
-        """Folder of the run, there or not."""
-        return self.runs / f"{config.name}-{configs.key(config, fingerprint_once(config.images))}"
+        """Folder of the run, there or not. Label lists count by what they hold, not by where they lie."""
+        key = configs.key(with_list_contents(config), fingerprint_once(config.images))
+        return self.runs / f"{config.name}-{key}"
 
     def find(self, config: Stage) -> Run | None:
         """The finished run of a config, or None."""
@@ -140,6 +142,18 @@ class Store:
             return "cached", 1.0
         note = read_json(partial_of(path) / "progress.json")
         return ("partial", note["step"] / note["total"]) if note else ("missing", 0.0)
+
+
+def with_list_contents(config: Stage) -> Stage:
+    """The config with the label lists of its chain replaced by the digests of their contents."""
+    for path, node in configs.walk(config):
+        if isinstance(node, configs.Labelled) and node.label_list:
+            try:
+                digest = hashlib.sha256(Path(node.label_list).read_bytes()).hexdigest()
+            except OSError as error:
+                raise ConfigError(f"label_list {node.label_list} cannot be read: {error.strerror}.") from None
+            config = configs.with_fields(config, {".".join((*path, "label_list")): digest})
+    return config
 
 
 def partial_of(path: Path) -> Path:
@@ -189,9 +203,11 @@ def working_folder(path: Path) -> Iterator[Path]:
     partial = partial_of(path)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
+        lock = path.with_name(path.name + ".lock")
+        with FileLock(lock):
             partial.mkdir(exist_ok=True)
             yield partial
+        lock.unlink(missing_ok=True)  # only once the run is there, so nobody who still waits will make it
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
 
@@ -203,7 +219,6 @@ def conclude(partial: Path, path: Path) -> None:
     if path.exists():  # only a folder without a record can be in the way
         shutil.rmtree(path)
     partial.rename(path)
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
 
 
 def seconds_expected(config: Stage, known: Iterable[Run]) -> float | None:

@@ -159,6 +159,7 @@ class Pair(Config):
         (Distill(), "teacher.width", "teacher.pretrain.network.width"),
         (Distill(), "pretrain.learning_rate", "teacher.pretrain.optimizer.learning_rate"),
         (Finetune(), "optimizer.optimizer", "optimizer.optimizer"),
+        (Finetune(), "optimizer", "optimizer.optimizer"),
         (Pair(), "left.momentum", "left.momentum"),
     ],
 )

@@ -56,7 +56,11 @@ def test_a_finished_run_is_not_made_again(store: Store) -> None:
 def test_nothing_but_results_is_left_in_the_store(store: Store) -> None:
     run = finish(materialise(short(), store))
     assert {path.name for path in store.runs.iterdir()} == {run.folder.name}
-    assert {path.name for path in run.folder.iterdir()} == {"record.json", "history.json", "weights.safetensors"}
+    assert {path.name for path in run.folder.iterdir()} == {
+        "record.json",
+        "history.json",
+        "weights.safetensors",
+    }
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "supervised", "finetune", "distill", "probe"])
@@ -98,7 +102,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence_and_loses_nothin
 def test_settings_the_data_do_not_allow_are_refused_before_any_training(store: Store) -> None:
     with pytest.raises(ValueError, match="fewer than one for each of the 10 classes"):
         finish(materialise(short("finetune", fraction=0.001), store))
-    with pytest.raises(ValueError, match="batch_size 5000 of pretrain is larger than its 4000 training images"):
+    with pytest.raises(
+        ValueError, match="batch_size 5000 of pretrain is larger than its 4000 training images"
+    ):
         finish(materialise(short(batch_size=5000), store))
     assert not store.runs.exists()
 
@@ -185,3 +191,13 @@ def test_a_record_is_plain_json_without_nan(store: Store) -> None:
     strict: Callable[[str], None] = lambda name: pytest.fail(f"{name} in a record")  # noqa: E731
     json.loads((run.folder / "record.json").read_text(), parse_constant=strict)
     assert isinstance(SMOKE.finetune, Finetune)
+
+
+def test_a_label_list_counts_by_what_it_holds(store: Store, tmp_path: Path) -> None:
+    first, moved = tmp_path / "first.txt", tmp_path / "moved.txt"
+    first.write_text("0007\n")
+    moved.write_text("0007\n")
+    paths = [store.path(short("finetune", label_list=str(path))) for path in (first, moved)]
+    assert paths[0] == paths[1]
+    first.write_text("0008\n")
+    assert store.path(short("finetune", label_list=str(first))) != paths[0]
