@@ -25,7 +25,8 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not notebooks and not ui" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "notebooks or ui"
 
 lab: .venv/installed  ## Open JupyterLab on the notebooks.
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
