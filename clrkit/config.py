@@ -25,6 +25,10 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 class ConfigError(ValueError):
     """A config value, field or preset that cannot be; the message names it in one sentence."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Notebooks show the sentence alone."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def setting(
     default: Any,

@@ -119,4 +119,6 @@ def plan_summary(rows: Sequence[dict[str, Any]]) -> str:
     seconds = [row["seconds"] for row in rows if row["state"] != "cached"]
     if not seconds:
         return words
-    return f"{words}: about {duration(None if None in seconds else sum(seconds))} of one core"
+    if None in seconds:
+        return f"{words}: time unknown, no such run was timed yet"
+    return f"{words}: about {duration(sum(seconds))} of one core"

@@ -54,13 +54,16 @@ def mixed_distillation(
 ) -> Scalar:
     """Eq. 3: label_weight * cross-entropy of the labelled images + (1 - label_weight) * distillation.
 
+    Both sums of the equation are divided by the batch size, so every image weighs the same in its term and
+    a rare label does not outweigh a batch of soft targets.
+
     Args:
         student, teacher: logits (batch, classes).
         labels: classes; any value where there is no label.
-        labelled: 1 where the label may be used, else 0; the label term is the mean over those images.
+        labelled: 1 where the label may be used, else 0.
         temperature: of the distillation term; the label term has temperature 1.
         label_weight: 1 - alpha in the paper.
     """
     per_image = F.cross_entropy(student, labels.clamp(min=0), reduction="none")
-    label_term = (per_image * labelled).sum() / labelled.sum().clamp(min=1)
+    label_term = (per_image * labelled).mean()
     return label_weight * label_term + (1 - label_weight) * distillation(student, teacher, temperature)

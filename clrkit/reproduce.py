@@ -122,7 +122,8 @@ def publish(preset: Preset, store: Store) -> str:
     """
     line = ProgressLine()
     folder = project_root() / "notebooks"
-    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *store.runs.iterdir()]))
+    runs = [store.path(stage) for stage in complete(preset.runs)]
+    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *runs]))
     for source in notebooks(folder):
         target = store.folder / "notebooks" / source.name
         if target.exists() and modified(target) > max(youngest, modified(source)):

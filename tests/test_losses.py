@@ -160,10 +160,10 @@ def test_the_gradient_of_distillation_is_that_of_its_value():
     assert gradcheck(lambda logits: distillation(logits, teacher, 0.7), (student,))
 
 
-def test_the_mixed_loss_weighs_the_labelled_images_against_all():
+def test_the_mixed_loss_is_both_sums_of_the_paper_over_the_batch_size():
     student, teacher = normal(6, 4, seed=8), normal(6, 4, seed=9)
     labels, labelled = torch.tensor([1, 0, -1, 2, 3, -1]), torch.tensor([1.0, 0, 0, 1, 0, 0]).double()
-    label_term = F.cross_entropy(student[[0, 3]], labels[[0, 3]]).item()
+    label_term = F.cross_entropy(student[[0, 3]], labels[[0, 3]], reduction="sum").item() / 6
     expected = 0.3 * label_term + 0.7 * slow_distillation(student, teacher, 2.0)
     mixed = mixed_distillation(student, teacher, labels, labelled, 2.0, 0.3)
     assert mixed.item() == pytest.approx(expected, rel=1e-12)
