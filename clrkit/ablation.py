@@ -194,8 +194,9 @@ def summary(runs: Sequence[tuple[Any, Run]]) -> pd.DataFrame:
     """Mean, standard error and seeds by value."""
     if not runs:
         return pd.DataFrame(columns=["value", "mean", "stderr", "seeds"])
-    values, found = zip(*runs, strict=True)
-    return summarise(frame(run.record for run in found).assign(value=values), ["value"])
+    # One by one, since a frame of many has an order of its own.
+    rows = [frame([run.record]).assign(value=value) for value, run in runs]
+    return summarise(pd.concat(rows, ignore_index=True), ["value"])
 
 
 def mark_missing(axes: Axes, places: Sequence[int]) -> None:

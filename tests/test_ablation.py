@@ -146,3 +146,16 @@ def test_the_supervised_runs_of_the_same_network_stand_beside(lab: Ablation, sto
     data = lab.draw(lab.series("fraction")).data
     assert data["method"].tolist() == ["supervised"] * 2
     assert data["seeds"].tolist() == [3, 3]
+
+
+def test_every_point_shows_its_own_runs(lab: Ablation, store: Store) -> None:
+    levels = {0: 90.0, 1: 20.0, 2: 60.0, 3: 40.0}
+    for seed in EXPERIMENT.grid.seeds:
+        for layer, top1 in levels.items():
+            tuned = with_fields(EXPERIMENT.finetune, {"tap_layer": layer, "seed": seed, "width": 0.5})
+            put(store, tuned, top1)
+        put(store, with_fields(EXPERIMENT.supervised, {"width": 0.5, "seed": seed}), 30.0)
+    cells = lab.draw(lab.series("tap_layer")).data
+    shown = cells[cells["method"] == "fine-tuned"].set_index("value")["mean"].to_dict()
+    assert shown == pytest.approx(levels)
+    assert list(cells[cells["method"] == "supervised"]["mean"]) == pytest.approx([30.0] * 4)
