@@ -4,7 +4,7 @@ PRESET ?= mini
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab clean
+.PHONY: help reproduce test lab reference clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 
 lab: .venv/installed  ## Open JupyterLab on the notebooks.
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+
+reference:  ## Make your own runs of the preset the committed reference: records, figures, notebooks, no weights.
+	rm -rf results/reference/$(PRESET)
+	tar -C results --exclude=weights.safetensors --exclude=*.lock -cf - $(PRESET) | tar -C results/reference -xf -
 
 clean:  ## Delete the virtual environment; results stay (see: python -m clrkit clean --help).
 	rm -rf .venv
