@@ -7,10 +7,9 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
@@ -20,6 +19,7 @@ from clrkit.presets import PRESETS, Preset, preset
 if TYPE_CHECKING:
     from clrkit.runs import Store
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 EPILOG = "Every field of a stage can be set by name, for example --temperature 0.2 or --pretrain.epochs 50."
 
 
@@ -123,36 +123,20 @@ def opened(options: argparse.Namespace) -> tuple[Preset, Store]:
     return chosen, Store(options.results, chosen.name)
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C and SIGTERM only raise a flag, so that a step is never cut in two."""
-    raised: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        raised.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(raised)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run_stage(options: argparse.Namespace) -> int:
     chosen, store = opened(options)
     stage = chosen.resolve(options.stage, **options.fields)
 
-    from clrkit.console import ProgressLine
+    from clrkit.console import ProgressLine, noting
     from clrkit.data import fingerprint
     from clrkit.materialise import materialise
 
     line = ProgressLine()
     fingerprint(stage.images, line.show)
     cached = store.find(stage)
-    with stop_on_signals() as stopped, closing(materialise(stage, store, options.device)) as steps:
+    with noting(*STOPPING) as stopped, closing(materialise(stage, store, options.device)) as steps:
         for progress in steps:
-            if stopped():
+            if stopped:
                 steps.close()
                 line.clear()
                 return interrupted()
@@ -182,9 +166,10 @@ def show_plan(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     from clrkit import reproduce as whole
+    from clrkit.console import noting
 
     chosen, store = opened(options)
-    with stop_on_signals() as stopped:
+    with noting(*STOPPING) as stopped:
         if not whole.make_runs(chosen, store, options.workers, options.device, stopped):
             return interrupted()
     print(whole.publish(chosen, store))
@@ -217,15 +202,19 @@ def show_claims(options: argparse.Namespace) -> int:
 
 
 def clean(options: argparse.Namespace) -> int:
+    from clrkit.runs import unused
+
     _, store = opened(options)
-    doomed = [store.folder] if options.all else sorted(store.runs.glob("*.partial"))
-    for folder in doomed:
-        if folder.exists():
+    partial = sorted(store.runs.glob("*.partial"))
+    busy = [folder for folder in partial if not unused(folder)]
+    for folder in busy:
+        print(f"kept {folder}: a process is working on it")
+    if options.all and busy:
+        raise ConfigError(f"{store.folder} is in use; nothing else was deleted.")
+    for folder in [store.folder] if options.all else partial:
+        if folder.exists() and folder not in busy:
             shutil.rmtree(folder)
             print(f"deleted {folder}")
-    if not options.all:
-        for lock in store.runs.glob("*.lock"):
-            lock.unlink()
     return 0
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -29,6 +32,22 @@ def describe(stage: Stage) -> str:
     return " ".join(
         [stage.name, *(f"{name} {value:g}" for name, value in values.items()), f"seed {stage.seed}"]
     )
+
+
+@contextmanager
+def noting(*signals: signal.Signals) -> Iterator[list[int]]:
+    """Within, these signals only fill the list, so that a step is never cut in two.
+
+    Outside the main thread, which signals never reach, the list stays empty.
+    """
+    noted: list[int] = []
+    mine = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda sent, _: noted.append(sent)) for number in signals if mine}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ProgressLine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +96,8 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Callable[[], bool]) -> bool:
-    """Make the preset's missing runs, showing a line; False if stopped before the end."""
+def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Sequence[int]) -> bool:
+    """Make the preset's missing runs, showing a line; False if `stopped` fills before the end."""
     fingerprint(preset.pretrain.images, ProgressLine().show)
     todo = missing(preset.runs, store)
     if not todo:
@@ -106,7 +106,7 @@ def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: 
     line = SweepLine(todo, store, workers or available_cores())
     with closing(run_all(preset.runs, store, workers, device)) as progress:
         for each in progress:
-            if stopped():
+            if stopped:
                 line.clear()
                 return False
             line.show(each)

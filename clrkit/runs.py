@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from clrkit import config as configs
 from clrkit.config import ConfigError, Stage
@@ -210,6 +210,17 @@ def working_folder(path: Path) -> Iterator[Path]:
         lock.unlink(missing_ok=True)  # only once the run is there, so nobody who still waits will make it
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
+
+
+def unused(partial: Path) -> bool:
+    """Whether no process works in a partial folder now; its lock is taken away with it."""
+    lock = partial.with_suffix(".lock")
+    try:
+        with FileLock(lock, timeout=0):
+            lock.unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
 
 
 def conclude(partial: Path, path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from time import monotonic
-from types import FrameType
 from typing import Any
 
 import ipywidgets as w
@@ -16,7 +15,7 @@ from IPython.display import display
 from clrkit import pictures
 from clrkit.ablation import Ablation, label
 from clrkit.config import ConfigError, Stage, to_dict
-from clrkit.console import duration
+from clrkit.console import duration, noting
 from clrkit.frames import chain_columns, fraction_name
 from clrkit.materialise import finish, materialise
 from clrkit.reproduce import plan as planned
@@ -86,7 +85,7 @@ def follow(config: Stage, store: Store, device: str = "auto") -> Run:
         RunError, ConfigError: as `clrkit.materialise.materialise`.
     """
     course = Course(config)
-    with interrupts() as stopped, closing(materialise(config, store, device)) as work:
+    with noting(signal.SIGINT) as stopped, closing(materialise(config, store, device)) as work:
         run = finish(work, lambda progress: course.show(progress, bool(stopped)))
     course.conclude(run)
     return run
@@ -130,24 +129,6 @@ def measured(metrics: Mapping[str, float]) -> str:
     """Metrics in words; those between 0 and 1 that are shares, as percentages."""
     names = {"top1": "accuracy", "knn": "kNN accuracy"}
     return "".join(f", {words} {metrics[name]:.1%}" for name, words in names.items() if name in metrics)
-
-
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Within, an interrupt of the kernel only fills this list, so that a step is never cut in two."""
-    raised: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        raised.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield raised  # signals reach the main thread only
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield raised
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class AblationPanel:

@@ -12,7 +12,7 @@ import pytest
 from clrkit.__main__ import main, read_fields
 from clrkit.config import ConfigError
 from clrkit.presets import preset
-from clrkit.runs import Store
+from clrkit.runs import Store, working_folder
 
 SMOKE = ["--preset", "smoke"]
 
@@ -125,3 +125,13 @@ def test_help_is_quick_and_loads_no_torch(command: str) -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith("False")
     assert "--preset" in shown
+
+
+def test_clean_keeps_what_a_process_works_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = preset("smoke").resolve("pretrain")
+    with working_folder(Store(tmp_path, "smoke").path(config)) as partial:
+        assert run("clean", *SMOKE, results=tmp_path) == 0
+        assert partial.exists()
+        assert "a process is working on it" in capsys.readouterr().out
+        assert run("clean", *SMOKE, "--all", results=tmp_path) == 1
+        assert partial.exists()
