@@ -181,7 +181,7 @@ def draw_figures(options: argparse.Namespace) -> int:
 
     chosen, store = opened(options)
     index, verdict = draw(chosen, store)
-    print(f"{verdict} See {index}.")
+    print(f"{verdict}; see {index}")
     return 0
 
 

@@ -137,7 +137,7 @@ def publish(preset: Preset, store: Store) -> str:
             raise
     line.clear()
     index, verdict = draw(preset, store)
-    return f"{verdict} See {index}."
+    return f"{verdict}; see {index}"
 
 
 def modified(path: Path) -> float:
@@ -175,5 +175,5 @@ def draw(preset: Preset, store: Store) -> tuple[Path, str]:
     )
     for index in (store.folder / "INDEX.md", store.results / "INDEX.md"):
         write_index(index, report)
-    verdict = "No reference to compare with." if compared is None else comparison.summary_line(compared)
+    verdict = "no reference to compare with" if compared is None else comparison.summary_line(compared)
     return store.results / "INDEX.md", verdict
