@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -92,6 +94,15 @@ def set_up_worker(queue: Queue[Progress], stop: Event, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and tells us through `stop`
     torch.set_num_threads(threads)
     globals().update(progress_queue=queue, stop_event=stop)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this worker once the first process is gone, killed perhaps; the last saved state stays."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 progress_queue: Queue[Progress]

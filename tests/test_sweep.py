@@ -55,10 +55,6 @@ def test_closing_a_sweep_leaves_partial_runs_that_go_on(tmp_path: Path) -> None:
 COMMAND = [sys.executable, "-m", "clrkit", "run", "pretrain", "--preset", "smoke"]
 
 
-def children_gone(process: psutil.Process) -> bool:
-    return all(not child.is_running() for child in process.children(recursive=True))
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_partial_run_and_one_line(tmp_path: Path, number: signal.Signals) -> None:
@@ -81,3 +77,17 @@ def test_two_processes_make_one_run_once(tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert len({output.split("(")[1] for output in outputs}) == 1
     assert len(list(tmp_path.glob("smoke/runs/*"))) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clrkit", "reproduce", "--preset", "mini", "--results", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("mini/runs/*.partial")):
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=20)
+    assert workers
+    assert not left
