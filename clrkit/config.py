@@ -39,10 +39,15 @@ def setting(
     above: float = -math.inf,
     choices: tuple[Any, ...] = (),
     keyed: bool = True,
+    added: bool = False,
 ) -> Any:
-    """A field with its meaning and bounds: `low` <= value <= `high`, value > `above`."""
-    bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices, "keyed": keyed}
-    return field(default=default, metadata=bounds)
+    """A field with its meaning and bounds: `low` <= value <= `high`, value > `above`.
+
+    `keyed` is false where the field does not change the mathematics. `added` is a field that runs were
+    recorded without: at its default, which must never change, it does what was done before it was there.
+    """
+    bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
+    return field(default=default, metadata=bounds | {"keyed": keyed, "added": added})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +193,17 @@ class Pretrain(Stage):
     temperature: float = setting(0.1, "temperature of NT-Xent", above=0)
     head_layers: int = setting(3, "layers of the projection head", low=1, high=8)
     head_dim: int = setting(128, "width of the projection head's last layer", low=2)
+    summed_views: bool = setting(
+        False,
+        "sum the two views' losses as the official code, in place of the paper's mean: twice the gradient, which "
+        "layers that LARS adapts do not notice, but batch norm's gamma and beta and plain SGD do",
+        added=True,
+    )
+    memory: bool = setting(False, "take the memory's projections as further negatives (MoCo)", added=True)
+    memory_size: int = setting(65536, "projections the memory holds", low=1, added=True)
+    memory_momentum: float = setting(
+        0.999, "share of its own weights that the memory's network keeps at a step", low=0, high=1, added=True
+    )
     monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
 
 
@@ -384,12 +400,20 @@ def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
 
 
 def keyed_fields(config: Config) -> dict[str, Any]:
-    """The fields that change the mathematics, nested."""
+    """The fields that change the mathematics, nested; an added one only where it is not at its default.
+
+    So a field can be added without renaming the runs that were recorded before it.
+    """
     return {
-        item.name: keyed_fields(value) if isinstance(value := getattr(config, item.name), Config) else value
+        item.name: keyed_fields(value) if isinstance(value, Config) else value
         for item in fields(config)
-        if item.metadata.get("keyed", True)
+        if is_keyed(item, value := getattr(config, item.name))
     }
+
+
+def is_keyed(item: dataclasses.Field[Any], value: Any) -> bool:
+    unchanged = item.metadata.get("added", False) and value == item.default
+    return bool(item.metadata.get("keyed", True) and not unchanged)
 
 
 def key(config: Stage, fingerprint: str) -> str:

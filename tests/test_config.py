@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -325,6 +326,24 @@ def test_a_key_changes_with_every_field_of_the_chain_that_changes_the_mathematic
 
 def test_a_key_changes_with_the_images_and_with_the_stage():
     assert len({key(kind(), data) for kind in STAGES for data in "fg"}) == 2 * len(STAGES)
+
+
+RECORDED = sorted((Path(__file__).parents[1] / "results" / "reference").glob("*/runs/*/record.json"))
+
+
+def test_the_committed_runs_keep_the_keys_they_were_recorded_under():
+    records = [json.loads(path.read_text()) for path in RECORDED]
+    assert records
+    for record in records:
+        stage = from_dict(configs.stage_class(record["stage"]), record["config"])
+        assert key(stage, record["dataset"]["fingerprint"]) == record["key"]
+
+
+def test_an_added_field_counts_where_it_is_not_at_its_default():
+    plain, added = configs.keyed_fields(Pretrain()), {"memory", "memory_size", "summed_views"}
+    assert not added & plain.keys()
+    assert configs.keyed_fields(Pretrain(memory=True)) == plain | {"memory": True}
+    assert configs.keyed_fields(replace(Pretrain(), memory_size=9)) == plain | {"memory_size": 9}
 
 
 def test_a_key_is_sixteen_hexadecimal_digits():
