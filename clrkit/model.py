@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit.config import Network
+from clrkit.config import Config, ConfigError, Network, setting
 from clrkit.resnet import BatchNorm, Pooled, ResNet
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -48,22 +48,21 @@ class ProjectionHead(nn.Sequential):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What a `Model` is made of.
-
-    Attributes:
-        network: the encoder.
-        head_layers: layers of the projection head; 0 for none.
-        head_dim: channels of the head's last layer.
-        classes: classes of the classifier; 0 for none.
-        tap_layer: head layer the classifier sits on; 0 is the encoder's output.
-    """
+class ModelConfig(Config):
+    """What a `Model` is made of."""
 
     network: Network
-    head_layers: int = 0
-    head_dim: int = 128
-    classes: int = 0
-    tap_layer: int = 0
+    head_layers: int = setting(0, "layers of the projection head; 0 for none", low=0)
+    head_dim: int = setting(128, "channels of the head's last layer", low=1)
+    classes: int = setting(0, "classes of the classifier; 0 for none", low=0)
+    tap_layer: int = setting(0, "head layer the classifier sits on; 0 is the encoder's output", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tap_layer > self.head_layers:
+            raise ConfigError(
+                f"tap_layer must be at most {self.head_layers}, the layers of the head, not {self.tap_layer}."
+            )
 
 
 class Model(nn.Module):
