@@ -195,8 +195,8 @@ class Pretrain(Stage):
     head_dim: int = setting(128, "width of the projection head's last layer", low=2)
     summed_views: bool = setting(
         False,
-        "sum the two views' losses as the official code, in place of the paper's mean: twice the gradient, which "
-        "layers that LARS adapts do not notice, but batch norm's gamma and beta and plain SGD do",
+        "sum the two views' losses as the official code, not their mean as the paper: twice the gradient, "
+        "which layers that LARS adapts do not notice, but batch norm's gamma and beta and plain SGD do",
         added=True,
     )
     memory: bool = setting(False, "take the memory's projections as further negatives (MoCo)", added=True)

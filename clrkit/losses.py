@@ -12,26 +12,39 @@ Logits = Float[Tensor, "batch classes"]
 Scalar = Float[Tensor, ""]
 
 
-def nt_xent(z1: Projections, z2: Projections, temperature: float) -> Scalar:
+def nt_xent(
+    z1: Projections,
+    z2: Projections,
+    temperature: float,
+    negatives: Float[Tensor, "queue dim"] | None = None,
+    summed_views: bool = False,
+) -> Scalar:
     """Normalised temperature-scaled cross-entropy, the mean over all 2N anchors (v1 Eq. 1, v2 section 2).
 
     Row i of `z1` and row i of `z2` are two views of one image; the other 2N - 2 projections of the batch are
-    their negatives. Projections are normalised here. The official code sums both views' means: twice this.
+    their negatives. Projections are normalised here.
 
     Args:
         z1, z2: projections of the two views, (batch, dim).
         temperature: divides the cosine similarities.
+        negatives: further candidates of every anchor, (queue, dim), normalised; they get no gradient.
+        summed_views: the sum of both views' means instead, twice the value (official `objective.py`).
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
-    z = F.normalize(
-        torch.cat((z1, z2)).float() if z1.dtype in (torch.half, torch.bfloat16) else torch.cat((z1, z2))
-    )
+    z = F.normalize(in_float(torch.cat((z1, z2))))
     similarity = z @ z.T / temperature
     # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
     similarity = similarity.fill_diagonal_(float("-inf"))
+    if negatives is not None:
+        similarity = torch.cat((similarity, z @ negatives.detach().to(z.dtype).T / temperature), 1)
     positive = torch.arange(len(z), device=z.device).roll(len(z1))
-    return F.cross_entropy(similarity, positive)
+    return F.cross_entropy(similarity, positive) * (2 if summed_views else 1)
+
+
+def in_float(z: Projections) -> Projections:
+    """Half precision widened to float32: at a low temperature its rounding is not small."""
+    return z.float() if z.dtype in (torch.half, torch.bfloat16) else z
 
 
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar:

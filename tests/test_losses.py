@@ -1,6 +1,7 @@
 """NT-Xent and the distillation losses against slow loops, closed forms and the official numbers."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ def views(images: int, dim: int, dtype: torch.dtype = torch.float64) -> tuple[Te
     return z1.to(dtype), (z1 + normal(images, dim, seed=2)).to(dtype)
 
 
-def slow_nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> float:
-    """Eq. 1 of v1, one anchor at a time."""
-    z = [row / math.sqrt(float(row @ row)) for row in (*z1, *z2)]
+def slow_nt_xent(z1: Tensor, z2: Tensor, temperature: float, negatives: Sequence[Tensor] = ()) -> float:
+    """Eq. 1 of v1, one anchor at a time; every anchor's softmax has the further negatives too."""
+    z = [row / math.sqrt(float(row @ row)) for row in (*z1, *z2, *negatives)]
     count, total = len(z1), 0.0
     for i in range(2 * count):
-        likeness = [math.exp(float(z[i] @ z[k]) / temperature) for k in range(2 * count)]
+        likeness = [math.exp(float(z[i] @ z[k]) / temperature) for k in range(len(z))]
         positive = likeness[(i + count) % (2 * count)]
         total -= math.log(positive / (sum(likeness) - likeness[i]))
     return total / (2 * count)
@@ -109,13 +110,106 @@ def test_views_of_different_numbers_are_refused():
         unchecked(torch.ones(4, 3), torch.ones(5, 3), 0.1)
 
 
-def test_the_official_loss_and_gradient_are_twice_ours(golden):
+# Further negatives, and the sum of the views
+
+
+def queue(count: int, dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return F.normalize(normal(count, dim, seed=9)).to(dtype)
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("dim", [2, 16])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 4.0])
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_further_negatives_are_in_every_anchor_s_sum(images, dim, temperature, count):
+    z1, z2 = views(images, dim)
+    negatives = queue(count, dim)
+    expected = slow_nt_xent(z1, z2, temperature, negatives)
+    assert nt_xent(z1, z2, temperature, negatives).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_further_negatives_are_plain_nt_xent(dtype):
+    z1, z2 = views(6, 5, dtype)
+    assert nt_xent(z1, z2, 0.1, torch.empty(0, 5, dtype=dtype)).equal(nt_xent(z1, z2, 0.1))
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_negatives_at_right_angles_to_all_images_have_a_closed_form(count):
+    axes = torch.eye(7, dtype=torch.float64)
+    negatives = axes[6:].expand(count, 7)
+    # The positive has similarity 1; the ten negatives of the batch and all of the queue have 0.
+    expected = math.log1p((10 + count) * math.exp(-1 / 0.2))
+    assert nt_xent(axes[:6], axes[:6], 0.2, negatives).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_single_image_has_the_further_negatives_alone():
+    z = torch.eye(1, 4, dtype=torch.float64)
+    assert nt_xent(z, z, 1.0, z.expand(3, 4)).item() == pytest.approx(math.log(4))
+
+
+def test_a_negative_opposite_to_all_images_is_no_rival_at_a_low_temperature():
+    z = torch.ones(1, 4, dtype=torch.float64)
+    assert nt_xent(z, z, 0.01, -F.normalize(z)).item() == pytest.approx(0, abs=1e-80)
+
+
+@pytest.mark.parametrize("summed_views", [False, True])
+def test_the_gradient_with_further_negatives_is_that_of_the_value(summed_views):
+    z1, z2 = (z.requires_grad_() for z in views(3, 3))
+    assert gradcheck(lambda a, b: nt_xent(a, b, 0.5, queue(5, 3), summed_views), (z1, z2))
+
+
+def test_further_negatives_have_no_gradient():
+    z1, z2 = (z.requires_grad_() for z in views(4, 3))
+    negatives = queue(5, 3).requires_grad_()
+    nt_xent(z1, z2, 0.5, negatives).backward()
+    assert negatives.grad is None
+    assert z1.grad.abs().sum() > 0
+
+
+def test_the_order_of_further_negatives_does_not_matter():
+    z1, z2 = views(4, 3)
+    negatives = queue(5, 3)
+    torch.testing.assert_close(nt_xent(z1, z2, 0.3, negatives), nt_xent(z1, z2, 0.3, negatives.flip(0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kept", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_with_further_negatives_is_finite_and_close(dtype, kept):
+    z1, z2 = (z.requires_grad_() for z in views(16, 8, dtype))
+    # A negative like an image, and one opposite to it: the ends of the exponential.
+    negatives = torch.cat((queue(30, 8), F.normalize(z1[:1].detach().double()))).to(kept)
+    negatives = torch.cat((negatives, -negatives[-1:]))
+    loss = nt_xent(z1, z2, 0.05, negatives)
+    loss.backward()
+    assert torch.isfinite(z1.grad).all()
+    rows = negatives.double()
+    expected = slow_nt_xent(z1.detach().double(), z2.detach().double(), 0.05, rows)
+    # The slow loss normalises what half precision has rounded.
+    assert loss.item() == pytest.approx(expected, rel=1e-5 if kept == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_the_sum_of_the_views_is_twice_their_mean_in_value_and_gradient(count):
+    losses, gradients = [], []
+    for summed_views in (False, True):
+        z1, z2 = (z.requires_grad_() for z in views(4, 3))
+        loss = nt_xent(z1, z2, 0.5, queue(count, 3), summed_views)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat((z1.grad, z2.grad)))
+    assert losses[1] == 2 * losses[0]
+    assert gradients[1].equal(2 * gradients[0])
+
+
+def test_the_sum_of_the_views_is_the_official_loss_and_gradient(golden):
     official = golden("ntxent")
     cases = [case for case in official["cases"] if official[f"{case}/hidden_norm"]]
     assert len(cases) >= 3
     for case in cases:
         hidden = torch.from_numpy(official[f"{case}/hidden"]).double().requires_grad_()
-        loss = 2 * nt_xent(*hidden.chunk(2), float(official[f"{case}/temperature"]))
+        temperature = float(official[f"{case}/temperature"])
+        loss = nt_xent(*hidden.chunk(2), temperature, summed_views=True)
         loss.backward()
         assert loss.item() == pytest.approx(float(official[f"{case}/loss_float64"]), rel=1e-7), case
         gradient = official[f"{case}/grad_hidden"]
