@@ -71,7 +71,8 @@ class Ablation:
     def standard(self) -> dict[str, Any]:
         """The preset's value of every setting; the network is the one whose head it varies."""
         values = to_dict(self.experiment.finetune)
-        return {name: value_of(values, name) for name in FIELDS} | {"width": self.experiment.grid.widths[0]}
+        width = self.experiment.grid.networks[0].width
+        return {name: value_of(values, name) for name in FIELDS} | {"width": width}
 
     @property
     def varied(self) -> list[str]:
@@ -172,7 +173,7 @@ def ablation(experiment: Preset, store: Store, **tried: Any) -> Ablation:
     values["fraction"] |= {each.fraction for each in grid.labelled}
     values["head_layers"] |= set(grid.head_layers)
     values["tap_layer"] |= set(grid.tap_layers)
-    values["width"] |= set(grid.widths)
+    values["width"] |= {network.width for network in grid.networks}
     for name, value in tried.items():
         known(name, list(FIELDS), "setting")
         if value is not None:

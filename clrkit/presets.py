@@ -38,17 +38,17 @@ class Grid:
 
     Attributes:
         seeds: each goes through the whole chain: pretraining, label draw, fine-tuning, distillation.
-        widths: of the networks. The last is the teacher of big-to-small distillation, the first its student
-            and the network whose head is varied.
-        self_width: of the network that is distilled into itself.
+        networks: the smallest first. The last is distilled into itself, and is the teacher of big-to-small
+            distillation; the first is its student, and the network whose head is varied.
+        self_temperature: of self-distillation; big-to-small has that of `Preset.distill`.
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
         head_layers: depths of the projection head that are compared.
         tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
     """
 
     seeds: tuple[int, ...]
-    widths: tuple[float, ...]
-    self_width: float
+    networks: tuple[Network, ...]
+    self_temperature: float
     labelled: tuple[Labelling, ...]
     head_layers: tuple[int, ...]
     tap_layers: tuple[int, ...]
@@ -102,20 +102,19 @@ class Preset:
 
         At the smallest fraction also from the encoder's output: does the head's gain shrink with size?
         """
-        for width in reversed(self.grid.widths):
-            pretrain = with_fields(self.pretrain, {"width": width, "seed": seed})
+        for network in reversed(self.grid.networks):
+            pretrain = replace(self.pretrain, network=network, seed=seed)
             yield replace(self.probe, pretrain=pretrain, seed=seed)
             yield self.tuned(pretrain, self.grid.labelled[0], tap_layer=0)
             for labelling in self.grid.labelled:
                 tap = 0 if labelling == self.grid.labelled[-1] else self.finetune.tap_layer
                 yield self.tuned(pretrain, labelling, tap)
-                yield with_fields(self.supervised, {"width": width, "seed": seed, **asdict(labelling)})
+                yield replace(self.supervised, network=network, seed=seed, **asdict(labelling))
 
     def head_runs(self, seed: int) -> Iterator[Stage]:
         """The first network's head: its depth, and the layer fine-tuning starts from."""
         for layers in self.grid.head_layers:
-            changes = {"width": self.grid.widths[0], "head_layers": layers, "seed": seed}
-            pretrain = with_fields(self.pretrain, changes)
+            pretrain = replace(self.pretrain, network=self.grid.networks[0], head_layers=layers, seed=seed)
             yield replace(self.probe, pretrain=pretrain, seed=seed)
             for labelling in self.grid.labelled[:-1]:
                 for tap in self.grid.tap_layers:
@@ -124,23 +123,29 @@ class Preset:
 
     def distill_runs(self, seed: int) -> Iterator[Stage]:
         """Self-distillation, big-to-small, and the rows of the paper's Table 2 for the small student."""
-        small, middle, big = self.grid.widths[0], self.grid.self_width, self.grid.widths[-1]
+        small, big = self.grid.networks[0], self.grid.networks[-1]
         for labelling in self.grid.labelled[:-1]:
-            yield self.student(seed, labelling, teacher=middle, student=middle)
+            itself = self.student(seed, labelling, teacher=big, student=big)
+            yield replace(itself, temperature=self.grid.self_temperature)
             taught = self.student(seed, labelling, teacher=big, student=small)
             yield taught
             yield replace(taught, label_weight=0.5)
-            few = {"epochs": labelling.epochs, "batch_size": labelling.batch_size}
-            yield with_fields(replace(taught, label_weight=0.5, transfer="labelled"), few)
+            yield replace(
+                taught,
+                label_weight=0.5,
+                transfer="labelled",
+                epochs=labelling.epochs,
+                batch_size=labelling.batch_size,
+            )
 
     def tuned(self, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
         changes = {"tap_layer": tap_layer, "seed": pretrain.seed, **asdict(labelling)}
-        return with_fields(replace(self.finetune, pretrain=pretrain), changes)
+        return replace(self.finetune, pretrain=pretrain, **changes)
 
-    def student(self, seed: int, labelling: Labelling, teacher: float, student: float) -> Distill:
-        pretrain = with_fields(self.pretrain, {"width": teacher, "seed": seed})
+    def student(self, seed: int, labelling: Labelling, teacher: Network, student: Network) -> Distill:
+        pretrain = replace(self.pretrain, network=teacher, seed=seed)
         tuned = self.tuned(pretrain, labelling, self.finetune.tap_layer)
-        return with_fields(replace(self.distill, teacher=tuned), {"width": student, "seed": seed})
+        return replace(self.distill, teacher=tuned, network=student, seed=seed)
 
 
 def preset(name: str) -> Preset:
@@ -202,8 +207,8 @@ def mini() -> Preset:
         ),
         grid=Grid(
             seeds=(0, 1, 2),
-            widths=(0.25, 0.5, 1.0),
-            self_width=1.0,
+            networks=tuple(replace(pretrain.network, width=width) for width in (0.25, 0.5, 1.0)),
+            self_temperature=1.0,
             labelled=labelled,
             head_layers=(2, 3, 4),
             tap_layers=(0, 1, 2, 3),
@@ -234,8 +239,8 @@ def smoke() -> Preset:
         distill=with_fields(replace(full.distill, teacher=finetune), {**network, **short}),
         grid=Grid(
             seeds=(0,),
-            widths=(0.25,),
-            self_width=0.25,
+            networks=(finetune.pretrain.network,),
+            self_temperature=1.0,
             labelled=labelled,
             head_layers=(3,),
             tap_layers=(0, 1),

@@ -25,8 +25,8 @@ EXPERIMENT = replace(
     distill=with_fields(SMOKE.distill, {"teacher.pretrain.width": 0.5}),
     grid=Grid(
         seeds=(0, 1, 2),
-        widths=(0.5, 1.0),
-        self_width=0.5,
+        networks=tuple(replace(SMOKE.pretrain.network, width=width) for width in (0.5, 1.0)),
+        self_temperature=1.0,
         labelled=LABELLED,
         head_layers=(2, 3),
         tap_layers=(0, 1, 2, 3),

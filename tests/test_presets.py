@@ -107,10 +107,10 @@ def test_supervised_and_fine_tuned_networks_are_the_same(chosen):
 def test_every_network_is_measured_at_every_label_fraction(chosen):
     grid = chosen.grid
     cells = set(
-        itertools.product(grid.widths, (labelling.fraction for labelling in grid.labelled), grid.seeds)
+        itertools.product(grid.networks, (labelling.fraction for labelling in grid.labelled), grid.seeds)
     )
-    assert {(run.network.width, run.fraction, run.seed) for run in of(Supervised, chosen)} == cells
-    assert {(run.pretrain.network.width, run.fraction, run.seed) for run in of(Finetune, chosen)} >= cells
+    assert {(run.network, run.fraction, run.seed) for run in of(Supervised, chosen)} == cells
+    assert {(run.pretrain.network, run.fraction, run.seed) for run in of(Finetune, chosen)} >= cells
 
 
 @every_preset
@@ -126,7 +126,7 @@ def test_all_labels_are_fine_tuned_from_the_encoder_s_output_and_few_from_the_he
 
 @every_preset
 def test_the_head_is_varied_alone(chosen):
-    standard = with_fields(chosen.pretrain, {"width": chosen.grid.widths[0]})
+    standard = replace(chosen.pretrain, network=chosen.grid.networks[0])
     sources = {run.pretrain for run in of(Finetune, chosen) if run.pretrain.network == standard.network}
     for source in sources:
         assert replace(source, head_layers=standard.head_layers, seed=standard.seed) == standard
@@ -141,12 +141,12 @@ def test_students_learn_from_teachers_that_are_among_the_runs(chosen):
 
 @every_preset
 def test_distillation_is_compared_as_in_the_paper_s_table_2(chosen):
-    small, big = chosen.grid.widths[0], chosen.grid.widths[-1]
+    small, big = chosen.grid.networks[0], chosen.grid.networks[-1]
     for labelling, seed in itertools.product(chosen.grid.labelled[:-1], chosen.grid.seeds):
         students = [
             run
             for run in of(Distill, chosen)
-            if (run.network.width, run.teacher.pretrain.network.width) == (small, big)
+            if (run.network, run.teacher.pretrain.network) == (small, big)
             and (run.teacher.fraction, run.seed) == (labelling.fraction, seed)
         ]
         rows = {(run.transfer, run.label_weight > 0) for run in students}
@@ -154,9 +154,10 @@ def test_distillation_is_compared_as_in_the_paper_s_table_2(chosen):
 
 
 @every_preset
-def test_some_network_is_distilled_into_itself(chosen):
+def test_the_biggest_network_is_distilled_into_itself(chosen):
     selves = [run for run in of(Distill, chosen) if run.network == run.teacher.pretrain.network]
-    assert {run.network.width for run in selves} >= {chosen.grid.self_width}
+    temperatures = {(run.network, run.temperature) for run in selves}
+    assert (chosen.grid.networks[-1], chosen.grid.self_temperature) in temperatures
 
 
 @every_preset
