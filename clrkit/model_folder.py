@@ -38,8 +38,7 @@ def write_model(
     Raises:
         ModelError: for a folder that is there already or cannot be written.
     """
-    if folder.exists():
-        raise ModelError(f"{folder} is there already; give another folder, or delete it.")
+    refuse_existing(folder)
     partial = folder.with_name(folder.name + ".partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -48,6 +47,11 @@ def write_model(
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The model cannot be written to {folder}: {reason(error)}.") from None
+
+
+def refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise ModelError(f"{folder} is there already; give another folder, or delete it.")
 
 
 def read_model(folder: Path) -> Model:
