@@ -9,7 +9,7 @@ Images are float (batch, 3, height, width) in [0, 1].
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,11 @@ from clrkit.config import Augmentation
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
+Resize = Literal["tf2", "tf1"]
 
-CROP_ATTEMPTS = 10
+CROP_ATTEMPTS = 10  # at a square image, where one in a thousand fails
+OFFICIAL_ATTEMPTS = 100  # at others: few crops of an image of 10:1 have an area that is permitted
+CENTRAL = 0.875  # side of the evaluation crop, as a part of the image's shorter side
 MIN_COVERED = 0.1  # the official crop keeps a tenth of the image whatever the area asked for
 ASPECT = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
@@ -59,16 +62,30 @@ def chance(count: int, probability: float, rng: Generator) -> Bool[Tensor, " bat
     return torch.rand(count, generator=rng) < probability
 
 
-def draw_boxes(count: int, side: int, area: tuple[float, float], rng: Generator) -> Boxes:
+def draw_boxes(
+    count: int, side: int, area: tuple[float, float], rng: Generator, aspects: PerImage | None = None
+) -> Boxes:
     """Random crops of a square image of `side` pixels, as `tf.image.sample_distorted_bounding_box` has them.
 
     The aspect is uniform in [3/4, 4/3], the *height* uniform among those of a permitted area, the position
     uniform short of the last one; the whole image where no attempt succeeds. (Torchvision draws the area
     uniformly and the aspect log-uniformly: smaller crops.)
+
+    Args:
+        count: number of boxes.
+        side: of the squares, in pixels.
+        area: smallest and largest crop, as parts of the image's area.
+        rng: a CPU generator.
+        aspects: width over height of the images that were squashed to squares; None where all were square.
+            The law is that of crops of the originals; what remains of the square is that the edges lie
+            between its pixels, not between the original's.
     """
-    size, pixels = (count, CROP_ATTEMPTS), side * side
+    square = aspects is None or bool((aspects == 1).all())
+    size, pixels = (count, CROP_ATTEMPTS if square else OFFICIAL_ATTEMPTS), side * side
     smallest, largest = area[0] * pixels, area[1] * pixels
     aspect = torch.rand(size, generator=rng) * (ASPECT[1] - ASPECT[0]) + ASPECT[0]
+    if aspects is not None:
+        aspect = aspect / aspects[:, None]
     low, high = (smallest / aspect).sqrt().round(), (largest / aspect).sqrt().round()
     high = torch.minimum(high, ((side + 0.4999) / aspect).floor()).clamp(max=side)
     low = torch.minimum(low, high)
@@ -100,30 +117,36 @@ def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
     return Jitter(applied, order, brightness, contrast, saturation, hue, grey)
 
 
-def cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -0.5, TensorFlow's bicubic."""
+def cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys' cubic kernel."""
     x = distance.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 
 def resize_matrices(
-    start: PerImage, length: PerImage, source: int, target: int
+    start: PerImage, length: PerImage, source: int, target: int, resize: Resize = "tf2"
 ) -> Float[Tensor, "batch target source"]:
     """Matrices that cut [start, start + length) out of `source` pixels and resize it to `target` pixels.
 
-    TensorFlow's bicubic: half-pixel centres, no antialiasing, taps outside the crop dropped and the rest
-    renormalised, source positions rounded to 1/1024.
+    TensorFlow's bicubic: no antialiasing, source positions rounded to 1/1024. "tf2" (`tf.image.resize`) has
+    a = -0.5, half-pixel centres, taps outside the crop dropped and the rest renormalised; "tf1" (the older
+    `tf.image.resize_bicubic`) a = -0.75, pixels numbered from the corner, and the edge repeated.
     """
-    pixels = torch.arange(target, device=start.device) + 0.5
-    position = pixels * (length / target)[:, None] - 0.5
+    centre, last = (0.5 if resize == "tf2" else 0.0), length[:, None, None] - 1
+    pixels = torch.arange(target, device=start.device) + centre
+    position = pixels * (length / target)[:, None] - centre
     base = position.floor()
     fraction = ((position - base) * 1024).round() / 1024
     offsets = torch.arange(-1, 3, device=start.device)
     taps = base[..., None] + offsets
-    weights = cubic(offsets - fraction[..., None]) * ((taps >= 0) & (taps < length[:, None, None]))
-    weights = weights / weights.sum(-1, keepdim=True)
+    if resize == "tf2":
+        weights = cubic(offsets - fraction[..., None], a=-0.5) * ((taps >= 0) & (taps <= last))
+        weights = weights / weights.sum(-1, keepdim=True)
+    else:
+        weights = cubic(offsets - fraction[..., None], a=-0.75)
+        taps = torch.minimum(taps.clamp(min=0), last)
     columns = (taps + start[:, None, None]).clamp(0, source - 1).long()
     return weights.new_zeros(len(start), target, source).scatter_add_(2, columns, weights)
 
@@ -137,6 +160,26 @@ def crop_resize(
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return rows[:, None] @ images @ columns[:, None].mT
+
+
+def central_crop(
+    image: UInt8[Tensor, "3 height width"], size: int, resize: Resize = "tf2"
+) -> Float[Tensor, "3 {size} {size}"]:
+    """The official evaluation view: the central square of 0.875 of the shorter side, resized bicubically.
+
+    Args:
+        image: of any height and width from 2.
+        size: side of the view in pixels.
+        resize: "tf2" as `tf2/data_util.py`, "tf1" as the code that trained the released checkpoints.
+    """
+    height, width = image.shape[1:]
+    crop = round(CENTRAL * min(height, width))
+    top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
+    matrix = resize_matrices(torch.zeros(1), torch.tensor([float(crop)]), crop, size, resize)[0]
+    used = matrix.any(0)  # of a large photograph, few pixels
+    matrix = matrix[:, used]
+    pixels = image[:, top : top + crop, left : left + crop][:, used][:, :, used]
+    return (matrix @ to_float(pixels[None])[0] @ matrix.T).clamp(0, 1)
 
 
 def expand(values: Tensor) -> Tensor:
@@ -229,18 +272,30 @@ def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
 
 
 def random_view(
-    pixels: UInt8[Tensor, "batch 3 side side"], augmentation: Augmentation, size: int, rng: Generator
+    pixels: UInt8[Tensor, "batch 3 side side"],
+    augmentation: Augmentation,
+    size: int,
+    rng: Generator,
+    aspects: PerImage | None = None,
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """One random view of every image: crop and resize, flip, colour jitter, grey, blur.
+
+    Everything is drawn for each image by itself, the blur's sigma too, as v1 (appendix A) says it. The
+    official code draws one sigma for a whole batch of views: for each image the law is the same.
+
+    Where images were squashed to squares, the crops are cut in the geometry of the originals. Beside the
+    official view, which is resized once, straight from the original, the pixels were resized before,
+    with antialiasing.
 
     Args:
         pixels: square uint8 images on any device.
         augmentation: which operations, how strong.
         size: side of the view in pixels.
         rng: a CPU generator; the same state gives the same view on every device.
+        aspects: width over height of the images before they were squashed, on the CPU; None: all square.
     """
     count, device = len(pixels), pixels.device
-    boxes = draw_boxes(count, pixels.shape[-1], (augmentation.crop_area, 1.0), rng)
+    boxes = draw_boxes(count, pixels.shape[-1], (augmentation.crop_area, 1.0), rng, aspects)
     flip = chance(count, FLIP_PROBABILITY, rng).to(device) if augmentation.flip else None
     view = crop_resize(to_float(pixels), Boxes(*(box.to(device) for box in boxes)), size, flip)
     if augmentation.color_strength > 0:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from clrkit.images import DataError, reason
-from clrkit.pixels import Part, Parts, PixelArray, PixelStream
+from clrkit.pixels import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
 
-DECODER = 1  # raise it when the same files would decode to other pixels than before
+DECODER = 2  # raise it when the same files would decode to other pixels than before
 
 Show = Callable[[str], None]
 
@@ -70,11 +70,14 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
 
 
 def read_part(folder: Path, name: str) -> Part:
-    pixels, labels = (np.load(folder / f"{name}_{what}.npy") for what in ("pixels", "labels"))
+    arrays = {path.stem: np.load(path) for path in folder.glob(f"{name}_*.npy")}
+    pixels, labels = arrays[f"{name}_pixels"], arrays[f"{name}_labels"]
+    aspects, views = arrays.get(f"{name}_aspects"), arrays.get(f"{name}_views")
     names = json.loads((folder / f"{name}_names.json").read_text())
     if not len(pixels) == len(labels) == len(names):
         raise ValueError("a file of another set")
-    return Part(PixelArray(pixels), labels, names)
+    measured = None if views is None else of_labelled(PixelArray(views), labels)
+    return Part(PixelArray(pixels, aspects), labels, names, measured)
 
 
 def write_cache(source: Source, parts: Parts) -> str:
@@ -103,8 +106,8 @@ def write_cache(source: Source, parts: Parts) -> str:
 
 
 def write_part(folder: Path, name: str, part: Part) -> None:
-    np.save(folder / f"{name}_pixels.npy", array_of(part))
-    np.save(folder / f"{name}_labels.npy", part.labels)
+    for what, array in arrays_of(part).items():
+        np.save(folder / f"{name}_{what}.npy", array)
     (folder / f"{name}_names.json").write_text(json.dumps(list(part.names)))
 
 
@@ -118,26 +121,34 @@ def put_in_place(folder: Path, target: Path) -> None:
             raise
 
 
-def array_of(part: Part) -> np.ndarray:
+def arrays_of(part: Part) -> dict[str, np.ndarray]:
+    """What a part in memory consists of; aspects where not all were square, views where they are apart."""
     assert isinstance(part.pixels, PixelArray)
-    return part.pixels.array
+    arrays = {"pixels": part.pixels.array, "labels": part.labels}
+    if part.pixels.aspects is not None:
+        arrays["aspects"] = part.pixels.aspects
+    if isinstance(part.measured, PixelSubset) and isinstance(part.measured.source, PixelArray):
+        arrays["views"] = part.measured.source.array
+    return arrays
 
 
 def fingerprint_of(parts: Parts) -> str:
-    """SHA-256 over class names, pixels and labels of a set in memory, over its listing if it is streamed."""
+    """SHA-256 over class names, pixels, labels and what else a set in memory has.
+
+    Of a streamed set, over its listing and how it is decoded.
+    """
     digest = hashlib.sha256(json.dumps(parts.classes).encode())
     for part in (parts.train, parts.test):
         if isinstance(part.pixels, PixelStream):
             digest.update(listing(part, part.pixels))
         else:
-            digest.update(np.ascontiguousarray(array_of(part)).data)
-            digest.update(np.ascontiguousarray(part.labels).data)
+            for array in arrays_of(part).values():
+                digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
 def listing(part: Part, pixels: PixelStream) -> bytes:
-    """Names, bytes and labels, sorted, a line each: the same wherever the images lie."""
-    rows = zip(part.names, pixels.images.sizes.tolist(), part.labels.tolist(), strict=True)
-    return "".join(sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)).encode(
-        errors="surrogateescape"
-    )
+    """Names, bytes and labels, sorted, a line each: the same wherever the images lie. Then the decoder."""
+    rows = zip(part.names, pixels.images.found.sizes.tolist(), part.labels.tolist(), strict=True)
+    lines = sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)
+    return "".join([*lines, f"decoder {DECODER}\n"]).encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Data sets as square uint8 images: the embedded digits, known sets, folders.
+"""Data sets as square images, to train on and to measure: the embedded digits, known sets, folders.
 
 Small sets are decoded once and cached; large ones are streamed. Importing this module does not load torch.
 """
@@ -18,10 +18,22 @@ import numpy as np
 
 from clrkit.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.config import Data
-from clrkit.folders import list_images
-from clrkit.images import DataError, ImageArray, reason, stored_side
+from clrkit.folders import list_evaluation, list_images
+from clrkit.images import DataError, ImageArray, Resize, reason, stored_side
 from clrkit.labels import hold_out, label_subset, listed_subset
-from clrkit.pixels import CHUNK, Part, Parts, PixelArray, Pixels, PixelStream, PixelSubset, cores
+from clrkit.pixels import (
+    CHUNK,
+    Indices,
+    Originals,
+    Part,
+    Parts,
+    PixelArray,
+    Pixels,
+    PixelStream,
+    PixelSubset,
+    cores,
+    of_labelled,
+)
 
 __all__ = [
     "DataError",
@@ -35,6 +47,7 @@ __all__ = [
     "label_subset",
     "listed_subset",
     "load",
+    "load_evaluation",
     "source_id",
     "stored_side",
 ]
@@ -70,10 +83,42 @@ def load(data: Data, show: Show = lambda line: None) -> DataSet:
     train, measured = parts.train, parts.test
     if data.evaluation == "validation":
         kept, held = hold_out(train.labels, VALIDATION_SHARE, parts.classes)
-        train, measured = train.subset(kept), train.subset(held)
+        train, measured = train.subset(kept), as_measured(train.subset(held))
     if not len(train):
         raise DataError(f"The training part of {data.dataset} has no images.")
     return DataSet(train, measured, parts.classes, digest)
+
+
+def as_measured(part: Part) -> Part:
+    return Part(part.views, part.labels, part.names)
+
+
+def load_evaluation(data: Data, resize: Resize = "tf2") -> tuple[Part, tuple[str, ...]]:
+    """The test part as the official code measures it, and its classes: unrounded views, streamed.
+
+    Needs no training part and keeps nothing. A folder is `val/<class>/` (or `test/<class>/`), or laid out as
+    `clrkit.folders.list_images` has it.
+
+    Args:
+        data: which images, at which size; its `evaluation` plays no part.
+        resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
+
+    Returns:
+        A part whose pixels are float32 in [0, 1], (batch, 3, image_size, image_size) (of tinted_mnist, which
+        lies in memory, uint8), with labels that count the class names, sorted.
+
+    Raises:
+        DataError: naming what cannot be read.
+    """
+    if data.dataset == "tinted_mnist":
+        digits = tinted_mnist(data)
+        return digits.test, digits.classes
+    if data.dataset in ("imagenet", "folder"):
+        files = list_evaluation(data)
+        images, classes = files.originals(files.test), files.classes
+    else:
+        images, classes = known_images(data, "test")
+    return images.to_measure(data.image_size, exact=True, resize=resize), classes
 
 
 def fingerprint(data: Data, show: Show = lambda line: None) -> str:
@@ -108,12 +153,18 @@ def find(data: Data) -> Source:
 def read(source: Source, show: Show) -> tuple[Parts, str]:
     """A set and its fingerprint: decoded and kept in the cache, or to be streamed."""
     parts = source.read()
-    streams = [part.pixels for part in (parts.train, parts.test) if isinstance(part.pixels, PixelStream)]
-    if sum(3 * len(stream) * stream.images.side**2 for stream in streams) > STREAMED_BEYOND:
+    streams = [*to_decode(parts.train), *to_decode(parts.test)]
+    if sum(3 * len(chosen) * stream.images.side**2 for stream, chosen in streams) > STREAMED_BEYOND:
         return parts, fingerprint_of(parts)
-    progress = Progress(sum(map(len, streams)), show)
+    progress = Progress(sum(len(chosen) for _, chosen in streams), show)
     parts = Parts(in_memory(parts.train, progress), in_memory(parts.test, progress), parts.classes)
     return parts, write_cache(source, parts)
+
+
+def to_decode(part: Part) -> list[tuple[PixelStream, Indices]]:
+    """The streams of a part and which of their images are wanted: of the views, the labelled ones."""
+    wanted = ((part.pixels, np.arange(len(part))), (part.measured, np.flatnonzero(part.labels >= 0)))
+    return [(pixels, chosen) for pixels, chosen in wanted if isinstance(pixels, PixelStream)]
 
 
 @dataclass
@@ -136,16 +187,24 @@ class Progress:
 
 
 def in_memory(part: Part, progress: Progress) -> Part:
-    """The part with its images decoded, by all cores."""
+    """The part with its images decoded."""
     if not isinstance(part.pixels, PixelStream):
         return part
-    images, side = part.pixels.images, part.pixels.images.side
-    array = np.empty((len(part), 3, side, side), dtype=np.uint8)
+    arrays = [decode(stream, chosen, progress) for stream, chosen in to_decode(part)]
+    measured = of_labelled(arrays[1], part.labels) if len(arrays) > 1 else None
+    return Part(arrays[0], part.labels, part.names, measured)
+
+
+def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArray:
+    """The chosen images of a stream, by all cores."""
+    images, side = stream.images, stream.images.side
+    array = np.empty((len(chosen), 3, side, side), dtype=np.uint8)
+    aspects = np.empty(len(chosen), dtype=np.float32)
 
     def fill(start: int) -> int:
         stop = min(start + CHUNK, len(array))
-        for index in range(start, stop):
-            array[index] = images.read(index)
+        for place in range(start, stop):
+            array[place], aspects[place] = images.read(int(chosen[place]))
         return stop - start
 
     # Threads, not processes: Pillow decodes and resizes without holding the interpreter.
@@ -155,36 +214,35 @@ def in_memory(part: Part, progress: Progress) -> Part:
             progress.add(count)
     finally:
         pool.shutdown(cancel_futures=True)
-    return Part(PixelArray(array), part.labels, part.names)
+    return PixelArray(array, None if (aspects == 1).all() else aspects)
 
 
 def known_set(data: Data) -> Parts:
     """CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled part) through torchvision, downloaded if missing."""
+    (train, classes), (test, _) = (known_images(data, part) for part in ("train", "test"))
+    return Parts(train.to_train(data.image_size), test.to_measure(data.image_size), classes)
+
+
+def known_images(data: Data, part: str) -> tuple[Originals, tuple[str, ...]]:
+    """The part ("train" or "test") of a torchvision set, and its classes."""
     from torchvision import datasets
 
     root = Path(data.root).expanduser() if data.root else cache_folder() / "downloads"
     try:
         if data.dataset == "stl10":
-            train, test = (
-                datasets.STL10(root, split, download=True) for split in ("train+unlabeled", "test")
-            )
+            split = "train+unlabeled" if part == "train" else part
+            found: Any = datasets.STL10(root, split, download=True)
+            array, labels = found.data.transpose(0, 2, 3, 1), found.labels
         else:
             kind = datasets.CIFAR10 if data.dataset == "cifar10" else datasets.CIFAR100
-            train, test = (kind(root, train=train, download=True) for train in (True, False))
+            found = kind(root, train=part == "train", download=True)
+            array, labels = found.data, found.targets
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{data.dataset} is not in {root} and cannot be downloaded: {reason(error)}."
         ) from None
-    return Parts(known_part("train", train, data), known_part("test", test, data), tuple(test.classes))
-
-
-def known_part(name: str, found: Any, data: Data) -> Part:
-    """A part of a torchvision set, which names and lays out its arrays in two ways."""
-    stl10 = data.dataset == "stl10"
-    array = found.data.transpose(0, 2, 3, 1) if stl10 else found.data
-    labels = np.asarray(found.labels if stl10 else found.targets, dtype=np.int64)
-    pixels = PixelStream(ImageArray(array, stored_side(data.image_size)))
-    return Part(pixels, labels, [f"{name}/{index:06d}" for index in range(len(array))])
+    names = [f"{part}/{index:06d}" for index in range(len(array))]
+    return Originals(ImageArray(array), np.asarray(labels, dtype=np.int64), names), tuple(found.classes)
 
 
 def tinted_mnist(data: Data) -> Parts:

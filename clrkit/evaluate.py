@@ -22,11 +22,16 @@ Labels = Int[Tensor, " count"]
 
 
 def evaluation_view(
-    pixels: UInt8[Tensor, "batch 3 side side"], size: int
-) -> Float[Tensor, "batch 3 size size"]:
-    """The images as they are at `size` pixels, else their centre: no randomness."""
-    start = (pixels.shape[-1] - size + 1) // 2
-    return to_float(pixels[:, :, start : start + size, start : start + size])
+    pixels: UInt8[Tensor, "batch 3 side side"] | Float[Tensor, "batch 3 side side"], size: int
+) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """What `Part.views` holds, as floats in [0, 1]: it was cropped and resized where it was decoded.
+
+    Raises:
+        ValueError: for images that are not of the view's size, such as the squares to train on.
+    """
+    if pixels.shape[-1] != size:
+        raise ValueError(f"an image stored at {pixels.shape[-1]} pixels is no evaluation view of {size}")
+    return to_float(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
 @contextmanager
@@ -44,9 +49,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def apply_to(
     function: Callable[[Tensor], Tensor], part: Part, size: int, device: torch.device
 ) -> Float[Tensor, "count dim"]:
-    """`function` of every image's evaluation view, in order, on the CPU."""
+    """`function` of every image's evaluation view (side `size`), in order, on the CPU."""
     order = (np.arange(start, min(start + BATCH, len(part))) for start in range(0, len(part), BATCH))
-    views = (evaluation_view(pixels.to(device), size) for pixels in part.pixels.batches(order))
+    views = (evaluation_view(pixels.to(device), size) for pixels in part.views.batches(order))
     return torch.cat([function(view.contiguous(memory_format=torch.channels_last)).cpu() for view in views])
 
 

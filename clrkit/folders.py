@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from clrkit.config import Data
-from clrkit.images import DataError, ImageFiles, reason, stored_side
+from clrkit.images import DataError, ImageFiles, reason
 from clrkit.labels import hold_out
-from clrkit.pixels import Part, Parts, PixelStream
+from clrkit.pixels import Originals, Parts
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
@@ -44,14 +44,15 @@ class Listing(NamedTuple):
 
     def parts(self, image_size: int) -> Parts:
         """The files as parts that decode them when they are read."""
-        train, test = (self.part(files, image_size) for files in (self.train, self.test))
-        return Parts(train, test, self.classes)
+        train, test = self.originals(self.train), self.originals(self.test)
+        return Parts(train.to_train(image_size), test.to_measure(image_size), self.classes)
 
-    def part(self, files: list[ImageFile], image_size: int) -> Part:
+    def originals(self, files: list[ImageFile]) -> Originals:
+        """Some of the files as images."""
         names = np.array([os.fsencode(file.name) for file in files])
         sizes = np.array([file.size for file in files], dtype=np.int64)
-        images = ImageFiles(str(self.root), names, sizes, stored_side(image_size))
-        return Part(PixelStream(images), numbers(files, self.classes), [file.name for file in files])
+        images = ImageFiles(str(self.root), names, sizes)
+        return Originals(images, numbers(files, self.classes), [file.name for file in files])
 
     def identity(self) -> str:
         """16 hex digits that change with any file's part, name, size, time of change or label."""
@@ -95,6 +96,21 @@ def list_images(data: Data) -> Listing:
         kept, held = hold_out(numbers(train, classes), TEST_SHARE, classes)
         train, test = [train[index] for index in kept], [train[index] for index in held]
     return Listing(root, train, test, classes)
+
+
+def list_evaluation(data: Data) -> Listing:
+    """The test files alone, with the classes that they have; as `list_images` where none are apart."""
+    root = existing_root(data)
+    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    if data.dataset == "imagenet":
+        tests = [root / "val"]
+    if not tests or data.labels_csv:
+        return list_images(data)
+    try:
+        files = class_folders(root, tests[0])
+    except OSError as error:
+        raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
+    return Listing(root, [], files, tuple(sorted({file.label for file in files})))
 
 
 def existing_root(data: Data) -> Path:

@@ -1,20 +1,27 @@
-"""Image files as squares of uint8 RGB pixels, one at a time. Importing this module does not load torch."""
+"""Image files as squares of RGB pixels, one at a time. Importing this module does not load torch.
+
+Training wants an image `Squashed` to a square, of which crops are cut; measuring wants its `View`, the
+official central crop.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clrkit.config import ConfigError
 
 Square = UInt8[np.ndarray, "3 side side"]
+Exact = Float32[np.ndarray, "3 side side"]
+Resize = Literal["tf2", "tf1"]
 
-SMALL = 64  # up to this side, images are stored and measured whole
+SMALL = 64  # up to this side, images are stored for training without a margin
+WHOLE = 32  # up to this side, images are measured whole (tf2/data.py: neither cropped nor resized)
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,6 +32,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # what undoes each EXIF orientation
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 class DataError(ConfigError):
@@ -37,17 +45,39 @@ def reason(error: Exception) -> str:
 
 
 def stored_side(image_size: int) -> int:
-    """Side in pixels at which images are kept, so that the central `image_size` is the official 0.875 crop.
+    """Side in pixels at which training images are kept, for views of `image_size`.
 
-    Small images (up to 64 pixels) are measured whole, as the official code does for CIFAR.
+    Larger images have a margin, so that small crops are not enlarged more than need be.
     """
     return image_size if image_size <= SMALL else round(image_size * 8 / 7)
 
 
-def read_image(path: str, side: int) -> Square:
-    """An image file (its first frame) as RGB, upright, resized to a square.
+class Photo(NamedTuple):
+    """A decoded image, RGB, not yet turned upright.
 
-    Transparency is put on white, 16 bits are scaled to 8.
+    Attributes:
+        image: the pixels, perhaps decoded at a smaller size than they have in the file.
+        size: width and height in the file.
+        orientation: EXIF's number of what turns it upright, or none.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    orientation: int | None = None
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the upright image."""
+        width, height = self.size
+        return height / width if self.orientation in SIDEWAYS else width / height
+
+
+def read_photo(path: str, enough: int | None = None) -> Photo:
+    """An image file (its first frame) as RGB; transparency is put on white, 16 bits are scaled to 8.
+
+    Args:
+        path: of the file.
+        enough: side of a square it will be squashed to; without it, every pixel is wanted.
 
     Raises:
         DataError: naming a file that is missing, broken, smaller than 2 x 2 or absurdly large.
@@ -55,11 +85,14 @@ def read_image(path: str, side: int) -> Square:
     try:
         with Image.open(path) as image:
             check_size(path, image.size)
-            # A JPEG decoder halves a large photograph almost for free; twice the side is left to resize from.
-            image.draft("RGB", (2 * side, 2 * side))
+            size, drafted = image.size, None
+            if enough:
+                # A JPEG decoder halves a large photograph almost for free; twice the side is left.
+                drafted = image.draft("RGB", (2 * enough, 2 * enough))
             image.load()
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-            return to_square(to_rgb(image), side, orientation)
+            # Pillow turns a TIFF upright while it loads.
+            size = size if drafted else image.size
+            return Photo(to_rgb(image), size, image.getexif().get(ExifTags.Base.Orientation))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -98,36 +131,42 @@ def from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
-def to_square(image: Image.Image, side: int, orientation: int | None = None) -> Square:
-    """The whole image, squashed to a square (bicubic, antialiased), turned upright by its EXIF orientation.
-
-    Nothing of the image is lost to the random crops. An image that is not square changes its aspect, which
-    the official code does not do: it crops at an aspect of 3/4 to 4/3 out of the original and measures the
-    central square (`tf2/data_util.py`). For square images both are the same.
-    """
+def to_square(photo: Photo, side: int) -> Square:
+    """The whole image, squashed to a square (bicubic, antialiased), upright; nothing is lost to the crops."""
+    image = photo.image
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return upright(image, photo.orientation)
+
+
+def upright(image: Image.Image, orientation: int | None) -> UInt8[np.ndarray, "3 height width"]:
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-@runtime_checkable
-class Images(Protocol):
-    """Images as they were found, decoded one at a time, in any process."""
+def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
+    """The evaluation view (`clrkit.augment.central_crop`) in [0, 1]."""
+    import torch
 
-    @property
-    def side(self) -> int:
-        """Of the squares, in pixels."""
-        ...
+    from clrkit.augment import central_crop
+
+    pixels = torch.from_numpy(upright(photo.image, photo.orientation))
+    view: Exact = central_crop(pixels, size, resize).numpy()
+    return view
+
+
+@runtime_checkable
+class Found(Protocol):
+    """Images as they were found, in any process."""
 
     @property
     def sizes(self) -> Int64[np.ndarray, " count"]:
         """Bytes each image takes where it lies."""
         ...
 
-    def read(self, index: int) -> Square:
-        """One image. Raises DataError naming the file."""
+    def photo(self, index: int, enough: int | None = None) -> Photo:
+        """One image, arguments and errors as `read_photo`."""
         ...
 
 
@@ -138,22 +177,76 @@ class ImageFiles:
     root: str
     names: np.ndarray
     sizes: Int64[np.ndarray, " count"]
-    side: int
 
-    def read(self, index: int) -> Square:
-        return read_image(f"{self.root}/{os.fsdecode(self.names[index])}", self.side)
+    def photo(self, index: int, enough: int | None = None) -> Photo:
+        return read_photo(f"{self.root}/{os.fsdecode(self.names[index])}", enough)
 
 
 @dataclass(frozen=True)
 class ImageArray:
-    """RGB images of another size in memory, (count, height, width, 3)."""
+    """RGB images in memory, (count, height, width, 3)."""
 
     array: UInt8[np.ndarray, "count height width 3"]
-    side: int
 
     @property
     def sizes(self) -> Int64[np.ndarray, " count"]:
         return np.full(len(self.array), self.array[0].nbytes, dtype=np.int64)
 
-    def read(self, index: int) -> Square:
-        return to_square(Image.fromarray(np.ascontiguousarray(self.array[index])), self.side)
+    def photo(self, index: int, enough: int | None = None) -> Photo:
+        image = Image.fromarray(np.ascontiguousarray(self.array[index]))
+        return Photo(image, image.size)
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images of one size, made one at a time of what was found."""
+
+    @property
+    def found(self) -> Found: ...
+
+    @property
+    def side(self) -> int:
+        """Of the squares, in pixels."""
+        ...
+
+    def read(self, index: int) -> tuple[Square | Exact, float]:
+        """One square and the aspect (width over height) it had before it was squashed; DataErrors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Squashed:
+    """Whole images as squares, whose crops are views to train on."""
+
+    found: Found
+    side: int
+
+    def read(self, index: int) -> tuple[Square, float]:
+        photo = self.found.photo(index, self.side)
+        return to_square(photo, self.side), photo.aspect
+
+
+@dataclass(frozen=True)
+class View:
+    """What is measured: the official central crop, rounded to uint8 or exact; up to 32 pixels, all of it.
+
+    (JPEG decoders differ in the last bits, and images are turned upright here.)
+
+    Attributes:
+        found: the images.
+        side: of the view, in pixels.
+        exact: float32 in [0, 1], not rounded to uint8.
+        resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
+    """
+
+    found: Found
+    side: int
+    exact: bool = False
+    resize: Resize = "tf2"
+
+    def read(self, index: int) -> tuple[Square | Exact, float]:
+        if self.side <= WHOLE:
+            square = to_square(self.found.photo(index, self.side), self.side)
+            return square / np.float32(255) if self.exact else square, 1.0
+        view = to_view(self.found.photo(index), self.side, self.resize)
+        return view if self.exact else np.rint(255 * view).astype(np.uint8), 1.0

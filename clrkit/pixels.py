@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
-from clrkit.images import DataError, Images
+from clrkit.images import WHOLE, DataError, Found, Images, Resize, Squashed, View, stored_side
 
 if TYPE_CHECKING:
     import torch
@@ -21,31 +21,52 @@ Indices = Int64[np.ndarray, "_"]  # as many as the batch has; the last may be sh
 CHUNK = 32  # images a worker decodes at once: a batch is shared out, and little waits in shared memory
 
 
+class Squares(NamedTuple):
+    """A batch of square images on the CPU.
+
+    Attributes:
+        pixels: (batch, 3, side, side), uint8, or float in [0, 1] where views are exact.
+        aspects: (batch), width over height before they were squashed; None where all were square.
+    """
+
+    pixels: torch.Tensor
+    aspects: torch.Tensor | None
+
+
 @runtime_checkable
 class Pixels(Protocol):
-    """Square uint8 images that can be read in any order."""
+    """Square images that can be read in any order."""
 
     def __len__(self) -> int: ...
 
+    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+        """The images of each index array."""
+        ...
+
     def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
-        """The images of each index array, as uint8 tensors (batch, 3, side, side) on the CPU."""
+        """Their pixels alone."""
         ...
 
 
 @dataclass(frozen=True)
 class PixelArray:
-    """Images in memory, (count, 3, side, side)."""
+    """Images in memory, (count, 3, side, side), with their aspects unless all were square."""
 
     array: UInt8[np.ndarray, "count 3 side side"]
+    aspects: Float32[np.ndarray, " count"] | None = None
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
+    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
         import torch
 
         for indices in order:
-            yield torch.from_numpy(self.array[indices])
+            aspects = None if self.aspects is None else torch.from_numpy(self.aspects[indices])
+            yield Squares(torch.from_numpy(self.array[indices]), aspects)
+
+    def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
+        return (squares.pixels for squares in self.squares(order))
 
 
 @dataclass(frozen=True)
@@ -58,24 +79,31 @@ class PixelSubset:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+        return self.source.squares(self.indices[chosen] for chosen in order)
+
     def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
-        return self.source.batches(self.indices[chosen] for chosen in order)
+        return (squares.pixels for squares in self.squares(order))
+
+
+Chunk = tuple[np.ndarray, Float32[np.ndarray, " chunk"]]
 
 
 @dataclass(frozen=True)
 class ChunkReader:
-    """What a worker process does: index arrays to pixels, or to the text of a DataError.
+    """What a worker process does: index arrays to squares and aspects, or to the text of a DataError.
 
     (An exception would come back wrapped in the worker's traceback.)
     """
 
     images: Images
 
-    def __getitem__(self, indices: Indices) -> UInt8[np.ndarray, "chunk 3 side side"] | str:
+    def __getitem__(self, indices: Indices) -> Chunk | str:
         try:
-            return np.stack([self.images.read(index) for index in indices.tolist()])
+            squares, aspects = zip(*map(self.images.read, indices.tolist()), strict=True)
         except DataError as error:
             return str(error)
+        return np.stack(squares), np.array(aspects, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,21 +113,23 @@ class PixelStream:
     images: Images
 
     def __len__(self) -> int:
-        return len(self.images.sizes)
+        return len(self.images.found.sizes)
 
-    def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
-        import torch
-
+    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
         lengths: deque[int] = deque()
         chunks = self.decoded(self.cut(order, lengths))
         for chunk in chunks:
-            batch, filled = torch.empty(lengths.popleft(), *chunk.shape[1:], dtype=torch.uint8), len(chunk)
-            batch[:filled] = chunk
-            while filled < len(batch):
+            count, filled = lengths.popleft(), len(chunk[1])
+            pixels, aspects = (part.new_empty(count, *part.shape[1:]) for part in chunk)
+            pixels[:filled], aspects[:filled] = chunk
+            while filled < count:
                 chunk = next(chunks)
-                batch[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
-            yield batch
+                start, filled = filled, filled + len(chunk[1])
+                pixels[start:filled], aspects[start:filled] = chunk
+            yield Squares(pixels, aspects)
+
+    def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
+        return (squares.pixels for squares in self.squares(order))
 
     @staticmethod
     def cut(order: Iterable[Indices], lengths: deque[int]) -> Iterator[Indices]:
@@ -109,7 +139,7 @@ class PixelStream:
             for start in range(0, len(indices), CHUNK):
                 yield indices[start : start + CHUNK]
 
-    def decoded(self, chunks: Iterator[Indices]) -> Iterator[torch.Tensor]:
+    def decoded(self, chunks: Iterator[Indices]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         import torch
         from torch.utils.data import DataLoader
 
@@ -131,20 +161,58 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def of_labelled(views: PixelArray, labels: Int64[np.ndarray, " count"]) -> PixelSubset:
+    """The views of the labelled images, to be read at the images' indices; of another: IndexError."""
+    labelled = labels >= 0
+    return PixelSubset(views, np.where(labelled, np.cumsum(labelled) - 1, len(views)))
+
+
 @dataclass(frozen=True)
 class Part:
-    """Images with their classes (-1: no label) and names (paths within the set)."""
+    """Images with their classes (-1: no label) and names (paths within the set).
+
+    Attributes:
+        pixels: the images; those to train on are squares of which random views are cut.
+        labels: class of each.
+        names: of each.
+        measured: evaluation views of the labelled images, where they are not their `pixels`.
+    """
 
     pixels: Pixels
     labels: Int64[np.ndarray, " count"]
     names: Sequence[str]
+    measured: Pixels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def views(self) -> Pixels:
+        """The images as they are measured."""
+        return self.pixels if self.measured is None else self.measured
+
     def subset(self, indices: Int64[np.ndarray, " chosen"]) -> Part:
         names = [self.names[index] for index in indices]
-        return Part(PixelSubset(self.pixels, indices), self.labels[indices], names)
+        measured = None if self.measured is None else PixelSubset(self.measured, indices)
+        return Part(PixelSubset(self.pixels, indices), self.labels[indices], names, measured)
+
+
+class Originals(NamedTuple):
+    """Images as they were found, with their classes and names, to be decoded when they are read."""
+
+    found: Found
+    labels: Int64[np.ndarray, " count"]
+    names: Sequence[str]
+
+    def to_train(self, image_size: int) -> Part:
+        """Squares to cut views of `image_size` from, and the views to measure."""
+        squares = PixelStream(Squashed(self.found, stored_side(image_size)))
+        measured = PixelStream(View(self.found, image_size)) if image_size > WHOLE else None
+        return Part(squares, self.labels, self.names, measured)
+
+    def to_measure(self, image_size: int, exact: bool = False, resize: Resize = "tf2") -> Part:
+        """The views alone, arguments as `View`."""
+        return Part(PixelStream(View(self.found, image_size, exact, resize)), self.labels, self.names)
 
 
 class Parts(NamedTuple):

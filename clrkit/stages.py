@@ -28,7 +28,9 @@ from clrkit.optim import learning_rate, make_optimizer
 
 MONITOR_IMAGES = 2000
 
-Batch = tuple[int, Int64[np.ndarray, " batch"], UInt8[Tensor, "batch 3 side side"]]
+Batch = tuple[
+    int, Int64[np.ndarray, " batch"], UInt8[Tensor, "batch 3 side side"], Float[Tensor, " batch"] | None
+]
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.nda
 
 
 def batches(part: Part, training: Training) -> Iterator[Batch]:
-    """Step, indices and pixels of every batch that is still to be trained on."""
+    """Step, indices, pixels and aspects (on the CPU) of every batch that is still to be trained on."""
     config, start = training.config, training.step
-    pixels = part.pixels.batches(batch_order(config, len(part), start))
+    chunks = part.pixels.squares(batch_order(config, len(part), start))
     order = batch_order(config, len(part), start)
-    for step, indices, chunk in zip(range(start, training.total), order, pixels, strict=True):
-        yield step, indices, chunk.to(training.device, non_blocking=True)
+    for step, indices, chunk in zip(range(start, training.total), order, chunks, strict=True):
+        yield step, indices, chunk.pixels.to(training.device, non_blocking=True), chunk.aspects
 
 
 def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " chosen"]:
@@ -233,9 +235,9 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
     """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2)."""
     model, size = training.model, config.data.image_size
     assert isinstance(model, Model)
-    for step, _, pixels in batches(data.train, training):
-        both = torch.cat((pixels, pixels))
-        views = random_view(both, config.augmentation, size, step_generator(config, step))
+    for step, _, pixels, aspects in batches(data.train, training):
+        both, twice = torch.cat((pixels, pixels)), None if aspects is None else aspects.repeat(2)
+        views = random_view(both, config.augmentation, size, step_generator(config, step), twice)
         z1, z2 = model.project(channels_last(views)).chunk(2)
         done = training.update(nt_xent(z1, z2, config.temperature))
         if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
@@ -257,9 +259,9 @@ def finetune(config: Finetune, data: DataSet, training: Training) -> Iterator[St
 def classify(config: Labelled, data: DataSet, training: Training) -> Iterator[Step]:
     part = data.train.subset(labelled_indices(config, data))
     labels = torch.from_numpy(part.labels).to(training.device)
-    for step, indices, pixels in batches(part, training):
+    for step, indices, pixels, aspects in batches(part, training):
         rng = step_generator(config, step)
-        view = random_view(pixels, config.augmentation, config.images.image_size, rng)
+        view = random_view(pixels, config.augmentation, config.images.image_size, rng, aspects)
         logits = training.model(channels_last(view))
         yield training.update(F.cross_entropy(logits, labels[torch.from_numpy(indices)]))
 
@@ -270,8 +272,9 @@ def distill(config: Distill, data: DataSet, training: Training, teacher: Model) 
     labels = torch.from_numpy(part.labels).to(training.device)
     labelled = torch.from_numpy(np.isin(part.names, labelled_names(config, data))).float().to(training.device)
     teacher = teacher.to(device=training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for step, indices, pixels in batches(part, training):
-        view = channels_last(random_view(pixels, config.augmentation, size, step_generator(config, step)))
+    for step, indices, pixels, aspects in batches(part, training):
+        rng = step_generator(config, step)
+        view = channels_last(random_view(pixels, config.augmentation, size, rng, aspects))
         with frozen(teacher):
             target = teacher(view)
         student, at = training.model(view), torch.from_numpy(indices)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from clrkit import cache
 from clrkit.cache import Source, cache_folder, fingerprint_of, noted, put_in_place, read_cache, write_cache
-from clrkit.images import ImageFiles
-from clrkit.pixels import Part, Parts, PixelArray, PixelStream
+from clrkit.images import ImageFiles, Squashed
+from clrkit.pixels import Part, Parts, PixelArray, PixelStream, of_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +78,8 @@ def test_the_fingerprint_in_memory_is_of_classes_pixels_and_labels():
 
 
 def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Part:
-    files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes), 8)
-    return Part(PixelStream(files), np.array(labels), names)
+    files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes))
+    return Part(PixelStream(Squashed(files, 8)), np.array(labels), names)
 
 
 def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
@@ -92,3 +93,49 @@ def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
         listed("/here", ["a", "b"], [1, 2], [0, 0]),
     ]
     assert all(fingerprint_of(Parts(other, test, ("x", "y"))) != digest for other in others)
+
+
+def test_another_decoder_gives_a_stream_another_fingerprint(monkeypatch):
+    parts = Parts(listed("/here", ["a"], [1], [0]), listed("/here", ["t"], [7], [0]), ("x",))
+    digest = fingerprint_of(parts)
+    monkeypatch.setattr(cache, "DECODER", cache.DECODER + 1)
+    assert fingerprint_of(parts) != digest
+
+
+def oblong_set() -> Parts:
+    """With aspects, and views of the labelled images."""
+    train, test, classes = small_set()
+    pixels = PixelArray(train.pixels.array, np.array([1, 1, 0.5, 2, 1], np.float32))
+    views = part(int((train.labels >= 0).sum()), 2).pixels
+    return Parts(replace(train, pixels=pixels, measured=of_labelled(views, train.labels)), test, classes)
+
+
+def test_aspects_and_views_are_read_as_they_were_written():
+    source = Source("some-4", "identity", oblong_set)
+    write_cache(source, oblong_set())
+    read, _ = read_cache(source, pytest.fail)
+    written = oblong_set().train
+    assert np.array_equal(read.train.pixels.aspects, written.pixels.aspects)
+    labelled = np.flatnonzero(written.labels >= 0)
+    assert 0 < len(labelled) < 5
+    ours, expected = (next(iter(p.views.batches([labelled]))) for p in (read.train, written))
+    assert ours.equal(expected)
+    assert read.test.measured is None
+    assert read.test.pixels.aspects is None
+
+
+def test_aspects_and_views_enter_the_fingerprint_where_there_are_any():
+    square, oblong = small_set(), oblong_set()
+    without_views = oblong._replace(train=replace(oblong.train, measured=None))
+    other = PixelArray(square.train.pixels.array, np.array([1, 1, 0.5, 2, 3], np.float32))
+    sets = [square, oblong, without_views, oblong._replace(train=replace(oblong.train, pixels=other))]
+    assert len({fingerprint_of(parts) for parts in sets}) == 4
+
+
+@pytest.mark.parametrize("what", ["aspects", "views"])
+def test_missing_aspects_or_views_are_noticed(tmp_path, what):
+    source, lines = Source("some-4", "identity", oblong_set), []
+    write_cache(source, oblong_set())
+    (tmp_path / "cache" / "some-4" / f"train_{what}.npy").unlink()
+    assert read_cache(source, lines.append) is None
+    assert "are damaged" in lines[0]

@@ -6,15 +6,28 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clrkit import cache, data
+from clrkit.augment import central_crop, to_float
 from clrkit.config import Data
-from clrkit.data import DataError, DataSet, Part, PixelArray, PixelStream, fingerprint, load, source_id
+from clrkit.data import (
+    DataError,
+    DataSet,
+    Part,
+    PixelArray,
+    PixelStream,
+    fingerprint,
+    load,
+    load_evaluation,
+    source_id,
+)
 from clrkit.pixels import Parts
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
@@ -272,6 +285,105 @@ def test_progress_is_shown_twice_a_second_with_rate_and_time_left(monkeypatch):
     assert lines[-1] == "decoding: 6,400 of 6,400 images, 256 images/s, 0:00:00 left"
 
 
+# Images that are not square
+
+
+def oblong_folder(root: Path, *parts: str) -> Data:
+    """Ten images of noise in each of two classes and, in the training part, without a label."""
+    random = np.random.RandomState(0)
+    for name in [f"{part}{kind}" for part in parts for kind in ("ape/", "bat/")] + ["unlabelled/"]:
+        (root / name).mkdir(parents=True)
+        for index in range(10):
+            shape = (50, 50) if index == 0 else (40 + index, 60 - index)
+            image = random.randint(0, 256, (*shape, 3)).astype(np.uint8)
+            Image.fromarray(image).save(root / name / f"{index:03d}.png")
+    return Data(dataset="folder", root=str(root), image_size=40)
+
+
+def original(root: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(root / name)).transpose(2, 0, 1).copy()
+
+
+def central(root: Path, name: str) -> np.ndarray:
+    return central_crop(torch.from_numpy(original(root, name)), 40).numpy()
+
+
+@pytest.mark.parametrize("streamed_beyond", [0, 2**32])
+def test_aspects_come_with_the_training_images_decoded_cached_and_streamed(
+    tmp_path, monkeypatch, streamed_beyond
+):
+    monkeypatch.setattr(data, "STREAMED_BEYOND", streamed_beyond)
+    config = oblong_folder(tmp_path / "set", "")
+    for _ in range(2):
+        train = load(config).train.subset(np.array([3, 0, 11]))
+        assert isinstance(train.pixels.source, PixelArray if streamed_beyond else PixelStream)
+        (batch,) = train.pixels.squares([np.arange(3)])
+        for name, aspect in zip(train.names, batch.aspects, strict=True):
+            _, height, width = original(tmp_path / "set", name).shape
+            assert aspect == np.float32(width / height)
+
+
+def test_a_set_of_square_images_has_no_aspects(tmp_path):
+    part = load(image_folder(tmp_path / "set", 2)).train
+    assert part.pixels.aspects is None
+    assert part.measured is None
+
+
+@pytest.mark.parametrize("streamed_beyond", [0, 2**32])
+@pytest.mark.parametrize("evaluation", ["test", "validation"])
+def test_larger_images_are_measured_by_the_official_central_crop(
+    tmp_path, monkeypatch, streamed_beyond, evaluation
+):
+    monkeypatch.setattr(data, "STREAMED_BEYOND", streamed_beyond)
+    config = replace(oblong_folder(tmp_path / "set", ""), evaluation=evaluation)
+    for _ in range(2):
+        found = load(config)
+        labelled = found.train.subset(np.flatnonzero(found.train.labels >= 0))
+        for part in (found.evaluation, labelled):
+            (views,) = part.views.batches([np.arange(len(part))])
+            assert views.dtype == torch.uint8
+            for name, view in zip(part.names, views.numpy(), strict=True):
+                assert np.abs(view / 255 - central(tmp_path / "set", name)).max() <= 0.5001 / 255
+
+
+def test_the_views_of_unlabelled_images_are_not_kept(tmp_path):
+    lines = []
+    train = load(oblong_folder(tmp_path / "set", ""), lines.append).train
+    assert lines[-1].startswith("decoding: 46 of 46 ")  # 26 to train on, 16 of them and 4 others to measure
+    with pytest.raises(IndexError):
+        list(train.views.batches([np.flatnonzero(train.labels < 0)]))
+
+
+# Measuring alone
+
+
+@pytest.mark.parametrize("dataset", ["imagenet", "folder"])
+def test_exact_views_are_streamed_without_a_training_part(tmp_path, dataset):
+    config = replace(oblong_folder(tmp_path / "set", "val/"), dataset=dataset)
+    part, classes = load_evaluation(config)
+    assert classes == ("ape", "bat")
+    assert part.labels.tolist() == [0] * 10 + [1] * 10
+    batches = list(part.pixels.batches([np.arange(3), np.arange(3, 20)]))
+    views = np.concatenate([batch.numpy() for batch in batches])
+    for name, view in zip(part.names, views, strict=True):
+        assert np.array_equal(view, central(tmp_path / "set", name))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_older_resize_of_views_can_be_chosen(tmp_path):
+    config = oblong_folder(tmp_path / "set", "val/")
+    part, _ = load_evaluation(config, resize="tf1")
+    (views,) = part.views.batches([np.array([7])])
+    image = torch.from_numpy(original(tmp_path / "set", part.names[7]))
+    assert views[0].equal(central_crop(image, 40, "tf1"))
+
+
+def test_digits_are_measured_as_they_are(tinted):
+    part, classes = load_evaluation(Data())
+    assert np.array_equal(pixels(part), pixels(tinted.evaluation))
+    assert classes == tinted.classes
+
+
 # Folders, streamed
 
 
@@ -368,6 +480,10 @@ def test_cifar10_is_read_as_it_is(tmp_path):
     assert found.evaluation.labels.tolist() == [7, 0]
     assert np.array_equal(pixels(found.train), images[:10].transpose(0, 3, 1, 2))
     assert np.array_equal(pixels(found.evaluation), images[10:].transpose(0, 3, 1, 2))
+    part, classes = load_evaluation(Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32))
+    exact = to_float(torch.from_numpy(images[10:].transpose(0, 3, 1, 2).copy()))
+    assert next(iter(part.pixels.batches([np.arange(2)]))).equal(exact)
+    assert (part.labels.tolist(), classes) == ([7, 0], CIFAR10)
 
 
 @pytest.mark.usefixtures("complete")
@@ -401,6 +517,10 @@ def test_stl10_has_its_unlabelled_images(tmp_path):
     expected = np.concatenate([flat["train"], flat["unlabeled"]]).reshape(5, 3, 96, 96)[:, :, :1, :1]
     assert pixels(found.train).shape == (5, 3, 110, 110)
     assert (pixels(found.train) == expected).all()
+    assert pixels(found.evaluation).shape == (1, 3, 96, 96)
+    assert found.train.pixels.aspects is None
+    (views,) = found.train.views.batches([np.array([1, 0])])
+    assert np.abs(views[:, :, ::95, ::95].numpy() - expected[[1, 0]].astype(int)).max() <= 1
 
 
 def test_a_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):

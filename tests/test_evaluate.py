@@ -105,14 +105,28 @@ def test_more_neighbours_than_images_are_all_images():
     assert evaluate.knn_predict(bank, truth, queries, 2, 100).equal(all_of_them)
 
 
-@pytest.mark.parametrize(
-    ("stored", "size", "start"), [(8, 8, 0), (9, 8, 1), (10, 8, 1), (37, 32, 3), (50, 44, 3)]
-)
-def test_the_evaluation_view_is_the_official_centre(stored, size, start):
-    pixels = torch.randint(0, 256, (2, 3, stored, stored), dtype=torch.uint8)
-    view = evaluate.evaluation_view(pixels, size)
-    expected = pixels[:, :, start : start + size, start : start + size].float() / 255
-    torch.testing.assert_close(view, expected)
+def test_the_evaluation_view_is_the_stored_one_in_0_to_1():
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    torch.testing.assert_close(evaluate.evaluation_view(pixels, 8), pixels.float() / 255)
+    exact = torch.rand(2, 3, 8, 8)
+    assert evaluate.evaluation_view(exact, 8).equal(exact)
+
+
+def test_an_image_of_another_size_is_not_measured():
+    with pytest.raises(ValueError, match="stored at 9 pixels is no evaluation view of 8"):
+        evaluate.evaluation_view(torch.zeros(2, 3, 9, 9, dtype=torch.uint8), 8)
+
+
+def test_training_images_are_measured_by_their_views():
+    network, images = model(), part(6)
+    squares = PixelArray(np.zeros((6, 3, 14, 14), np.uint8))
+    training = Part(squares, images.labels, images.names, images.pixels)
+    expected = evaluate.extract(network.encoder, images, 10, CPU)
+    assert evaluate.extract(network.encoder, training, 10, CPU).equal(expected)
+    chosen = np.array([4, 1])
+    torch.testing.assert_close(
+        evaluate.extract(network.encoder, training.subset(chosen), 10, CPU), expected[chosen]
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clrkit.config import Data
-from clrkit.folders import SUFFIXES, list_images
+from clrkit.folders import SUFFIXES, list_evaluation, list_images
 from clrkit.images import DataError
 
 
@@ -111,7 +111,7 @@ def test_names_of_any_bytes_are_read(tmp_path):
     stream = parts.train.pixels
     assert len(stream) == 2
     assert {os.fsencode(name) for name in (*parts.train.names, *parts.test.names)} >= {b"a/\xff\xfe \n.png"}
-    assert all(stream.images.read(index).shape == (3, 8, 8) for index in range(2))
+    assert all(stream.images.read(index)[0].shape == (3, 8, 8) for index in range(2))
 
 
 def csv_folder(root: Path, text: str) -> Data:
@@ -201,3 +201,37 @@ def test_a_broken_link_is_named(tmp_path):
     (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"a/3\.png cannot be read: No such file or directory\.$"):
         list_images(folder(tmp_path))
+
+
+# What is measured, without a training part
+
+
+@pytest.mark.parametrize(("dataset", "part"), [("imagenet", "val"), ("folder", "val"), ("folder", "test")])
+def test_the_test_part_is_listed_without_a_training_part(tmp_path, dataset, part):
+    write(tmp_path, *(f"{part}/n{index:02d}/{name}.jpg" for index in (10, 2) for name in "ba"))
+    found = list_evaluation(folder(tmp_path, dataset=dataset))
+    names = [f"{part}/{name}.jpg" for name in ("n02/a", "n02/b", "n10/a", "n10/b")]
+    assert [file.name for file in found.test] == names
+    assert found.classes == ("n02", "n10")
+    assert found.originals(found.test).labels.tolist() == [0, 0, 1, 1]
+    assert not found.train
+
+
+def test_the_test_part_of_imagenet_is_val(tmp_path):
+    write(tmp_path, "val/a/1.png", "test/b/1.png")
+    assert list_evaluation(folder(tmp_path, dataset="imagenet")).classes == ("a",)
+    assert list_evaluation(folder(tmp_path)).classes == ("b",)
+
+
+def test_bare_class_folders_are_measured_on_the_part_that_is_held_out(tmp_path):
+    write(tmp_path, *(f"{label}/{index}.png" for label in "ab" for index in range(10)))
+    assert list_evaluation(folder(tmp_path)) == list_images(folder(tmp_path))
+
+
+@pytest.mark.parametrize(("names", "complaint"), [
+    (("train/a/1.png",), r"^The folder .*/val cannot be read: No such file or directory\.$"),
+    (("val/1.png",), r"/val has no class folders"),
+])  # fmt: skip
+def test_an_imagenet_without_what_is_measured_is_refused(tmp_path, names, complaint):
+    with pytest.raises(DataError, match=complaint):
+        list_evaluation(folder(write(tmp_path, *names), dataset="imagenet"))

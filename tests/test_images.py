@@ -1,13 +1,16 @@
-"""Image files to squares."""
+"""Image files to squares to train on and views to measure."""
 
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
-from clrkit.images import DataError, ImageArray, read_image, stored_side
+from clrkit import images
+from clrkit.augment import central_crop
+from clrkit.images import DataError, ImageArray, ImageFiles, Squashed, View, read_photo, stored_side
 
 RANDOM = np.random.RandomState(0)
 
@@ -21,13 +24,23 @@ def saved(image: Image.Image, path: Path, **options: object) -> str:
     return str(path)
 
 
+def read_image(path: str, side: int) -> np.ndarray:
+    """The square of one file."""
+    return images.to_square(read_photo(path, side), side)
+
+
+def aspect(path: str) -> float:
+    return Squashed(one_file(path), 4).read(0)[1]
+
+
+def one_file(path: str) -> ImageFiles:
+    folder, _, name = path.rpartition("/")
+    return ImageFiles(folder, np.array([name.encode()]), np.array([1]))
+
+
 @pytest.mark.parametrize(("size", "side"), [(8, 8), (28, 28), (32, 32), (64, 64), (96, 110), (224, 256)])
 def test_small_images_are_stored_whole_and_larger_ones_with_a_margin(size, side):
     assert stored_side(size) == side
-
-
-def test_the_centre_of_a_stored_image_is_the_official_crop():
-    assert all(abs(stored_side(size) * 0.875 - size) < 0.5 for size in range(65, 500))
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path):
@@ -180,4 +193,70 @@ def test_an_image_of_absurd_size_is_refused(tmp_path, side, strict):
 def test_an_image_in_memory_is_resized_as_a_file_is(tmp_path):
     pixels = noise(9, 12)
     path = saved(Image.fromarray(pixels), tmp_path / "a.png")
-    assert np.array_equal(ImageArray(pixels[None], 6).read(0), read_image(path, 6))
+    square, ratio = Squashed(ImageArray(pixels[None]), 6).read(0)
+    assert np.array_equal(square, read_image(path, 6))
+    assert ratio == aspect(path) == 12 / 9
+
+
+# Aspects
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_aspect_is_that_of_the_upright_image(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(Image.fromarray(noise(6, 10)), tmp_path / f"a.{suffix}", exif=exif)
+    assert aspect(path) == (10 / 6 if orientation < 5 else 6 / 10)
+
+
+def test_the_aspect_is_that_of_the_file_however_small_it_is_decoded(tmp_path):
+    path = saved(Image.fromarray(noise(375, 501)), tmp_path / "a.jpg")
+    assert read_photo(path, 20).image.size != (501, 375)
+    assert Squashed(one_file(path), 20).read(0)[1] == 501 / 375
+
+
+# Views
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("resize", ["tf2", "tf1"])
+def test_a_view_is_the_central_crop_of_the_upright_image_at_full_size(tmp_path, orientation, resize):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(Image.fromarray(noise(160, 210)), tmp_path / "a.jpg", exif=exif)
+    with Image.open(path) as image:
+        turned = np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1).copy()
+    expected = central_crop(torch.from_numpy(turned), 40, resize).numpy()
+    exact, ratio = View(one_file(path), 40, exact=True, resize=resize).read(0)
+    assert np.array_equal(exact, expected)
+    assert ratio == 1
+    rounded, _ = View(one_file(path), 40, resize=resize).read(0)
+    assert rounded.dtype == np.uint8
+    assert np.abs(rounded / 255 - expected).max() <= 0.5001 / 255
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_view_of_up_to_32_pixels_is_the_whole_image(exact):
+    found = ImageArray(noise(40, 50)[None])
+    view, ratio = View(found, 32, exact).read(0)
+    assert np.array_equal(view, Squashed(found, 32).read(0)[0] / np.float32(255 if exact else 1))
+    assert ratio == 1
+    assert not np.array_equal(View(found, 33, exact).read(0)[0], Squashed(found, 33).read(0)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 300), (300, 3)])
+@pytest.mark.parametrize("size", [8, 40])
+def test_the_smallest_and_longest_images_have_squares_and_views(shape, size):
+    found = ImageArray(noise(*shape)[None])
+    for made in (Squashed(found, size), View(found, size), View(found, size, exact=True)):
+        assert made.read(0)[0].shape == (3, size, size)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK"])
+def test_views_are_of_any_mode(tmp_path, mode):
+    image = Image.fromarray(noise(60, 60)).convert(mode)
+    path = saved(image, tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+    rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+    expected = central_crop(torch.from_numpy(rgb), 40).numpy()
+    assert np.array_equal(View(one_file(path), 40, exact=True).read(0)[0], expected)

@@ -217,7 +217,7 @@ def test_a_batch_has_the_pixels_of_its_indices():
     part = replace(DATA.train, pixels=PixelArray(pixels))
     training = begin(PRETRAIN, DATA, CPU)
     seen = 0
-    for step, indices, chunk in batches(part, training):
+    for step, indices, chunk, _ in batches(part, training):
         assert chunk[:, 0, 0, 0].tolist() == indices.tolist()
         assert step == seen
         seen += 1
