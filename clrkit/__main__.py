@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from clrkit import config as configs
 from clrkit.config import STAGES, Config, ConfigError, Stage
-from clrkit.presets import PRESETS, Preset, preset
+from clrkit.grid import Preset
+from clrkit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from clrkit.model import ModelConfig

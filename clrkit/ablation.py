@@ -14,7 +14,7 @@ from clrkit.config import Finetune, Stage, Supervised, known, locate, to_dict, w
 from clrkit.drawing import FINETUNED, SUPERVISED, Drawing, canvas, line
 from clrkit.figures import TOP1, caption, listed
 from clrkit.frames import fraction_name, frame, summarise
-from clrkit.presets import Preset
+from clrkit.grid import Preset
 from clrkit.runs import Run, Store
 
 # Names of the settings, and where they are in a fine-tuned run. A head's depth comes before its tap layer:

@@ -12,8 +12,8 @@ from typing import Any
 from clrkit.config import ConfigError, Stage, to_dict
 from clrkit.console import ProgressLine, SweepLine
 from clrkit.data import fingerprint
+from clrkit.grid import Preset
 from clrkit.headless import RESULTS_VARIABLE, NotebookError, execute, notebooks
-from clrkit.presets import Preset
 from clrkit.provenance import available_cores
 from clrkit.runs import Run, Store, seconds_expected
 from clrkit.sweep import missing, run_all

@@ -12,7 +12,8 @@ import synthetic
 from clrkit.ablation import Ablation, ablation
 from clrkit.config import ConfigError, Finetune, Stage, with_fields
 from clrkit.drawing import Drawing
-from clrkit.presets import Grid, Labelling, preset
+from clrkit.grid import Grid, Labelling
+from clrkit.presets import preset
 from clrkit.runs import Store
 
 SMOKE = preset("smoke")

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from clrkit.config import (
+    Augmentation,
     ConfigError,
     Distill,
     Finetune,
+    Network,
+    Optimizer,
     Probe,
     Stage,
     Supervised,
@@ -20,7 +23,9 @@ from clrkit.config import (
     with_fields,
 )
 from clrkit.data import load
-from clrkit.presets import PRESETS, Preset, preset
+from clrkit.grid import Preset
+from clrkit.optim import peak_rate
+from clrkit.presets import PRESETS, preset
 from clrkit.stages import check
 
 NAMES = [make.__name__ for make in PRESETS]
@@ -40,7 +45,7 @@ def of(kind: type[Stage], chosen: Preset) -> list[Any]:
 def test_a_preset_is_called_as_its_function_and_says_what_it_costs(chosen):
     make = next(make for make in PRESETS if make.__name__ == chosen.name)
     assert preset(chosen.name) == chosen
-    assert re.search(r"minute|hour", make.__doc__)
+    assert re.search(r"CPU|GPU|TPU", make.__doc__)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
@@ -196,3 +201,57 @@ def test_the_smoke_preset_has_the_stages_of_mini_in_short():
     assert len(runs(smoke)) < len(runs(mini))
     assert max(run.epochs for run in runs(smoke)) <= 2
     assert smoke.pretrain.augmentation == mini.pretrain.augmentation
+
+
+# Every number of the published recipes, written down a second time (facts of paper and official README).
+
+
+@pytest.mark.parametrize("name", ["imagenet_r50", "imagenet_r152_3x_sk"])
+def test_the_imagenet_presets_have_the_paper_s_recipe(name):
+    chosen = preset(name)
+    pretrain, finetune, probe, distill = chosen.pretrain, chosen.finetune, chosen.probe, chosen.distill
+    assert (pretrain.epochs, pretrain.batch_size, pretrain.temperature) == (800, 4096, 0.1)
+    assert pretrain.optimizer == Optimizer(
+        optimizer="lars", learning_rate=0.1, scaling="sqrt", momentum=0.9, weight_decay=1e-4, warmup_epochs=40
+    )
+    assert peak_rate(pretrain.optimizer, 4096) == pytest.approx(6.4)
+    assert pretrain.optimizer.warmup_epochs == 0.05 * pretrain.epochs
+    assert (pretrain.head_layers, pretrain.head_dim, pretrain.data.image_size) == (3, 128, 224)
+    assert (pretrain.memory, pretrain.memory_size, pretrain.memory_momentum) == (True, 65536, 0.999)
+    assert pretrain.augmentation == Augmentation(
+        crop_area=0.08, flip=True, color_strength=1.0, brightness="multiplied", blur=True
+    )
+    assert finetune.optimizer == Optimizer(
+        optimizer="lars", learning_rate=0.005, scaling="sqrt", weight_decay=0.0, warmup_epochs=0.0
+    )
+    assert peak_rate(finetune.optimizer, finetune.batch_size) == pytest.approx(0.16)
+    lengths = {(each.fraction, each.epochs, each.batch_size) for each in chosen.grid.labelled}
+    assert lengths == {(0.01, 60, 1024), (0.1, 30, 1024), (1.0, 30, 1024)}
+    assert finetune.tap_layer == 1
+    assert finetune.augmentation == Augmentation(crop_area=0.08, flip=True, color_strength=0.0, blur=False)
+    assert (probe.optimizer.optimizer, probe.epochs, probe.batch_size) == ("sgd", 90, 4096)
+    assert (probe.optimizer.weight_decay, peak_rate(probe.optimizer, 4096)) == (1e-6, 1.6)
+    assert (distill.temperature, chosen.grid.self_temperature, distill.epochs) == (1.0, 0.1, 400)
+    assert distill.label_weight == 0
+
+
+def test_the_cifar_10_preset_has_the_official_readme_s_recipe():
+    chosen = preset("cifar10_official")
+    pretrain, probe = chosen.pretrain, chosen.probe
+    assert pretrain.network == Network(depth=18, width=1, sk_ratio=0, stem="cifar")
+    assert (pretrain.epochs, pretrain.batch_size, pretrain.temperature) == (1000, 512, 0.5)
+    assert pretrain.optimizer == Optimizer(
+        optimizer="lars", learning_rate=1.0, scaling="linear", weight_decay=1e-4, warmup_epochs=10
+    )
+    assert pretrain.augmentation == Augmentation(crop_area=0.08, color_strength=0.5, blur=False)
+    assert not pretrain.memory
+    assert (probe.optimizer.optimizer, probe.epochs, probe.batch_size) == ("sgd", 100, 512)
+    assert (probe.optimizer.weight_decay, peak_rate(probe.optimizer, 512)) == (0.0, 0.2)
+
+
+def test_the_big_preset_distils_the_paper_s_biggest_network_into_its_smallest():
+    chosen = preset("imagenet_r152_3x_sk")
+    big, small = chosen.pretrain.network, chosen.distill.network
+    assert big == Network(depth=152, width=3, sk_ratio=0.0625, stem="imagenet")
+    assert small == preset("imagenet_r50").pretrain.network == Network(depth=50, stem="imagenet")
+    assert chosen.distill.teacher.pretrain.network == big

@@ -1,0 +1,144 @@
+"""An experiment: its standard run of each stage, and how far it varies them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from clrkit.config import (
+    Distill,
+    Finetune,
+    Network,
+    Pretrain,
+    Probe,
+    Stage,
+    Supervised,
+    stage_class,
+    with_fields,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """A label fraction, and how long supervised and fine-tuned training go on at it, the same for both."""
+
+    fraction: float
+    epochs: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The extent of an experiment.
+
+    Attributes:
+        seeds: each goes through the whole chain: pretraining, label draw, fine-tuning, distillation.
+        networks: the smallest first. The last is distilled into itself, and is the teacher of big-to-small
+            distillation; the first is its student, and the network whose head is varied.
+        self_temperature: of self-distillation; big-to-small has that of `Preset.distill`.
+        labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
+        head_layers: depths of the projection head that are compared.
+        tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
+    """
+
+    seeds: tuple[int, ...]
+    networks: tuple[Network, ...]
+    self_temperature: float
+    labelled: tuple[Labelling, ...]
+    head_layers: tuple[int, ...]
+    tap_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """An experiment: its standard run of each stage, and how far it varies them.
+
+    Attributes:
+        name: of the preset and of its results folder.
+        probe, supervised, distill: the standard runs; fine-tuning and pretraining are part of `distill`.
+        grid: the extent.
+    """
+
+    name: str
+    probe: Probe
+    supervised: Supervised
+    distill: Distill
+    grid: Grid
+
+    @property
+    def finetune(self) -> Finetune:
+        return self.distill.teacher
+
+    @property
+    def pretrain(self) -> Pretrain:
+        return self.finetune.pretrain
+
+    def resolve(self, stage: str, **settings: Any) -> Any:
+        """The standard run of a stage with single fields changed by name; None changes nothing.
+
+        Raises:
+            ConfigError: for an unknown stage or field, naming the nearest, or an impossible value.
+        """
+        stage_class(stage)
+        return with_fields(getattr(self, stage), settings)
+
+    @property
+    def runs(self) -> tuple[Stage, ...]:
+        """Every run that `reproduce` makes."""
+        return tuple(dict.fromkeys(run for seed in self.grid.seeds for run in self.seed_runs(seed)))
+
+    def seed_runs(self, seed: int) -> Iterator[Stage]:
+        yield from self.network_runs(seed)
+        yield from self.head_runs(seed)
+        yield from self.distill_runs(seed)
+
+    def network_runs(self, seed: int) -> Iterator[Stage]:
+        """Supervised, linear and fine-tuned accuracy of every network at every label fraction.
+
+        At the smallest fraction also from the encoder's output: does the head's gain shrink with size?
+        """
+        for network in reversed(self.grid.networks):
+            pretrain = replace(self.pretrain, network=network, seed=seed)
+            yield replace(self.probe, pretrain=pretrain, seed=seed)
+            yield self.tuned(pretrain, self.grid.labelled[0], tap_layer=0)
+            for labelling in self.grid.labelled:
+                tap = 0 if labelling == self.grid.labelled[-1] else self.finetune.tap_layer
+                yield self.tuned(pretrain, labelling, tap)
+                yield replace(self.supervised, network=network, seed=seed, **asdict(labelling))
+
+    def head_runs(self, seed: int) -> Iterator[Stage]:
+        """The first network's head: its depth, and the layer fine-tuning starts from."""
+        for layers in self.grid.head_layers:
+            pretrain = replace(self.pretrain, network=self.grid.networks[0], head_layers=layers, seed=seed)
+            yield replace(self.probe, pretrain=pretrain, seed=seed)
+            for labelling in self.grid.labelled[:-1]:
+                for tap in self.grid.tap_layers:
+                    if tap <= layers:
+                        yield self.tuned(pretrain, labelling, tap)
+
+    def distill_runs(self, seed: int) -> Iterator[Stage]:
+        """Self-distillation, big-to-small, and the rows of the paper's Table 2 for the small student."""
+        small, big = self.grid.networks[0], self.grid.networks[-1]
+        for labelling in self.grid.labelled[:-1]:
+            itself = self.student(seed, labelling, teacher=big, student=big)
+            yield replace(itself, temperature=self.grid.self_temperature)
+            taught = self.student(seed, labelling, teacher=big, student=small)
+            yield taught
+            yield replace(taught, label_weight=0.5)
+            yield replace(
+                taught,
+                label_weight=0.5,
+                transfer="labelled",
+                epochs=labelling.epochs,
+                batch_size=labelling.batch_size,
+            )
+
+    def tuned(self, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
+        changes = {"tap_layer": tap_layer, "seed": pretrain.seed, **asdict(labelling)}
+        return replace(self.finetune, pretrain=pretrain, **changes)
+
+    def student(self, seed: int, labelling: Labelling, teacher: Network, student: Network) -> Distill:
+        pretrain = replace(self.pretrain, network=teacher, seed=seed)
+        tuned = self.tuned(pretrain, labelling, self.finetune.tap_layer)
+        return replace(self.distill, teacher=tuned, network=student, seed=seed)
