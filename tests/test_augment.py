@@ -1,4 +1,4 @@
-"""Pixel operations against loops and the official numbers; random laws against theirs."""
+"""Pixel operations against loops and the official numbers, and views as a whole."""
 
 import colorsys
 import itertools
@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from clrkit import augment
@@ -40,19 +41,6 @@ def nchw(array: np.ndarray) -> Tensor:
 
 def close(ours: Tensor, theirs: Tensor, atol: float = 2e-6) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
-
-
-def distance(ours: Tensor, quantiles: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of draws from a law given by its quantiles from 0 to 1."""
-    values, levels = np.sort(ours.numpy()), np.linspace(0, 1, len(quantiles))
-    below = np.searchsorted(values, quantiles - 1e-9, "left") / len(values)
-    up_to = np.searchsorted(values, quantiles + 1e-9, "right") / len(values)
-    return max((below - levels).max(), (levels - up_to).max())
-
-
-def is_uniform(draws: Tensor, low: float, high: float) -> bool:
-    inside = low <= draws.min() and draws.max() <= high
-    return bool(inside) and distance(draws, np.linspace(low, high, 101)) < 1.95 / math.sqrt(len(draws))
 
 
 def share(truths: Tensor) -> float:
@@ -162,6 +150,27 @@ def test_a_crop_of_its_own_size_is_cut_out_exactly():
     close(cut[1], images[1, :, 4:9, 0:5])
 
 
+@pytest.mark.parametrize("resize", ["tf2", "tf1"])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 90), (300, 7), (33, 32), (700, 500)])
+def test_an_image_of_any_shape_has_an_evaluation_view_of_its_centre(shape, resize):
+    image = torch.full((3, *shape), 90, dtype=torch.uint8)
+    image[:, : shape[0] // 20], image[:, :, : shape[1] // 20] = 0, 0
+    close(augment.central_crop(image, 40, resize), torch.full((3, 40, 40), 90 / 255))
+
+
+def test_a_crop_of_the_squashed_image_shows_what_the_crop_of_the_original_shows():
+    rows, columns = torch.linspace(0, 3, 60)[:, None], torch.linspace(0, 5, 90)
+    smooth = torch.stack((rows.sin() + 0 * columns, columns.cos() + 0 * rows, (rows + columns).sin()))
+    photo = (127 + 120 * smooth).byte()
+    square = F.interpolate(photo[None].float(), (90, 90), mode="bicubic").clamp(0, 255).byte()
+    (boxes, stored) = (
+        Boxes(*(torch.tensor([float(value)]) for value in box))
+        for box in ((20, 27, 30, 36), (30, 27, 45, 36))
+    )
+    expected = augment.crop_resize(augment.to_float(photo[None]), boxes, 24)
+    close(augment.crop_resize(augment.to_float(square), stored, 24), expected, 0.02)
+
+
 def test_only_the_chosen_images_are_mirrored():
     images = noise(3, 3, 6, 6)
     boxes = Boxes(*(torch.tensor(b) for b in ([1.0, 0, 2], [0.0, 1, 2], [4.0, 5, 3], [6.0, 4, 4])))
@@ -250,90 +259,51 @@ def test_crops_are_resized_as_the_official_ones(official):
         close(ours, nchw(official[f"{case}/tf2_preclip"][None]), 1e-5)
 
 
+def test_the_evaluation_view_is_the_official_one(official):
+    cases = [key.split("/")[0] for key in official if key.startswith("evalcrop") and "image" in key]
+    assert len(cases) >= 5
+    for case in cases:
+        image = nchw(official[f"{case}/image_uint8"][None])[0]
+        ours = augment.central_crop(image, int(case.rpartition("to")[2]))
+        close(ours, nchw(official[f"{case}/output"][None])[0])
+
+
+def test_the_older_resizing_is_the_official_one_of_tf1(official):
+    cases = [key for key in official if key.startswith("resize_matrix_tf1_")]
+    assert len(cases) >= 5
+    for case in cases:
+        source, target = map(int, case.removeprefix("resize_matrix_tf1_").split("to"))
+        length = torch.tensor([float(source)])
+        ours = augment.resize_matrices(torch.zeros(1), length, source, target, "tf1")[0]
+        close(ours, torch.from_numpy(official[case]))
+
+
+def test_crops_are_resized_as_those_of_tf1(official):
+    cases = [key.split("/")[0] for key in official if key.startswith("cropresize") and "image" in key]
+    for case in cases:
+        _, _, box, target = case.split("_")
+        top, left, height, width = (torch.tensor([float(x)]) for x in box.removeprefix("box").split("-"))
+        image = augment.to_float(nchw(official[f"{case}/image_uint8"][None]))[0]
+        size = int(target.removeprefix("to"))
+        rows = augment.resize_matrices(top, height, image.shape[1], size, "tf1")
+        columns = augment.resize_matrices(left, width, image.shape[2], size, "tf1")
+        close(rows @ image @ columns.mT, nchw(official[f"{case}/tf1_preclip"][None])[0], 1e-5)
+
+
+def test_the_evaluation_view_of_tf1_is_its_resize_of_the_same_crop(official):
+    case = "cropresize_40x40_box0-0-40-40_to32"
+    image = torch.zeros(3, 46, 60, dtype=torch.uint8)
+    image[:, 3:43, 10:50] = nchw(official[f"{case}/image_uint8"][None])[0]  # where 0.875 of 46 x 60 lies
+    expected = nchw(official[f"{case}/tf1_preclip"][None])[0].clamp(0, 1)
+    close(augment.central_crop(image, 32, "tf1"), expected, 1e-5)
+
+
 def test_pixels_become_the_official_floats(official):
     ours = augment.to_float(torch.from_numpy(official["convert_uint8/in"]).expand(1, 3, 1, 256))
     close(ours[0, 0, 0], torch.from_numpy(official["convert_uint8/out"]), 1e-7)
 
 
-# Crops
-
-
-@pytest.mark.parametrize("side", [32, 224])
-def test_crops_follow_the_official_law(official, side):
-    name, drawn = f"cropstats_{side}x{side}", augment.draw_boxes(40_000, side, (0.08, 1.0), rng())
-    boxes = Boxes(*(values.double() for values in drawn))
-    laws = {
-        "height": boxes.height,
-        "width": boxes.width,
-        "area": boxes.height * boxes.width / side**2,
-        "aspect": boxes.width / boxes.height,
-        "y0_rel": boxes.top / (side - boxes.height).clamp(min=1),
-        "x0_rel": boxes.left / (side - boxes.width).clamp(min=1),
-    }
-    apart = {law: distance(draws, official[f"{name}/{law}_quantiles"]) for law, draws in laws.items()}
-    assert max(apart.values()) < 0.0115, apart  # the 1% point of equal laws
-    whole = share((boxes.height == side) & (boxes.width == side))
-    assert whole == pytest.approx(float(official[f"{name}/full_image_fraction"]), abs=1e-3)
-
-
-@pytest.mark.parametrize("side", [8, 28, 33])
-@pytest.mark.parametrize("smallest", [0.08, 0.35, 0.9])
-def test_crops_lie_in_the_image_and_keep_to_the_area_and_aspect_asked_for(side, smallest):
-    boxes = augment.draw_boxes(5000, side, (smallest, 1.0), rng())
-    for start, length in ((boxes.top, boxes.height), (boxes.left, boxes.width)):
-        assert start.eq(start.floor()).all()
-        assert length.eq(length.floor()).all()
-        assert start.min() >= 0
-        assert (start + length).max() <= side
-        assert length.min() >= 1
-    assert (boxes.height * boxes.width).min() >= max(smallest, 0.1) * side**2
-    # Half a pixel of rounding beside 3/4 to 4/3.
-    assert ((boxes.width + 0.5) / boxes.height).min() >= 3 / 4
-    assert ((boxes.width - 0.5) / boxes.height).max() <= 4 / 3
-
-
-def test_an_area_of_one_is_the_whole_image():
-    boxes = augment.draw_boxes(100, 28, (1.0, 1.0), rng())
-    assert [values.unique().tolist() for values in boxes] == [[0.0], [0.0], [28.0], [28.0]]
-
-
 # Colour
-
-
-@pytest.mark.parametrize("strength", [0.5, 1.0, 1.25])
-def test_colour_factors_are_uniform_in_the_official_ranges(strength):
-    jitter = augment.draw_jitter(20_000, strength, rng())
-    assert is_uniform(jitter.brightness, max(1 - 0.8 * strength, 0), 1 + 0.8 * strength)
-    assert is_uniform(jitter.contrast, 1 - 0.8 * strength, 1 + 0.8 * strength)
-    assert is_uniform(jitter.saturation, 1 - 0.8 * strength, 1 + 0.8 * strength)
-    assert is_uniform(jitter.hue, -0.2 * strength, 0.2 * strength)
-
-
-def test_four_in_five_images_are_jittered_and_one_in_five_is_grey():
-    jitter = augment.draw_jitter(20_000, 1.0, rng())
-    assert within(20_000, share(jitter.applied), 0.8)
-    assert within(20_000, share(jitter.grey), 0.2)
-    assert within(20_000, share(jitter.grey & jitter.applied), 0.16)
-
-
-def test_all_24_orders_of_the_colour_operations_are_equally_likely():
-    order = augment.draw_jitter(24_000, 1.0, rng()).order
-    assert order.sort(1).values.unique(dim=0).tolist() == [[0, 1, 2, 3]]
-    counts = torch.unique(order, dim=0, return_counts=True)[1]
-    assert len(counts) == 24
-    assert all(within(24_000, count / 24_000, 1 / 24) for count in counts.tolist())
-
-
-def test_no_two_images_share_a_factor_and_neighbours_are_unrelated():
-    jitter = augment.draw_jitter(5000, 1.0, rng())
-    columns = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)).double()
-    boxes = torch.stack(augment.draw_boxes(5000, 224, (0.08, 1.0), rng())).double()
-    assert all(len(row.unique()) > 4990 for row in columns)
-    for row in (*columns, *boxes):
-        correlation = torch.corrcoef(torch.stack((row[1:], row[:-1])))[0, 1]
-        assert abs(correlation) < 4 / math.sqrt(5000)
-    between = torch.corrcoef(columns)[~torch.eye(4, dtype=torch.bool)]
-    assert between.abs().max() < 4 / math.sqrt(5000)
 
 
 @pytest.mark.parametrize("brightness", ["multiplied", "added"])
@@ -402,6 +372,22 @@ def test_views_draw_nothing_from_the_global_generator():
     before = torch.get_rng_state()
     augment.random_view(pixels(4, 20), FULL, 20, rng())
     assert torch.get_rng_state().equal(before)
+
+
+def test_aspects_of_one_change_nothing():
+    images = pixels(16, 30)
+    views = augment.random_view(images, FULL, 24, rng(), torch.ones(16))
+    assert views.equal(augment.random_view(images, FULL, 24, rng()))
+
+
+def test_the_crops_of_squares_never_change():
+    top, left, height, width = augment.draw_boxes(5, 28, (0.5, 1.0), rng())
+    assert torch.stack((top, left, height, width)).tolist() == [
+        [1, 1, 2, 2, 0],
+        [0, 0, 0, 4, 1],
+        [26, 26, 19, 21, 24],
+        [27, 25, 22, 19, 25],
+    ]
 
 
 def test_half_of_the_views_are_mirrored():
