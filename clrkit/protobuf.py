@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 LARGEST = 8 * 2**20  # bytes of a message; Python needs many times as many for its fields
 KNOWN = 16  # field numbers from here on mean nothing to any reader here, and are skipped
+BEYOND = "something in it reaches beyond its end"
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
@@ -32,7 +33,7 @@ class Cursor:
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises FormatError where fewer are left."""
         if count > self.left:
-            raise FormatError("something in it reaches beyond its end")
+            raise FormatError(BEYOND)
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -40,7 +41,10 @@ class Cursor:
         """The next number, seven bits a byte, the lowest first. Raises FormatError beyond 64 bits."""
         value = 0
         for shift in range(0, 70, 7):
-            byte = self.take(1)[0]
+            if self.at >= len(self.data):
+                raise FormatError(BEYOND)
+            byte = self.data[self.at]
+            self.at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80 and value < 2**64:
                 return value

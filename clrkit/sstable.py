@@ -34,7 +34,7 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         FormatError: where the bytes are no such table, are damaged, or are absurdly many.
     """
     if len(data) > LARGEST_TABLE:
-        raise FormatError(f"it has {len(data):,} bytes; at most {LARGEST_TABLE:,} are read")
+        raise FormatError(f"it has more than {LARGEST_TABLE:,} bytes")
     if len(data) < FOOTER or int.from_bytes(data[-8:], "little") != MAGIC:
         raise FormatError("it does not end as the index of a TensorFlow checkpoint does")
     body, footer = data[:-FOOTER], Cursor(data[-FOOTER:-8])

@@ -162,7 +162,7 @@ def regular(path: Path) -> Path:
 def beginning(path: Path, count: int) -> bytes:
     """The first `count` bytes of a file, all of them where it is shorter."""
     with regular(path).open("rb") as file:
-        return file.read(count)
+        return file.read(min(count, os.fstat(file.fileno()).st_size))
 
 
 def find_index(place: Path) -> Path:
