@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
+from clrkit import model_commands
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
 from clrkit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
-    from clrkit.model import ModelConfig
     from clrkit.runs import Store
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -84,25 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     claimed.add_argument("--json", action="store_true", help="one object a claim")
     cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")
     cleaned.add_argument("--all", action="store_true", help="delete finished runs, figures and notebooks too")
-    imported = bare(
-        "import-official", import_official, "Convert a released TensorFlow checkpoint to a model folder."
-    )
-    imported.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="PATH",
-        help="prefix of a checkpoint, or folder of a checkpoint or SavedModel",
-    )
-    imported.add_argument("folder", type=Path, metavar="OUT", help="model folder to write")
-    imported.add_argument(
-        "--tap_layer",
-        type=int,
-        help="head layer the classifier was trained on: 1 for the models fine-tuned on "
-        "1%% and 10%% of the labels (default: 0, the encoder's output)",
-    )
-    imported.add_argument(
-        "--ema", action="store_true", help="take the momentum encoder's copies of the weights"
-    )
+    model_commands.add(bare)
     return parser
 
 
@@ -241,28 +223,6 @@ def clean(options: argparse.Namespace) -> int:
             shutil.rmtree(folder)
             print(f"deleted {folder}")
     return 0
-
-
-def import_official(options: argparse.Namespace) -> int:
-    from clrkit.model_folder import refuse_existing, write_model
-    from clrkit.official import convert, read_checkpoint
-
-    refuse_existing(options.folder)
-    variables = read_checkpoint(options.checkpoint, model_only=True)
-    config, state = convert(variables, tap_layer=options.tap_layer, ema=options.ema)
-    source = {"source": str(options.checkpoint), "ema": options.ema}
-    write_model(options.folder, config, state, source)
-    print(f"{options.folder}: {in_words(config)}")
-    return 0
-
-
-def in_words(model: ModelConfig) -> str:
-    from clrkit.frames import network_name
-
-    head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"
-    tapped = f"head layer {model.tap_layer}" if model.tap_layer else "the encoder's output"
-    classifier = f"{model.classes:,} classes on {tapped}" if model.classes else "no classifier"
-    return f"{network_name(configs.to_dict(model.network))}, {head}, {classifier}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clrkit.augment import to_float
 from clrkit.data import Part
+from clrkit.images import WHOLE
 
 BATCH = 500
 KNN_TEMPERATURE = 0.07  # of the votes' weights (Wu et al., 2018)
@@ -46,19 +47,22 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def apply_to(
+def outputs(
     function: Callable[[Tensor], Tensor], part: Part, size: int, device: torch.device
-) -> Float[Tensor, "count dim"]:
-    """`function` of every image's evaluation view (side `size`), in order, on the CPU."""
-    order = (np.arange(start, min(start + BATCH, len(part))) for start in range(0, len(part), BATCH))
-    views = (evaluation_view(pixels.to(device), size) for pixels in part.views.batches(order))
-    return torch.cat([function(view.contiguous(memory_format=torch.channels_last)).cpu() for view in views])
+) -> Iterator[Float[Tensor, "chunk dim"]]:
+    """`function` of every image's evaluation view (side `size`), in order, on the CPU, some at a time."""
+    # Of larger images fewer at a time, so that memory stays the same.
+    count = max(1, min(BATCH, BATCH * WHOLE**2 // size**2))
+    order = (np.arange(start, min(start + count, len(part))) for start in range(0, len(part), count))
+    for pixels in part.views.batches(order):
+        view = evaluation_view(pixels.to(device), size)
+        yield function(view.contiguous(memory_format=torch.channels_last)).cpu()
 
 
 def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
     """Logits of every image, (count, classes)."""
     with frozen(model):
-        return apply_to(model, part, size, device)
+        return torch.cat(list(outputs(model, part, size, device)))
 
 
 def extract(encoder: nn.Module, part: Part, size: int, device: torch.device) -> Rows:

@@ -1,0 +1,119 @@
+"""Commands for models apart from runs: import a released checkpoint, evaluate a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clrkit import config as configs
+from clrkit.config import ConfigError, known
+
+if TYPE_CHECKING:
+    from clrkit.data import Part
+    from clrkit.model import Model, ModelConfig
+
+Command = Callable[[argparse.Namespace], int]
+SIDES = {
+    "tinted_mnist": 28,
+    "cifar10": 32,
+    "cifar100": 32,
+    "stl10": 96,
+    "imagenet": 224,
+}  # where none is given
+
+
+def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    """Add these commands to the parser that `command` makes parsers for."""
+    imported = command(
+        "import-official", import_official, "Convert a released TensorFlow checkpoint into a model folder."
+    )
+    about = "prefix of a checkpoint, or folder of a checkpoint or SavedModel"
+    imported.add_argument("checkpoint", type=Path, metavar="PATH", help=about)
+    imported.add_argument("folder", type=Path, metavar="OUT", help="model folder to write")
+    about = (
+        "head layer the classifier was trained on (default 0, the encoder's output; see docs/checkpoints.md)"
+    )
+    imported.add_argument("--tap_layer", type=int, help=about)
+    imported.add_argument(
+        "--ema", action="store_true", help="take the momentum encoder's copy of the weights"
+    )
+    evaluated = command("evaluate", evaluate_model, "Measure a model with the official evaluation view.")
+    about = "model folder, or the folder of a finished run"
+    evaluated.add_argument("model", type=Path, metavar="MODEL", help=about)
+    evaluated.add_argument("--data", required=True, help=f"data set: {', '.join(SIDES)} or folder")
+    evaluated.add_argument("--root", default="", help="folder of its images; of ImageNet, the one with val")
+    evaluated.add_argument("--image_size", type=int, help="pixels (default: the data set's usual size)")
+    about = "the bicubic resize of TensorFlow 2 or 1 (default tf2)"
+    evaluated.add_argument("--resize", choices=("tf2", "tf1"), default="tf2", help=about)
+    evaluated.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    evaluated.add_argument("--json", action="store_true", help="one JSON object, shares of 1")
+
+
+def import_official(options: argparse.Namespace) -> int:
+    from clrkit.model_folder import refuse_existing, write_model
+    from clrkit.official import convert, read_checkpoint
+
+    refuse_existing(options.folder)
+    variables = read_checkpoint(options.checkpoint, model_only=True)
+    config, state = convert(variables, tap_layer=options.tap_layer, ema=options.ema)
+    source = {"source": str(options.checkpoint), "ema": options.ema}
+    write_model(options.folder, config, state, source)
+    print(f"{options.folder}: {in_words(config)}")
+    return 0
+
+
+def evaluate_model(options: argparse.Namespace) -> int:
+    from clrkit.data import load_evaluation
+    from clrkit.model_folder import read_model
+
+    known(options.data, [*SIDES, "folder"], "data set")
+    size = options.image_size or SIDES.get(options.data)
+    if size is None:
+        raise ConfigError(f"{options.data} needs --image_size, the side at which its images are measured.")
+    data = configs.Data(dataset=options.data, root=options.root, image_size=size)
+    model = read_model(options.model)
+    part, classes = load_evaluation(data, options.resize)
+    if len(classes) != model.config.classes:
+        told = f"{options.model} tells {model.config.classes:,} classes apart"
+        raise ConfigError(f"{told}; {options.data} has {len(classes):,}.")
+    metrics = measured(model, part, size, options.device)
+    if options.json:
+        print(json.dumps(metrics))
+    else:
+        spread = 100 * 1.96 * (metrics["top1"] * (1 - metrics["top1"]) / len(part)) ** 0.5
+        top5 = f", top-5 {100 * metrics['top5']:.2f}%" if "top5" in metrics else ""
+        print(f"top-1 {100 * metrics['top1']:.2f}% ± {spread:.2f} (95%){top5}; {len(part):,} images")
+    return 0
+
+
+def measured(model: Model, part: Part, size: int, device: str) -> dict[str, float]:
+    """Accuracy of a model's logits, with a line that tells how far it is."""
+    import torch
+
+    from clrkit import evaluate
+    from clrkit.console import ProgressLine
+    from clrkit.stages import choose_device
+
+    line, chunks, done = ProgressLine(), [], 0
+    place = choose_device(device)
+    model = model.to(place)
+    with evaluate.frozen(model):
+        for chunk in evaluate.outputs(model, part, size, place):
+            chunks.append(chunk)
+            done += len(chunk)
+            line.show(f"evaluate: {done:,} of {len(part):,} images")
+    line.clear()
+    metrics = evaluate.classification_metrics(torch.cat(chunks), torch.from_numpy(part.labels))
+    return {**metrics, "images": len(part)}
+
+
+def in_words(model: ModelConfig) -> str:
+    from clrkit.frames import network_name
+
+    head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"
+    tapped = f"head layer {model.tap_layer}" if model.tap_layer else "the encoder's output"
+    classifier = f"{model.classes:,} classes on {tapped}" if model.classes else "no classifier"
+    return f"{network_name(configs.to_dict(model.network))}, {head}, {classifier}"
