@@ -81,7 +81,7 @@ def test_an_index_cut_short_anywhere_is_refused(prefix):
 
 def test_a_damaged_index_is_refused_or_harmless(prefix):
     rng, whole = random.Random(0), index_of(prefix).read_bytes()
-    for _ in range(3000):
+    for _ in range(2000):
         found = refused_or_read(prefix, mutated(whole, rng))
         assert found is None or is_sample(found)
 
@@ -113,13 +113,13 @@ def pairs(tmp_path: Path) -> list[tuple[bytes, bytes]]:
 
 def test_a_forged_block_is_refused_or_read(tmp_path, pairs):
     rng, found = random.Random(3), []
-    for _ in range(1000):
+    for _ in range(700):
         blocks = [(group[-1][0], block(group, interval=2)) for group in (pairs[:3], pairs[3:])]
         victim = rng.randrange(2)
         blocks[victim] = (blocks[victim][0], mutated(blocks[victim][1], rng))
         found.append(refused_or_read(tmp_path / "m", table_of_blocks(blocks)))
     opened = [tensors for tensors in found if tensors is not None]
-    assert 30 < len(opened) < 500  # some damage is none to the format: another name, say
+    assert 30 < len(opened) < 400  # some damage is none to the format: another name, say
     assert all(size_of(tensor) in SIZES for tensors in opened for tensor in tensors.values())
 
 
@@ -133,12 +133,12 @@ def test_a_forged_list_of_blocks_is_refused_or_read(tmp_path, pairs):
 
 def test_a_forged_entry_is_refused_or_read(tmp_path, pairs):
     rng, found = random.Random(5), []
-    for _ in range(1500):
+    for _ in range(1000):
         name, place = pairs[rng.randrange(1, 4)]
         index = table([HEAD, (name, mutated(place, rng))])
         found.append(refused_or_read(tmp_path / "m", index))
     opened = [tensors for tensors in found if tensors is not None]
-    assert 100 < len(opened) < 1400
+    assert 100 < len(opened) < 900
     assert any(opened)
     # An entry may come to be read as another type or shape; its bytes are still those of the file.
     assert all(size_of(tensor) in SIZES for tensors in opened for tensor in tensors.values())
