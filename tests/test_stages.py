@@ -239,6 +239,25 @@ def test_every_view_of_every_step_is_drawn_anew(monkeypatch):
     assert len(views.unique(dim=0)) > 135  # of 8 x 8 pixels, a few are alike by chance
 
 
+@pytest.mark.parametrize(
+    "stage", [stage for stage in STAGES if stage.name != "probe"], ids=lambda stage: stage.name
+)
+def test_every_image_is_cropped_in_its_own_geometry(stage, monkeypatch):
+    numbers = np.arange(40, dtype=np.uint8)
+    pixels = numbers[:, None, None, None] * np.ones((1, 3, 8, 8), dtype=np.uint8)
+    squares = PixelArray(pixels, 1 + numbers.astype(np.float32) / 40)
+    seen: list[Tensor] = []
+
+    def look(images: Tensor, *arguments: Any) -> Tensor:
+        torch.testing.assert_close(arguments[-1], 1 + images[:, 0, 0, 0] / 40)
+        seen.append(images)
+        return random_view(images, *arguments)
+
+    monkeypatch.setattr(stages, "random_view", look)
+    train(stage, replace(DATA, train=replace(DATA.train, pixels=squares)))
+    assert seen
+
+
 # Resuming and seeds
 
 
