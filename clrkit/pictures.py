@@ -114,6 +114,24 @@ def positive_gap(matrix: Square) -> float:
     return float(values[positive].mean() - values[others].mean())
 
 
+def deviations(values: Mapping[str, float], bound: float, title: str) -> Picture:
+    """Relative deviations on a logarithmic scale, from the first at the top, and the bound they keep to."""
+    names, worst = list(values), max(values, key=lambda name: values[name])
+    subtitle = "largest difference in parts of the largest value, float32"
+    with canvas(title, subtitle, height=1.4 + 0.3 * len(names)) as (figure, (axes,)):
+        places = range(len(names))
+        axes.hlines(places, 1e-8, list(values.values()), color=BLUE, lw=1.1)
+        axes.plot(list(values.values()), places, "o", color=BLUE)
+        axes.axvline(bound, color=RED, ls="--", lw=1.1)
+        axes.text(bound, -0.8, f" bound {bound:.0e}", color=RED, size=8.5, va="center", ha="right")
+        axes.set_yticks(places, names)
+        axes.set(xscale="log", xlim=(1e-8, 4 * bound), ylim=(len(names) - 0.5, -1.2), xlabel="deviation")
+        axes.grid(True, axis="x")
+        axes.grid(False, axis="y")
+    alt = f"Largest deviation {values[worst]:.1e} at {worst}, below {bound:.0e}."
+    return Picture(figure, alt)
+
+
 def embeddings(
     points: Mapping[str, Float[Array, "count 2"]],
     labels: Int[np.ndarray, " count"],
