@@ -75,6 +75,8 @@ def evaluate_model(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.data} needs --image_size, the side at which its images are measured.")
     data = configs.Data(dataset=options.data, root=options.root, image_size=size)
     model = read_model(options.model)
+    if model.classifier is None:
+        raise ConfigError(f"{options.model} has no classifier, so it has no accuracy.")
     part, classes = load_evaluation(data, options.resize)
     if len(classes) != model.config.classes:
         told = f"{options.model} tells {model.config.classes:,} classes apart"

@@ -1,0 +1,99 @@
+"""A model folder is whole or refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clrkit.config import Network
+from clrkit.model import Model, ModelConfig
+from clrkit.model_folder import ModelError, read_model, write_model
+
+CONFIG = ModelConfig(network=Network(depth=8, width=0.25), head_layers=2, head_dim=4, classes=3, tap_layer=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model(tmp_path / "model", CONFIG, Model(CONFIG).state_dict(), {"source": "a test"})
+    return tmp_path / "model"
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    path = folder / "model.json"
+    content = json.loads(path.read_text())
+    content["model"] |= changes
+    path.write_text(json.dumps(content))
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    model = Model(CONFIG)
+    write_model(tmp_path / "deep" / "model", CONFIG, model.state_dict(), {"source": "a test"})
+    read = read_model(tmp_path / "deep" / "model")
+    assert read.config == CONFIG
+    assert not read.training
+    torch.testing.assert_close(read.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert json.loads((tmp_path / "deep" / "model" / "model.json").read_text())["about"] == {
+        "source": "a test"
+    }
+
+
+def test_a_folder_that_is_there_is_not_overwritten(folder):
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(ModelError, match="is there already"):
+        write_model(folder, CONFIG, Model(CONFIG).state_dict(), {})
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"cannot be written to \S+file/model: Not a directory\.$"):
+        write_model(tmp_path / "file" / "model", CONFIG, Model(CONFIG).state_dict(), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": 4}, "those of another model"),
+        ({"head_layers": 1}, "those of another model"),
+        ({"head_layers": -1}, "head_layers must be at least 0"),
+        ({"tap_layer": 3}, "tap_layer must be at most 2"),
+        ({"heads": 3}, "Unknown field 'heads'"),
+        ({"network": None}, "describes no model"),
+        ({"network": {"depth": 9}}, "depth must be one of"),
+    ],
+)
+def test_a_description_of_another_model_is_refused(folder, changes, told):
+    describe(folder, **changes)
+    with pytest.raises(ModelError, match=told):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', "\x00"])
+def test_a_description_that_is_none_is_refused(folder, text):
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ModelError, match=r"model\.json"):
+        read_model(folder)
+
+
+def test_truncated_and_pickled_weights_are_refused(folder):
+    path = folder / "weights.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"weights\.safetensors cannot be read"):
+        read_model(folder)
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(ModelError, match=r"weights\.safetensors cannot be read"):
+        read_model(folder)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"has no weights\.safetensors"):
+        read_model(folder)
+
+
+def test_no_folder_is_no_model(tmp_path):
+    with pytest.raises(ModelError, match="is no model"):
+        read_model(tmp_path / "nowhere")
