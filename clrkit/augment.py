@@ -9,7 +9,7 @@ Images are float (batch, 3, height, width) in [0, 1].
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from clrkit.config import Augmentation
+from clrkit.images import Resize
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
-Resize = Literal["tf2", "tf1"]
 
 CROP_ATTEMPTS = 10  # at a square image, where one in a thousand fails
 OFFICIAL_ATTEMPTS = 100  # at others: few crops of an image of 10:1 have an area that is permitted
