@@ -23,6 +23,7 @@ from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Pr
 from clrkit.data import DataSet, Part
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, mixed_distillation, nt_xent
+from clrkit.memory import Memory
 from clrkit.model import Model, ModelConfig
 from clrkit.optim import learning_rate, make_optimizer
 
@@ -53,7 +54,7 @@ class Step:
 
 
 class Training:
-    """A run under way: model, optimiser and the number of steps done; all that a resumed run needs.
+    """A run under way: model, optimiser, memory and the number of steps done; all that a resumed run needs.
 
     Args:
         config: the stage's epochs, batch size and optimiser.
@@ -66,6 +67,7 @@ class Training:
         self.config, self.images, self.device = config, images, device
         self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config.optimizer, model)
+        self.memory = empty_memory(config, self.model)
         self.step = 0
         self.steps_per_epoch = images // config.batch_size
         self.total = config.epochs * self.steps_per_epoch
@@ -83,12 +85,24 @@ class Training:
         return Step(self.step, self.total, loss.detach(), rate)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        memory = {"memory": self.memory.state_dict()} if self.memory else {}
+        optimizer = self.optimizer.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": optimizer, "step": self.step, **memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if self.memory:
+            self.memory.load_state_dict(state["memory"])
+
+
+def empty_memory(config: Stage, model: nn.Module) -> Memory | None:
+    """The memory of a pretraining run that has one, as it is before the first step."""
+    if not (isinstance(config, Pretrain) and config.memory):
+        return None
+    assert isinstance(model, Model)
+    return Memory(model, config.memory_size, config.memory_momentum)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -170,13 +184,19 @@ def check(config: Stage, data: DataSet) -> None:
     """Whether every stage of the chain can be trained on the data, before time is spent on the first.
 
     Raises:
-        ConfigError: for a batch larger than the set, less than one label a class, or a bad label list.
+        ConfigError: for a batch or a memory larger than the set, less than one label a class, or a bad
+            label list.
     """
     for stage in config.chain:
         images = image_count(stage, data)
         if images < stage.batch_size:
             raise ConfigError(
                 f"batch_size {stage.batch_size} of {stage.name} is larger than its {images} training images."
+            )
+        if isinstance(stage, Pretrain) and stage.memory and stage.memory_size > images:
+            raise ConfigError(
+                f"memory_size {stage.memory_size} is larger than the {images} training images, so that every "
+                "image would be among its own negatives."
             )
 
 
@@ -232,14 +252,19 @@ def classifier_on(pretrained: Model, config: Finetune, classes: int) -> Model:
 
 
 def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[Step]:
-    """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2)."""
-    model, size = training.model, config.data.image_size
+    """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2, appendix D)."""
+    model, memory, size = training.model, training.memory, config.data.image_size
     assert isinstance(model, Model)
     for step, _, pixels, aspects in batches(data.train, training):
         both, twice = torch.cat((pixels, pixels)), None if aspects is None else aspects.repeat(2)
-        views = random_view(both, config.augmentation, size, step_generator(config, step), twice)
-        z1, z2 = model.project(channels_last(views)).chunk(2)
-        done = training.update(nt_xent(z1, z2, config.temperature))
+        rng = step_generator(config, step)
+        views = channels_last(random_view(both, config.augmentation, size, rng, twice))
+        z1, z2 = model.project(views).chunk(2)
+        negatives = memory.negatives if memory else None
+        loss = nt_xent(z1, z2, config.temperature, negatives, config.summed_views)
+        done = training.update(loss)
+        if memory:
+            memory.update(model, views[: len(pixels)])
         if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
             metrics = monitor(model, data, size, training.device)
             done = Step(done.step, done.total, done.loss, done.learning_rate, metrics)

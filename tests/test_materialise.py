@@ -63,10 +63,25 @@ def test_nothing_but_results_is_left_in_the_store(store: Store) -> None:
     }
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "supervised", "finetune", "distill", "probe"])
-def test_a_stopped_run_goes_on_to_the_very_same_weights(stage: str, tmp_path: Path) -> None:
+MEMORY = {"memory": True, "memory_size": 1200}  # full after the third of eight steps
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("pretrain", {"batch_size": 500}),
+        ("pretrain", {"batch_size": 500, **MEMORY}),
+        ("supervised", {"batch_size": 40}),
+        ("finetune", {"batch_size": 40}),
+        ("distill", {"batch_size": 500}),
+        ("probe", {"batch_size": 500}),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_very_same_weights(
+    stage: str, settings: dict[str, int | bool], tmp_path: Path
+) -> None:
     whole, parts = (Store(tmp_path / name, "smoke") for name in ("whole", "parts"))
-    config = short(stage, batch_size=40 if stage in ("supervised", "finetune") else 500)
+    config = short(stage, **settings)
     straight = finish(materialise(config, whole))
     steps = 0
     for stop_after in (1, 1, 10**9):
@@ -162,6 +177,25 @@ def test_the_model_of_a_run_gives_the_recorded_accuracy(store: Store) -> None:
     part = load(SMOKE.pretrain.data).evaluation
     logits = evaluate.predict(run.model(), part, 28, torch.device("cpu"))
     assert evaluate.accuracy(logits, torch.from_numpy(part.labels)) == run.metrics["top1"]
+
+
+def test_a_run_keeps_the_trained_weights_and_not_the_memory(store: Store) -> None:
+    remembering, plain = (finish(materialise(short(**settings), store)) for settings in (MEMORY, {}))
+    assert weights(remembering).keys() == weights(plain).keys()
+    assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(remembering).items())
+    assert remembering.record["model"] == plain.record["model"]
+
+
+def test_a_memory_is_kept_with_the_state(store: Store) -> None:
+    work = materialise(short(batch_size=500, **MEMORY), store)
+    next(work)
+    next(work)
+    work.close()
+    state = torch.load(next(store.runs.glob("*.partial/state.pt")), weights_only=True)
+    memory = state["training"]["memory"]
+    assert memory["queue"].shape == (1200, 128)
+    assert memory["queue"][:1000].norm(dim=1).allclose(torch.ones(1000))
+    assert memory["queue"][1000:].eq(0).all()
 
 
 def test_a_model_whose_weights_were_not_kept_says_so(store: Store) -> None:

@@ -60,7 +60,12 @@ STAGES: tuple[Stage, ...] = (
     FINETUNE,
     Distill(teacher=FINETUNE, network=Network(width=0.25), optimizer=ADAMW, epochs=2, batch_size=12),
 )
-every_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+REMEMBERING = replace(PRETRAIN, memory=True, memory_size=20)
+every_stage = pytest.mark.parametrize(
+    "stage",
+    [*STAGES, REMEMBERING],
+    ids=lambda stage: "memory" if stage == REMEMBERING else stage.name,
+)
 
 
 def images(count: int, seed: int) -> Part:

@@ -1,0 +1,76 @@
+"""The memory of SimCLRv2 (appendix D): a momentum encoder and the queue of its projections."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clrkit.model import Images, Model
+
+
+class Memory(nn.Module):
+    """A network that follows the trained one slowly, and its latest projections as further negatives.
+
+    After MoCo (He et al., 2020), with two differences that the paper makes: the batch's own negatives are
+    kept, so the queue only adds candidates to every anchor's softmax, and the positive remains the other
+    view's projection by the trained network. The paper says no more of it than the queue's length (64K) and
+    the average's momentum (0.999). What it leaves open is decided as follows:
+
+    - Projections of one view of every image are kept. The queue then reaches back over twice as many images,
+      and the network that follows costs one forward pass over half of the views.
+    - The queue begins empty, and what has not been written is no negative: no random start.
+    - The queue holds earlier steps alone: the batch's own images are written once its loss has been used.
+    - Weights are averaged and batch-norm statistics are not: the network runs in training mode, on the
+      statistics of its own batch as MoCo's, and keeps running statistics of its own that nothing reads.
+
+    `state_dict` holds all of it: network, queue and how much has been written.
+
+    Args:
+        model: the network to follow, which the first copy equals; its device and precision are taken over.
+        size: projections the queue holds.
+        momentum: m in theta_memory <- m theta_memory + (1 - m) theta, at every step.
+    """
+
+    queue: Float[Tensor, "size dim"]
+
+    def __init__(self, model: Model, size: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.network = copy.deepcopy(model).requires_grad_(False).train()
+        weight = next(model.parameters())
+        self.register_buffer("queue", weight.new_zeros(size, model.config.head_dim))
+        self.written = 0  # projections since the beginning; on the host, so that slicing waits for no device
+
+    @property
+    def negatives(self) -> Float[Tensor, "filled dim"]:
+        """The projections in the queue, normalised, in no order: none at first, later `size` of them."""
+        return self.queue[: self.written]
+
+    @torch.no_grad()
+    def update(self, model: Model, images: Images) -> None:
+        """After an optimiser step: follow `model`, then write the projections of one view of its batch."""
+        self.follow(model)
+        self.write(F.normalize(self.network.project(images)))
+
+    def follow(self, model: Model) -> None:
+        """One step of the moving average of the weights."""
+        for mine, trained in zip(self.network.parameters(), model.parameters(), strict=True):
+            mine.lerp_(trained, 1 - self.momentum)
+
+    def write(self, projections: Float[Tensor, "batch dim"]) -> None:
+        """Put projections in the place of the oldest; of more than `size` the last ones are kept."""
+        size = len(self.queue)
+        self.written += len(projections)
+        latest = projections[-size:]
+        places = torch.arange(self.written - len(latest), self.written, device=latest.device) % size
+        self.queue.index_copy_(0, places, latest.to(self.queue.dtype))
+
+    def get_extra_state(self) -> int:
+        return self.written
+
+    def set_extra_state(self, state: int) -> None:
+        self.written = state
