@@ -259,26 +259,26 @@ def test_crops_are_resized_as_the_official_ones(official):
         close(ours, nchw(official[f"{case}/tf2_preclip"][None]), 1e-5)
 
 
-def test_the_evaluation_view_is_the_official_one(official):
+def test_the_evaluation_view_is_the_official_one(official, exact):
     cases = [key.split("/")[0] for key in official if key.startswith("evalcrop") and "image" in key]
     assert len(cases) >= 5
     for case in cases:
         image = nchw(official[f"{case}/image_uint8"][None])[0]
         ours = augment.central_crop(image, int(case.rpartition("to")[2]))
-        close(ours, nchw(official[f"{case}/output"][None])[0])
+        exact("evaluation: central crop, bicubic", ours, nchw(official[f"{case}/output"][None])[0], 1e-5)
 
 
-def test_the_older_resizing_is_the_official_one_of_tf1(official):
+def test_the_older_resizing_is_the_official_one_of_tf1(official, exact):
     cases = [key for key in official if key.startswith("resize_matrix_tf1_")]
     assert len(cases) >= 5
     for case in cases:
         source, target = map(int, case.removeprefix("resize_matrix_tf1_").split("to"))
         length = torch.tensor([float(source)])
         ours = augment.resize_matrices(torch.zeros(1), length, source, target, "tf1")[0]
-        close(ours, torch.from_numpy(official[case]))
+        exact("evaluation: matrices of the bicubic resize of TF1", ours, official[case], 1e-5)
 
 
-def test_crops_are_resized_as_those_of_tf1(official):
+def test_crops_are_resized_as_those_of_tf1(official, exact):
     cases = [key.split("/")[0] for key in official if key.startswith("cropresize") and "image" in key]
     for case in cases:
         _, _, box, target = case.split("_")
@@ -287,15 +287,16 @@ def test_crops_are_resized_as_those_of_tf1(official):
         size = int(target.removeprefix("to"))
         rows = augment.resize_matrices(top, height, image.shape[1], size, "tf1")
         columns = augment.resize_matrices(left, width, image.shape[2], size, "tf1")
-        close(rows @ image @ columns.mT, nchw(official[f"{case}/tf1_preclip"][None])[0], 1e-5)
+        ours, expected = rows @ image @ columns.mT, nchw(official[f"{case}/tf1_preclip"][None])[0]
+        exact("evaluation: crop and resize of TF1", ours, expected, 1e-5)
 
 
-def test_the_evaluation_view_of_tf1_is_its_resize_of_the_same_crop(official):
+def test_the_evaluation_view_of_tf1_is_its_resize_of_the_same_crop(official, exact):
     case = "cropresize_40x40_box0-0-40-40_to32"
     image = torch.zeros(3, 46, 60, dtype=torch.uint8)
     image[:, 3:43, 10:50] = nchw(official[f"{case}/image_uint8"][None])[0]  # where 0.875 of 46 x 60 lies
     expected = nchw(official[f"{case}/tf1_preclip"][None])[0].clamp(0, 1)
-    close(augment.central_crop(image, 32, "tf1"), expected, 1e-5)
+    exact("evaluation: central crop, bicubic of TF1", augment.central_crop(image, 32, "tf1"), expected, 1e-5)
 
 
 def test_pixels_become_the_official_floats(official):
