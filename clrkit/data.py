@@ -18,7 +18,7 @@ import numpy as np
 
 from clrkit.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.config import Data
-from clrkit.folders import list_evaluation, list_images
+from clrkit.folders import list_evaluation, list_images, root_of
 from clrkit.images import DataError, ImageArray, Resize, reason, stored_side
 from clrkit.labels import hold_out, label_subset, listed_subset
 from clrkit.pixels import (
@@ -227,7 +227,7 @@ def known_images(data: Data, part: str) -> tuple[Originals, tuple[str, ...]]:
     """The part ("train" or "test") of a torchvision set, and its classes."""
     from torchvision import datasets
 
-    root = Path(data.root).expanduser() if data.root else cache_folder() / "downloads"
+    root = Path(root_of(data)).expanduser() if root_of(data) else cache_folder() / "downloads"
     try:
         if data.dataset == "stl10":
             split = "train+unlabeled" if part == "train" else part

@@ -113,10 +113,20 @@ def list_evaluation(data: Data) -> Listing:
     return Listing(root, [], files, tuple(sorted({file.label for file in files})))
 
 
+def root_of(data: Data) -> str:
+    """The folder of a set's images: the field, else the environment variable CLRKIT_ROOT; perhaps empty.
+
+    (With the variable, `plan`, `reproduce` and the notebooks find a preset's images.)
+    """
+    return data.root or os.environ.get("CLRKIT_ROOT", "")
+
+
 def existing_root(data: Data) -> Path:
-    if not data.root:
-        raise DataError(f"{data.dataset} needs the folder of its images; give it with --root DIR.")
-    root = Path(data.root).expanduser().resolve()
+    if not root_of(data):
+        raise DataError(
+            f"{data.dataset} needs the folder of its images; give it with --root DIR or in CLRKIT_ROOT."
+        )
+    root = Path(root_of(data)).expanduser().resolve()
     if not root.is_dir():
         raise DataError(f"The folder of images {root} does not exist; --root DIR names it.")
     return root

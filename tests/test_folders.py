@@ -235,3 +235,11 @@ def test_bare_class_folders_are_measured_on_the_part_that_is_held_out(tmp_path):
 def test_an_imagenet_without_what_is_measured_is_refused(tmp_path, names, complaint):
     with pytest.raises(DataError, match=complaint):
         list_evaluation(folder(write(tmp_path, *names), dataset="imagenet"))
+
+
+def test_an_environment_variable_names_the_folder_where_the_field_does_not(tmp_path, monkeypatch):
+    write(tmp_path / "field", "train/a/1.png", "val/a/1.png")
+    write(tmp_path / "variable", "train/b/1.png", "val/b/1.png")
+    monkeypatch.setenv("CLRKIT_ROOT", str(tmp_path / "variable"))
+    assert list_images(Data(dataset="imagenet")).classes == ("b",)
+    assert list_images(folder(tmp_path / "field", dataset="imagenet")).classes == ("a",)
