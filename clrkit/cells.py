@@ -22,6 +22,7 @@ from clrkit.frames import (
 ALL_LABELS = "supervised, all labels"
 SELF_DISTILLED = "self-distilled"
 LABELS_ONLY = "labels only"
+WITHOUT_MEMORY, WITH_MEMORY = "without a memory", "with a memory"
 TARGETS = (
     (LABELS_ONLY, None, None),
     ("labels + distillation on the labelled images", True, "labelled"),
@@ -75,6 +76,17 @@ def linear_cells(runs: pd.DataFrame) -> pd.DataFrame:
     linear = summarise(pick(runs, "probe"), encoder).drop(columns="seeds")
     tuned = summarise(finetuned(runs, any_head=True), ["fraction", *encoder])
     return tuned.merge(linear.rename(columns={"mean": "linear", "stderr": "linear_stderr"}), on=encoder)
+
+
+def memory_cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Appendix D: linear accuracy with and without a memory (`method`), of the networks that have both."""
+    sides = {WITHOUT_MEMORY: False, WITH_MEMORY: True}
+    linear = {name: summarise(probed(runs, memory=memory), SIZE) for name, memory in sides.items()}
+    cells = pd.concat(linear, names=["method"]).reset_index("method")
+    both = cells.groupby("network")["method"].transform("nunique") == len(sides)
+    if not both.any():
+        raise MissingRecords("No network has probe runs both with and without a memory.")
+    return cells[both].reset_index(drop=True)
 
 
 def student_cells(runs: pd.DataFrame) -> pd.DataFrame:

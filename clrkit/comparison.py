@@ -110,6 +110,7 @@ def cell_name(run: pd.Series) -> str:
     network, share = run["network"], fraction_name(run["fraction"])
     depth = run["head_layers"]
     head = f", {depth}-layer head" if depth != PAPER_HEAD_LAYERS else ""
+    head += ", with a memory" if run["memory"] else ""
     if run["stage"] == "supervised":
         return f"supervised, {share}, {network}"
     if run["stage"] == "probe":

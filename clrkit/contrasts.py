@@ -13,6 +13,8 @@ import pandas as pd
 from clrkit.cells import (
     LABELS_ONLY,
     TARGETS,
+    WITH_MEMORY,
+    WITHOUT_MEMORY,
     ablation_network,
     best_layers,
     head_cells,
@@ -168,6 +170,19 @@ def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
         if column[:2] in own.columns
     }
     return paired(student, pd.DataFrame(middle), "small student", "half-way from fine-tuning to its teacher")
+
+
+def remembering(runs: pd.DataFrame) -> Contrast:
+    """Linear accuracy with a memory against that without."""
+    having, lacking = (by_seed(probed(runs, memory=memory), SIZE) for memory in (True, False))
+    return paired(having, lacking, WITH_MEMORY, WITHOUT_MEMORY).or_equal
+
+
+def remembering_gains_little(runs: pd.DataFrame) -> Contrast:
+    """What no memory would reach with the margin that counts as equal on top, against a memory."""
+    both = remembering(runs)
+    bound = f"{WITHOUT_MEMORY}, {EQUAL_MARGIN:g} point added,"
+    return Contrast(both.low + EQUAL_MARGIN, both.high, bound, WITH_MEMORY)
 
 
 def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:

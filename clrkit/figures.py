@@ -15,12 +15,15 @@ from clrkit.cells import (
     ALL_LABELS,
     SELF_DISTILLED,
     TARGETS,
+    WITH_MEMORY,
+    WITHOUT_MEMORY,
     accuracy_cells,
     best_layers,
     distillation_cells,
     gain_cells,
     head_cells,
     linear_cells,
+    memory_cells,
     method_cells,
     target_cells,
     target_pair,
@@ -29,6 +32,7 @@ from clrkit.drawing import (
     BLACK,
     FINETUNED,
     LINEAR,
+    ORANGE,
     ORDERED,
     SELF,
     STUDENTS,
@@ -54,6 +58,7 @@ METHODS = {
     "finetuned": ("pretrained, then fine-tuned", FINETUNED),
     "linear": ("linear probe", LINEAR),
 }
+MEMORY = {WITHOUT_MEMORY: LINEAR, WITH_MEMORY: Look(ORANGE, "P", "-")}
 
 
 def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
@@ -234,6 +239,19 @@ def head_name(depth: object) -> str:
     return f"{depth}-layer head"
 
 
+def memory_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
+    """Appendix D: linear accuracy against size, pretrained with and without a memory."""
+    cells, title = memory_cells(runs), "Linear evaluation after pretraining with and without a memory"
+    with canvas(title, caption(runs, preset, cells)) as (figure, (axes,)):
+        size_axis(axes, cells)
+        for method, look in MEMORY.items():
+            plain_and_sk(axes, cells[cells["method"] == method], look)
+        axes.set(xlabel=PARAMETERS, ylabel="linear probe, " + TOP1)
+        legend(figure, MEMORY, cells)
+    values = listed(cells["network"] + " " + cells["method"], cells["mean"])
+    return Drawing("memory_by_size", title, figure, cells, f"Linear accuracy by network: {values}.")
+
+
 def student_looks(cells: pd.DataFrame) -> dict[str, Look]:
     """The look of each method; MixedRecords for more teachers than can be told apart."""
     students = sorted(name for name in set(cells["method"]) if name.startswith("distilled from"))
@@ -318,6 +336,7 @@ FIGURES: tuple[Callable[[pd.DataFrame, str], Drawing], ...] = (
     linear_against_finetuned,
     distillation,
     distillation_targets,
+    memory_by_size,
 )
 
 

@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 
-from clrkit.config import (
-    STAGES,
-    Augmentation,
-    ConfigError,
-    Data,
-    Network,
-    Optimizer,
-)
+from clrkit.config import STAGES, ConfigError, from_dict, keyed_fields, stage_class
 
 SIZE = ["parameters", "network"]
 PAPER_HEAD_LAYERS = 3
@@ -30,12 +22,6 @@ DATASETS = {
     "cifar100": "CIFAR-100",
     "stl10": "STL-10",
     "imagenet": "ImageNet",
-}
-NOT_KEYED = {
-    item.name
-    for kind in (*STAGES, Augmentation, Data, Network, Optimizer)
-    for item in fields(kind)
-    if not item.metadata.get("keyed", True)
 }
 
 
@@ -50,16 +36,17 @@ class MixedRecords(ConfigError):  # noqa: N818
 def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """One row a record. Accuracies are percentages, `parameters` millions, `seconds` wall time.
 
-    `setup` is the config as text without seeds and without what does not change the mathematics: runs with
-    the same setup, stage version and data are repetitions of each other. Rows are ordered by stage and
-    settings, whatever the order of the records.
+    `setup` is what the config adds to the key as text, without seeds: runs with the same setup, stage version
+    and data are repetitions of each other. Rows are ordered by stage and settings, whatever the order of the
+    records.
     """
     runs = pd.DataFrame([row(record) for record in records])
     if runs.empty:
         return runs
     order = {stage.name: place for place, stage in enumerate(STAGES)}
-    by = ["fraction", "parameters", "head_layers", "tap_layer", "teacher", "label_weight", "setup", "seed"]
-    runs = runs.assign(place=runs["stage"].map(order)).sort_values(["place", *by], ignore_index=True)
+    by = ["fraction", "parameters", "head_layers", "memory", "tap_layer", "teacher", "label_weight"]
+    by = ["place", *by, "setup", "seed"]
+    runs = runs.assign(place=runs["stage"].map(order)).sort_values(by, ignore_index=True)
     return runs.drop(columns="place")
 
 
@@ -88,7 +75,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
             for name in ("seconds", "peak_memory_mb", "device", "cpu", "cores", "threads")
         },
         **{name: provenance.get(name) for name in ("python", "torch", "clrkit", "git", "started")},
-        "setup": json.dumps(dict(flatten(config)), sort_keys=True),
+        "setup": setup(record["stage"], config),
     }
 
 
@@ -108,6 +95,7 @@ def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[s
         **{name: network[name] for name in ("depth", "width", "sk_ratio", "stem")},
         "head_layers": base.get("head_layers", 0),
         "temperature": base.get("temperature", float("nan")),
+        "memory": bool(base.get("memory", False)),
         "tap_layer": tapped.get("tap_layer", -1),
         "teacher": network_name(base["network"]) if distills else "",
         "kind": ("self" if network == base["network"] else "big-to-small") if distills else "",
@@ -130,12 +118,18 @@ def dataset_name(runs: pd.DataFrame) -> str:
     return " and ".join(DATASETS.get(name, name) for name in sorted(set(runs["dataset"])))
 
 
+def setup(stage: str, config: Mapping[str, Any]) -> str:
+    """The fields of a recorded config that count for its key, seeds left out."""
+    keyed = keyed_fields(from_dict(stage_class(stage), config))
+    return json.dumps(dict(flatten(keyed)), sort_keys=True)
+
+
 def flatten(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of a config's fields, seeds and unkeyed fields left out."""
+    """Dotted names and values of a config's fields, seeds left out."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{path}{name}.")
-        elif name != "seed" and name not in NOT_KEYED:
+        elif name != "seed":
             yield path + name, value
 
 
@@ -186,9 +180,17 @@ def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return runs
 
 
+def without_memory(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose pretraining had no memory: what all but the memory's own comparison is about."""
+    return runs[~runs["memory"]] if len(runs) else runs
+
+
 def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
-    """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none."""
-    return only(runs, stage=stage, **where)
+    """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none.
+
+    They are those without a memory, unless `memory` is among the values.
+    """
+    return only(runs if "memory" in where else without_memory(runs), stage=stage, **where)
 
 
 def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
@@ -199,7 +201,8 @@ def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
 
 def standard_head(runs: pd.DataFrame) -> int:
     """Depth of the projection head that the size comparisons share (the paper's 3 where it is open)."""
-    heads = runs[runs["head_layers"] > 0] if len(runs) else runs
+    plain = without_memory(runs)
+    heads = plain[plain["head_layers"] > 0] if len(plain) else plain
     if heads.empty:
         raise MissingRecords("No pretrained runs are recorded.")
     return widest(heads, "head_layers", PAPER_HEAD_LAYERS)
@@ -223,9 +226,9 @@ def finetuned(runs: pd.DataFrame, any_head: bool = False) -> pd.DataFrame:
     return tuned[tuned["tap_layer"] == tuned["fraction"].map(standard_taps(runs))]
 
 
-def probed(runs: pd.DataFrame) -> pd.DataFrame:
+def probed(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """Linear evaluation of encoders pretrained with the standard head."""
-    return pick(runs, "probe", head_layers=standard_head(runs))
+    return pick(runs, "probe", head_layers=standard_head(runs), **where)
 
 
 def distilled(runs: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ BASE = {0.01: 64.0, 0.1: 94.5, 1.0: 97.2}  # fine-tuned from layer 1, width 1
 STEP = {0.01: 8.0, 0.1: 1.0, 1.0: 0.4}  # percentage points that a doubling of the width gains
 LAYERS = {0: -24.0, 1: 0.0, 2: -2.0, 3: -9.0}
 HEADS = {2: -6.0, 3: 0.0, 4: 1.0}
+MEMORY = 0.5  # percentage points that a memory adds to linear accuracy
 SUPERVISED = {0.01: 20.0, 0.1: 92.0, 1.0: 97.0}
 
 Accuracy = Callable[[Stage], float]
@@ -33,6 +34,7 @@ def stages(seed: int, widths: Sequence[float] = WIDTHS) -> Iterator[Stage]:
         pretrain = Pretrain(network=Network(width=width), seed=seed)
         yield pretrain
         yield Probe(pretrain=pretrain, seed=seed)
+        yield Probe(pretrain=replace(pretrain, memory=True), seed=seed)
         for fraction in FRACTIONS:
             yield Supervised(network=Network(width=width), fraction=fraction, seed=seed)
             yield tuned(seed, width, fraction, tap_layer=int(fraction < 1))
@@ -70,7 +72,8 @@ def expected(stage: Stage) -> float:
     """The accuracy (%) of the story: every claim of the paper holds, clearly."""
     match stage:
         case Probe():
-            return 90 + 4 * np.log2(stage.pretrain.network.width) + HEADS[stage.pretrain.head_layers] / 6
+            size = np.log2(stage.pretrain.network.width)
+            return 90 + 4 * size + HEADS[stage.pretrain.head_layers] / 6 + MEMORY * stage.pretrain.memory
         case Supervised():
             return SUPERVISED[stage.fraction] + 0.1 * np.log2(stage.network.width)
         case Finetune():

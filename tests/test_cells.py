@@ -15,7 +15,8 @@ def test_the_accuracy_cells_are_the_means_of_the_records() -> None:
         config = record["config"]
         if record["stage"] == "supervised":
             by_hand["supervised", config["fraction"], config["network"]["width"]].append(record)
-        if record["stage"] == "probe" and config["pretrain"]["head_layers"] == 3:
+        pretrain = config.get("pretrain", {})
+        if record["stage"] == "probe" and pretrain["head_layers"] == 3 and not pretrain["memory"]:
             by_hand["linear", 1.0, config["pretrain"]["network"]["width"]].append(record)
     found = cells.accuracy_cells(synthetic.runs())
     for (method, fraction, width), group in by_hand.items():
@@ -90,3 +91,22 @@ def test_without_all_labels_distillation_is_shown_without_their_line() -> None:
     runs = synthetic.runs()
     found = cells.distillation_cells(frames.only(runs[runs["fraction"] != 1]))
     assert "supervised, all labels" not in set(found["method"])
+
+
+def test_the_memory_cells_are_linear_accuracies_with_and_without_of_the_same_networks() -> None:
+    found = cells.memory_cells(synthetic.runs(synthetic.expected))
+    assert len(found) == 2 * len(synthetic.WIDTHS)
+    wide = found.pivot(index="network", columns="method", values="mean")
+    gains = wide[cells.WITH_MEMORY] - wide[cells.WITHOUT_MEMORY]
+    assert gains.tolist() == pytest.approx([synthetic.MEMORY] * len(synthetic.WIDTHS))
+
+
+def test_a_network_without_a_memory_is_not_in_its_cells() -> None:
+    runs = synthetic.runs()
+    found = cells.memory_cells(runs[~(runs["memory"] & (runs["network"] == "R8 2x"))])
+    assert set(found["network"]) == {"R8 0.5x", "R8 1x"}
+    with pytest.raises(MissingRecords, match="memory"):
+        cells.memory_cells(runs[~runs["memory"]])
+    apart = runs[runs["memory"] == (runs["network"] == "R8 2x")]
+    with pytest.raises(MissingRecords, match="both with and without a memory"):
+        cells.memory_cells(apart)

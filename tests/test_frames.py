@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from clrkit import frames
-from clrkit.config import Network
+from clrkit.config import Network, Probe
 from clrkit.frames import MissingRecords, MixedRecords
 
 
@@ -71,6 +71,45 @@ def test_a_stage_of_another_version_or_other_images_is_not_averaged_in() -> None
     records[1]["version"] = 2
     with pytest.raises(MixedRecords, match="differ in version"):
         frames.by_seed(frames.frame(records), frames.SIZE)
+
+
+def test_a_run_with_a_memory_is_no_repetition_of_one_without() -> None:
+    plain = synthetic.tuned(0, 1.0, 0.1)
+    remembering = replace(plain, seed=1, pretrain=replace(plain.pretrain, seed=1, memory=True))
+    runs = frames.frame([synthetic.record(stage) for stage in (plain, remembering)])
+    assert runs["memory"].tolist() == [False, True]
+    assert frames.finetuned(runs)["seed"].tolist() == [0]
+    with pytest.raises(MixedRecords, match=r"finetune runs of R8 1x differ in pretrain\.memory;"):
+        frames.summarise(runs, ["fraction", *frames.SIZE])
+
+
+def test_two_memories_are_not_averaged() -> None:
+    base = synthetic.tuned(0, 1.0, 0.1).pretrain
+    sizes = [replace(base, seed=seed, memory=True, memory_size=1000 + seed) for seed in (0, 1)]
+    probes = [Probe(pretrain=pretrain, seed=pretrain.seed) for pretrain in sizes]
+    runs = frames.frame([synthetic.record(stage) for stage in probes])
+    with pytest.raises(MixedRecords, match=r"differ in pretrain\.memory_size;"):
+        frames.summarise(frames.pick(runs, "probe", memory=True), frames.SIZE)
+
+
+def test_selections_leave_out_runs_with_a_memory() -> None:
+    runs = synthetic.runs()
+    assert runs["memory"].any()
+    for chosen in (frames.probed(runs), frames.finetuned(runs), frames.pick(runs, "supervised")):
+        assert not chosen["memory"].any()
+    assert frames.probed(runs, memory=True)["memory"].all()
+    alone = runs[runs["memory"]]
+    with pytest.raises(MissingRecords):
+        frames.standard_head(alone)
+
+
+def test_a_field_added_since_a_run_was_recorded_is_no_difference() -> None:
+    before, after = (synthetic.record(synthetic.tuned(seed, 1.0, 0.1)) for seed in (0, 1))
+    for name in ("memory", "memory_size", "memory_momentum", "summed_views"):
+        del before["config"]["pretrain"][name]
+    runs = frames.frame([before, after])
+    assert runs["setup"].nunique() == 1
+    assert runs["memory"].tolist() == [False, False]
 
 
 def test_a_seed_counts_once() -> None:
