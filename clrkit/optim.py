@@ -75,13 +75,18 @@ def trust_ratio(parameter: Tensor, gradient: Tensor, coefficient: float) -> Tens
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Weights that are decayed and adapted, and those that are not: batch norm, biases, classifier."""
+    """Weights that are decayed and adapted, and those that are not: batch norm, biases, classifier.
+
+    A lone linear layer is a probe, a classifier too: LARS neither adapts nor decays it (official
+    `head_supervised`); SGD and AdamW decay its weight as their recipes say.
+    """
     weights: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         excluded = parameter.ndim == 1 or name.startswith("classifier")
         (rest if excluded else weights).append(parameter)
-    groups = [{"params": weights, "adapt": True}, {"params": rest, "adapt": False, "weight_decay": 0.0}]
+    adapt = not isinstance(model, nn.Linear)
+    groups = [{"params": weights, "adapt": adapt}, {"params": rest, "adapt": False, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
@@ -104,6 +109,10 @@ def peak_rate(config: Optimizer, batch_size: int) -> float:
 
 def learning_rate(config: Optimizer, step: int, batch_size: int, images: int, total: int) -> float:
     """Linear warmup from 0, then cosine to 0 (official `WarmUpAndCosineDecay`).
+
+    Warmup is rounded down to whole steps, as the official one. The official total is images * epochs //
+    batch + 1, the remainders of all epochs counted together and one step more; a run here has whole batches
+    of each epoch alone.
 
     Args:
         config: base rate, scaling and warmup.

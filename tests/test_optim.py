@@ -142,6 +142,31 @@ def test_batch_norm_biases_and_the_classifier_are_neither_decayed_nor_adapted():
     assert weighted | {names[id(parameter)] for parameter in rest["params"]} == set(names.values())
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_lars_neither_decays_nor_adapts_a_probe(weight_decay):
+    probe = nn.Linear(3, 2)
+    nn.init.ones_(probe.weight)
+    config = Optimizer(optimizer="lars", momentum=0.0, weight_decay=weight_decay)
+    optimizer = make_optimizer(config, probe)
+    set_rate(optimizer, 0.5)
+    probe.weight.grad, probe.bias.grad = torch.full((2, 3), 0.2), torch.zeros(2)
+    optimizer.step()
+    torch.testing.assert_close(probe.weight.detach(), torch.full((2, 3), 0.9))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_other_optimisers_decay_the_weight_of_a_probe_and_not_its_bias(name):
+    probe = nn.Linear(3, 2)
+    for parameter in probe.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(Optimizer(optimizer=name, momentum=0.0, weight_decay=0.5), probe)
+    set_rate(optimizer, 0.1)
+    optimizer.step()
+    torch.testing.assert_close(probe.weight.detach(), torch.full((2, 3), 0.95))
+    assert probe.bias.eq(1).all()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("lars", LARS), ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]
 )
