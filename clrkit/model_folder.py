@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -63,9 +64,10 @@ def read_model(folder: Path) -> Model:
     settings, weights = read_settings(folder), folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; the committed reference holds records only.")
-    model = Model(settings)
+    with torch.device("meta"):  # weights that are replaced at once need not be drawn
+        model = Model(settings)
     try:
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(load_file(weights), assign=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {reason(error)}.") from None
     except RuntimeError:
