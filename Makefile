@@ -4,7 +4,7 @@ PRESET ?= mini
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab reference clean
+.PHONY: help reproduce test exactness lab reference clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,13 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not notebooks and not ui" --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest -m "notebooks or ui"
+	$(BIN)/python -m pytest -m "not notebooks and not ui and not slow" --numprocesses auto --dist loadfile \
+		--check-exactness
+	$(BIN)/python -m pytest -m "notebooks or ui or slow"
+
+exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
+	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
+	$(BIN)/python -m pytest $$(grep -l 'exact(' tests/test_*.py) --exactness docs/exactness.md
 
 lab: .venv/installed  ## Open JupyterLab on the notebooks.
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb

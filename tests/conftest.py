@@ -48,8 +48,7 @@ def arrays(file: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     """Reads a file of numbers that the official TensorFlow code computed (tests/golden/README.md)."""
-    folder = COMMITTED if COMMITTED.exists() else Path(os.environ["CLRKIT_GOLDEN"])
-    return lambda name: arrays(folder / f"{name}.npz")
+    return lambda name: arrays(COMMITTED / f"{name}.npz")
 
 
 @pytest.fixture(scope="session")

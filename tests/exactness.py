@@ -1,7 +1,7 @@
 """How far clrkit is from the official code: what the tests compared, and the table made of it.
 
-A test compares through the fixture `exact` (conftest.py). Every comparison becomes a `Deviation`; those of one
-part and precision make one row of docs/exactness.md.
+A test compares through the fixture `exact` (conftest.py). Every comparison becomes a `Deviation`; those of
+one part and precision make one row of docs/exactness.md.
 """
 
 from __future__ import annotations

@@ -1,26 +1,47 @@
-"""The weights the official numbers were computed with, and where they go in a clrkit network."""
+"""The weights of the official numbers, where they go in clrkit, and the checkpoints made of them."""
 
 from __future__ import annotations
 
+import shutil
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from clrkit.tensor_bundle import TensorBundle
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def tensorflow_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 weight drawn from a (salted) canonical name, in TensorFlow's layout as `shape`."""
+    normal = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF).standard_normal(shape)
+    values = {
+        "kernel": lambda: normal * np.sqrt(1 / np.prod(shape[:-1])),
+        "gamma": lambda: 1 + 0.1 * normal,
+        "moving_variance": lambda: np.exp(0.1 * normal),
+        "Momentum": lambda: 0.01 * normal,
+    }.get(name.rpartition("/")[2], lambda: 0.1 * normal)()
+    return values.astype(np.float32)
+
+
+def tensorflow_axes(dimensions: int) -> tuple[int, ...]:
+    """Where the axes of TensorFlow's kernels, (height, width, in, out) and (in, out), are in PyTorch's."""
+    return {4: (2, 3, 1, 0), 2: (1, 0)}.get(dimensions, tuple(range(dimensions)))
+
+
+def in_tensorflow(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter, or its gradient, in TensorFlow's layout."""
+    return parameter.permute(tensorflow_axes(parameter.ndim))
+
 
 def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """A weight drawn from its canonical TensorFlow name; `shape` and result are in PyTorch's layout."""
-    flat = {4: (2, 3, 1, 0), 2: (1, 0)}.get(len(shape), tuple(range(len(shape))))
-    seed = zlib.crc32(name.encode()) & 0xFFFFFFFF
-    # TensorFlow's kernels are (height, width, in, out) and (in, out).
-    normal = np.random.RandomState(seed).standard_normal([shape[axis] for axis in flat])
-    values = {
-        "kernel": lambda: normal / np.sqrt(np.prod(normal.shape[:-1])),
-        "gamma": lambda: 1 + 0.1 * normal,
-        "moving_variance": lambda: np.exp(0.1 * normal),
-    }.get(name.rpartition("/")[2], lambda: 0.1 * normal)()
-    return torch.from_numpy(values.astype(np.float32).transpose(np.argsort(flat)).copy())
+    axes = tensorflow_axes(len(shape))
+    values = tensorflow_weight(name, tuple(shape[axis] for axis in axes))
+    return torch.from_numpy(values.transpose(np.argsort(axes)).copy())
 
 
 def encoder_tensors(encoder: nn.Module) -> dict[str, torch.Tensor]:
@@ -43,6 +64,21 @@ def encoder_tensors(encoder: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def head_tensors(head: nn.Sequential) -> dict[str, torch.Tensor]:
+    """Parameters and statistics of a projection head by canonical name."""
+    tensors: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(head):
+        name = f"head_contrastive/nl_{index}"
+        tensors[f"{name}/dense/kernel"] = layer.linear.weight
+        tensors |= batch_norm_tensors(f"{name}/batch_normalization", layer.bn)
+    return tensors
+
+
+def classifier_tensors(classifier: nn.Linear) -> dict[str, torch.Tensor]:
+    scope = "head_supervised/linear_layer/dense"
+    return {f"{scope}/kernel": classifier.weight, f"{scope}/bias": classifier.bias}
+
+
 def batch_norm_tensors(name: str, module: nn.Module) -> dict[str, torch.Tensor]:
     places = {
         "gamma": module.weight,
@@ -58,3 +94,55 @@ def fill(tensors: dict[str, torch.Tensor]) -> None:
     """Give every tensor the values of its name."""
     for name, tensor in tensors.items():
         tensor.copy_(weight(name, tuple(tensor.shape)))
+
+
+# Checkpoints
+
+
+def rebuild_checkpoint(name: str, folder: Path) -> Path:
+    """A checkpoint that the official code wrote, put together again in `folder`; returns its prefix.
+
+    Args:
+        name: one of the folders of tests/golden: "tf1_ckpt_r50_eighth_sk0", "tf1_ckpt_r50_eighth_sk1" (TF1;
+            the second with momenta), "tf2_ckpt_r18_eighth_sk0_cifar32" (TF2, object-based) and
+            "tf2_saved_model_r18_eighth_sk0_cifar32" (the variables of its SavedModel).
+        folder: where to write; made where it is not there.
+
+    The bytes are the official ones: weights by the formula, the rest as stored. Only the momenta of the TF2
+    checkpoint, which come of training, are zeros; reading them fails, as their checksums do not fit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (GOLDEN / name).iterdir():
+        if file.name != "rest.npz":
+            shutil.copyfile(file, folder / file.name)
+    bundle = TensorBundle(GOLDEN / name)
+    prefix = folder / bundle.index.stem
+    data = Path(f"{prefix}.data-00000-of-00001")
+    if not data.exists():
+        data.write_bytes(data_file(bundle, GOLDEN / name / "rest.npz", canonical_keys(name)))
+    return prefix
+
+
+def canonical_keys(name: str) -> dict[str, str]:
+    """Salted canonical names of the keys that are not canonical themselves."""
+    kind = {"tf2_ckpt": "ckpt", "tf2_save": "savedmodel"}.get(name[:8])
+    if kind is None:
+        return {}
+    with np.load(GOLDEN / "tf2_r18_eighth_sk0_cifar32.npz") as read:
+        pairs = zip(read[f"{kind}_keys"].tolist(), read[f"{kind}_canonical"].tolist(), strict=True)
+        return {key: str(read["salt"]) + canonical for key, canonical in pairs if canonical}
+
+
+def data_file(bundle: TensorBundle, rest: Path, canonical: dict[str, str]) -> bytes:
+    """All tensors of a checkpoint, each where the index says."""
+    data = bytearray(max(entry.offset + entry.size for entry in bundle.entries.values()))
+    with np.load(rest) as stored:
+        for key, entry in bundle.entries.items():
+            if key in stored:
+                values = stored[key].tobytes()
+            elif "/.OPTIMIZER_SLOT/" in key:
+                continue
+            else:
+                values = tensorflow_weight(canonical.get(key, key), entry.shape).tobytes()
+            data[entry.offset : entry.offset + entry.size] = values
+    return bytes(data)

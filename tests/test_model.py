@@ -1,14 +1,16 @@
 """Projection head, tap layer and classifier, against the official head."""
 
+import numpy as np
 import official
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from clrkit.config import Network
 from clrkit.model import HeadLayer, Model, ModelConfig, ProjectionHead
 
+MODES = {"eval": "evaluation mode", "train": "training mode"}
 SMALL = Network(width=0.25)  # 16 features
 IMAGES = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -17,60 +19,81 @@ def model(**settings: int) -> Model:
     return Model(ModelConfig(network=SMALL, **settings))
 
 
-def head_tensors(head: ProjectionHead) -> dict[str, Tensor]:
-    """Parameters and statistics by canonical TensorFlow name."""
-    tensors: dict[str, Tensor] = {}
-    for index, layer in enumerate(head):
-        name = f"head_contrastive/nl_{index}"
-        tensors[f"{name}/dense/kernel"] = layer.linear.weight
-        tensors |= official.batch_norm_tensors(f"{name}/batch_normalization", layer.bn)
-    return tensors
+# The official head
+
+HEAD = "in64_out32_L3_sel0"
 
 
-def official_head() -> ProjectionHead:
+def official_head(dtype: torch.dtype) -> ProjectionHead:
     head = ProjectionHead(64, 3, 32)
-    official.fill(head_tensors(head))
-    return head.double()
+    official.fill(official.head_tensors(head))
+    return head.to(dtype)
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    # The official numbers are those of a float32 run.
-    atol = 1e-5 * theirs.abs().max().item()
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol, check_dtype=False)
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("mode", "bound"), [("eval", 1e-5), ("train", 1e-4)])
 @pytest.mark.parametrize("selector", [0, 1, 2, 3, -1])
-def test_the_head_and_all_its_taps_give_the_official_outputs(golden, mode, selector):
-    case = f"in64_out32_L3_sel{selector}"
-    read = {
-        name.removeprefix(f"{case}/"): torch.from_numpy(value)
-        for name, value in golden("head").items()
-        if name.startswith(f"{case}/") and value.dtype.kind == "f"
-    }
-    head, features = official_head().train(mode == "train"), read["input"].double()
-    close(head(features), read[f"{mode}/proj_head_output"])
-    close(head.tap(features, 3 if selector == -1 else selector), read[f"{mode}/selected"])
+def test_the_head_and_all_its_taps_give_the_official_outputs(golden, exact, mode, bound, selector, dtype):
+    read = golden("head")
+    head, features = (
+        official_head(dtype).train(mode == "train"),
+        torch.from_numpy(read[f"{HEAD}/input"]).to(dtype),
+    )
+    part = f"head: three layers and every tap, {MODES[mode]}"
+    tapped = read[f"in64_out32_L3_sel{selector}/{mode}/selected"]
+    exact(part, head.tap(features, 3 if selector == -1 else selector), tapped, bound)
+    if selector == 0:
+        exact(part, head(features), read[f"{HEAD}/{mode}/proj_head_output"], bound)
 
 
-def test_training_the_head_has_the_official_gradients_and_statistics(golden):
-    case = "in64_out32_L3_sel0"
-    read = {
-        name.removeprefix(f"{case}/train/"): value
-        for name, value in golden("head").items()
-        if name.startswith(f"{case}/train/")
-    }
-    head, features = official_head(), torch.from_numpy(golden("head")[f"{case}/input"]).double()
-    features.requires_grad_()
-    (head(features) * torch.from_numpy(golden("head")[f"{case}/loss_weights"])).sum().backward()
-    close(features.grad, torch.from_numpy(read["grad_input"]))
-    tensors = head_tensors(head)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_training_the_head_has_the_official_gradients_and_statistics(golden, exact, dtype):
+    read = golden("head")
+    head, features = official_head(dtype), torch.from_numpy(read[f"{HEAD}/input"]).to(dtype).requires_grad_()
+    (head(features) * torch.from_numpy(read[f"{HEAD}/loss_weights"])).sum().backward()
+    exact("head: gradients", features.grad, read[f"{HEAD}/train/grad_input"], 1e-3)
+    tensors = official.head_tensors(head)
     trained = {name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
-    assert {f"grad/{name}" for name in trained} == {name for name in read if name.startswith("grad/")}
+    stored = {name.partition("/grad/")[2] for name in read if "/grad/" in name}
+    assert trained == stored
     for name, tensor in tensors.items():
-        kind, ours = ("grad", tensor.grad) if name in trained else ("moving_after", tensor)
-        theirs = torch.from_numpy(read[f"{kind}/{name}"])
-        close(ours, theirs if theirs.ndim == 1 else theirs.T)
+        if name in trained:
+            ours = official.in_tensorflow(tensor.grad)
+            exact("head: gradients", ours, read[f"{HEAD}/train/grad/{name}"], 1e-3)
+        else:
+            exact("head: moving statistics", tensor, read[f"{HEAD}/train/moving_after/{name}"], 1e-5)
+
+
+def slow_head(head: ProjectionHead, features: np.ndarray, training: bool) -> list[np.ndarray]:
+    """Every tap of a head, one number at a time: the input, then the output of each layer."""
+    taps = [features]
+    for index, layer in enumerate(head):
+        weight, gamma = layer.linear.weight.detach().numpy(), layer.bn.weight.detach().numpy()
+        out = np.empty((len(features), len(weight)))
+        for channel in range(len(weight)):
+            values = np.array([sum(weight[channel] * row) for row in taps[-1]])
+            mean, variance = layer.bn.running_mean[channel].item(), layer.bn.running_var[channel].item()
+            if training:
+                mean = sum(values) / len(values)
+                variance = sum((values - mean) ** 2) / len(values)
+            out[:, channel] = (values - mean) / np.sqrt(variance + 1e-5) * gamma[channel]
+            if index < len(head) - 1:
+                out[:, channel] = np.maximum(out[:, channel] + layer.bn.bias[channel].item(), 0)
+        taps.append(out)
+    return taps
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("training", [False, True])
+def test_heads_of_any_depth_and_their_taps_are_what_the_layers_say(layers, training):
+    head = ProjectionHead(6, layers, 4)
+    official.fill(official.head_tensors(head))
+    head = head.double().train(training)
+    features = np.random.RandomState(0).standard_normal((5, 6))
+    expected = slow_head(head, features, training)
+    for layer in range(layers + 1):
+        tapped = head.tap(torch.from_numpy(features), layer).detach().numpy()
+        np.testing.assert_allclose(tapped, expected[layer], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])

@@ -26,15 +26,13 @@ from bundle_writer import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from official import weight
+from official import rebuild_checkpoint, tensorflow_weight
 
 from clrkit.config import ConfigError
 from clrkit.sstable import LARGEST_TABLE
 from clrkit.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
 pytestmark = pytest.mark.timeout(60)
-
-GOLDEN = Path(os.environ.get("CLRKIT_GOLDEN") or Path(__file__).parent / "golden")
 
 
 @pytest.fixture
@@ -57,60 +55,58 @@ def holds_sample(bundle: TensorBundle) -> bool:
 # --- What was saved
 
 
-def official_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The formula's weight in TensorFlow's layout; optimiser slots are a tenth of a bias."""
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), tuple(range(len(shape))))
-    values = weight(name, tuple(shape[axis] for axis in axes)).numpy().transpose(np.argsort(axes))
-    return values * 0.1 if name.endswith("/Momentum") else values
-
-
-def golden_file(name: str) -> Path:
-    if not (GOLDEN / name).exists():
-        pytest.skip(f"{name} is not there")
-    return GOLDEN / name
-
-
 @pytest.mark.parametrize(("tag", "slots"), [("sk0", False), ("sk1", True)])
-def test_a_tf1_checkpoint_holds_the_official_weights(tag, slots):
-    bundle = TensorBundle(golden_file(f"tf1_ckpt_r50_eighth_{tag}") / "model.ckpt-250228")
+def test_a_tf1_checkpoint_holds_the_official_weights(tmp_path, tag, slots):
+    bundle = TensorBundle(rebuild_checkpoint(f"tf1_ckpt_r50_eighth_{tag}", tmp_path))
     assert any(name.endswith("/Momentum") for name in bundle.entries) == slots
     assert bundle.read("global_step").tolist() == 250228
     for name, place in bundle.entries.items():
         if name != "global_step":
-            np.testing.assert_allclose(bundle.read(name), official_weight(name, place.shape), rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def tf2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the official code's training leaves, with its SavedModel."""
-    folder = tmp_path_factory.mktemp("tf2")
-    with tarfile.open(golden_file("tf2_ckpt_r18_eighth_sk0_cifar32.tgz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "tf2_r18_eighth_cifar32"
+            assert np.array_equal(bundle.read(name), tensorflow_weight(name, place.shape))
 
 
 @pytest.mark.parametrize(
-    ("place", "kind"),
-    [("", "ckpt"), ("saved_model/3", "savedmodel"), ("saved_model/3/variables", "savedmodel")],
+    ("checkpoint", "kind"),
+    [
+        ("tf2_ckpt_r18_eighth_sk0_cifar32", "ckpt"),
+        ("tf2_saved_model_r18_eighth_sk0_cifar32", "savedmodel"),
+    ],
 )
-def test_a_tf2_checkpoint_and_a_saved_model_hold_the_official_weights_and_names(tf2, golden, place, kind):
+def test_a_tf2_checkpoint_and_a_saved_model_hold_the_official_weights_and_names(
+    tmp_path, golden, checkpoint, kind
+):
     numbers = golden("tf2_r18_eighth_sk0_cifar32")
     canonical = dict(
         zip(numbers[f"{kind}_keys"].tolist(), numbers[f"{kind}_canonical"].tolist(), strict=True)
     )
     in_program = dict(zip(numbers["names"].tolist(), numbers["names_tf2"].tolist(), strict=True))
-    bundle = TensorBundle(tf2 / place)
+    bundle = TensorBundle(rebuild_checkpoint(checkpoint, tmp_path))
     names = object_graph(*bundle.strings("_CHECKPOINTABLE_OBJECT_GRAPH"))
     assert names.keys() == bundle.entries.keys() - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
     for key in canonical.keys() & names.keys():
         if name := canonical[key]:
             assert names[key] == in_program[name].removesuffix(":0")
-            expected = official_weight(str(numbers["salt"]) + name, bundle.entries[key].shape)
+            expected = tensorflow_weight(str(numbers["salt"]) + name, bundle.entries[key].shape)
             assert np.array_equal(bundle.read(key), expected)
 
 
-def test_optimiser_slots_have_names_of_their_own(tf2):
-    names = object_graph(*TensorBundle(tf2).strings("_CHECKPOINTABLE_OBJECT_GRAPH"))
+def test_a_folder_of_tf2_s_training_and_its_saved_model_can_be_named_instead_of_the_prefix(
+    golden_folder, tmp_path
+):
+    with tarfile.open(golden_folder / "tf2_ckpt_r18_eighth_sk0_cifar32.tgz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    root = tmp_path / "tf2_r18_eighth_cifar32"
+    bundle = TensorBundle(root)
+    assert bundle.index == root / "ckpt-3.index"
+    for place in ("saved_model/3", "saved_model/3/variables"):
+        assert TensorBundle(root / place).index == root / "saved_model/3/variables/variables.index"
+    for name, found in bundle.entries.items():
+        assert found.dtype == "string" or bundle.read(name).shape == found.shape
+
+
+def test_optimiser_slots_have_names_of_their_own(tmp_path):
+    bundle = TensorBundle(rebuild_checkpoint("tf2_ckpt_r18_eighth_sk0_cifar32", tmp_path))
+    names = object_graph(*bundle.strings("_CHECKPOINTABLE_OBJECT_GRAPH"))
     slots = {key: name for key, name in names.items() if "/.OPTIMIZER_SLOT/" in key}
     assert slots
     for key, name in slots.items():

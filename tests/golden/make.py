@@ -45,7 +45,7 @@ def samples(prefix: str, chosen: list[int], read: Arrays) -> Arrays:
     kept = {"input": read["input"][chosen]}
     for name, value in read.items():
         scope, _, leaf = name.rpartition("/")
-        if scope.startswith(f"{prefix}/") and leaf in corners and corners[leaf] in chosen:
+        if scope.startswith(f"{prefix}/") and (leaf == "shape" or corners.get(leaf) in chosen):
             kept[name] = value
         if scope == prefix and value.ndim == 2:
             kept[name] = value[chosen]
