@@ -78,15 +78,23 @@ def linear_cells(runs: pd.DataFrame) -> pd.DataFrame:
     return tuned.merge(linear.rename(columns={"mean": "linear", "stderr": "linear_stderr"}), on=encoder)
 
 
+def memory_networks(runs: pd.DataFrame) -> list[str]:
+    """Names of the networks that were probed both with and without a memory, the smallest first."""
+    if runs.empty:
+        return []
+    kinds = runs[runs["stage"] == "probe"].groupby(SIZE)["memory"].nunique()
+    return [str(network) for _, network in kinds.index[kinds == 2]]
+
+
 def memory_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """Appendix D: linear accuracy with and without a memory (`method`), of the networks that have both."""
-    sides = {WITHOUT_MEMORY: False, WITH_MEMORY: True}
-    linear = {name: summarise(probed(runs, memory=memory), SIZE) for name, memory in sides.items()}
-    cells = pd.concat(linear, names=["method"]).reset_index("method")
-    both = cells.groupby("network")["method"].transform("nunique") == len(sides)
-    if not both.any():
+    networks = memory_networks(runs)
+    if not networks:
         raise MissingRecords("No network has probe runs both with and without a memory.")
-    return cells[both].reset_index(drop=True)
+    both = runs[runs["network"].isin(networks)]
+    sides = {WITHOUT_MEMORY: False, WITH_MEMORY: True}
+    linear = {name: summarise(probed(both, memory=memory), SIZE) for name, memory in sides.items()}
+    return pd.concat(linear, names=["method"]).reset_index("method").reset_index(drop=True)
 
 
 def student_cells(runs: pd.DataFrame) -> pd.DataFrame:

@@ -26,8 +26,9 @@ from typing import Any
 import pandas as pd
 
 from clrkit import contrasts
+from clrkit.cells import memory_networks
 from clrkit.contrasts import POINTS, Contrast
-from clrkit.frames import MissingRecords, fraction_name, without_memory
+from clrkit.frames import MissingRecords, comparable, fraction_name
 
 SEEDS_NEEDED = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -158,8 +159,8 @@ def strength(part: Claim) -> float:
 
 def fractions(runs: pd.DataFrame, stage: str) -> list[float]:
     """Label fractions of a stage, rising."""
-    plain = without_memory(runs)
-    return sorted(plain.loc[plain["stage"] == stage, "fraction"].unique()) if len(plain) else []
+    shown = comparable(runs)
+    return sorted(shown.loc[shown["stage"] == stage, "fraction"].unique()) if len(shown) else []
 
 
 def at_each(
@@ -237,14 +238,14 @@ def linear_questions(runs: pd.DataFrame) -> list[Question]:
 
 
 def memory_questions(runs: pd.DataFrame) -> list[Question]:
-    """Helping a little is no loss and less than a point: the paper's R50 goes from 71.1% to 71.7%."""
-    if not len(runs) or not runs["memory"].any():
-        return []
+    """Helping a little is no loss and a gain below a point: the paper's R50 goes from 71.1% to 71.7%."""
     harmless = "Linear evaluation with a memory equals or beats that without"
-    little = f"Linear evaluation with a memory gains less than {contrasts.EQUAL_MARGIN:g} point"
+    little = f"A memory gains less than {contrasts.EQUAL_MARGIN:g} point of linear accuracy"
+    kinds = (("C6a", harmless, contrasts.remembering), ("C6b", little, contrasts.remembering_gains_little))
     return [
-        Question("C6a", harmless, contrasts.remembering),
-        Question("C6b", little, contrasts.remembering_gains_little),
+        Question(f"{part}@{network}", f"{statement}, {network}", partial(contrast, network=network))
+        for part, statement, contrast in kinds
+        for network in memory_networks(runs)
     ]
 
 

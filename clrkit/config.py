@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 C = TypeVar("C", bound="Config")
@@ -55,7 +56,7 @@ class Config:
     """Base of all configs: checks types and bounds; an integer where a float is meant becomes one."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = types_of(type(self))  # type: ignore[arg-type]
         for item in fields(self):
             value, wanted = getattr(self, item.name), hints[item.name]
             if wanted is float and type(value) is int:
@@ -65,6 +66,12 @@ class Config:
                 raise ConfigError(f"{item.name} must be {KINDS.get(wanted, wanted.__name__)}, not {value!r}.")
             if item.metadata:
                 check_bounds(item.name, value, item.metadata)
+
+
+@cache
+def types_of(kind: type[Any]) -> dict[str, Any]:
+    """Types of a config's fields; as texts they are slow to read anew for every config of a table."""
+    return get_type_hints(kind)
 
 
 def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
@@ -388,7 +395,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
     """The inverse of `to_dict`. Raises ConfigError for unknown fields and impossible values."""
-    hints = get_type_hints(kind)
+    hints = types_of(kind)  # type: ignore[arg-type]
     names = {item.name for item in fields(kind)}
     for name in values:
         known(name, sorted(names), "field")

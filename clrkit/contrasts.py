@@ -172,15 +172,16 @@ def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
     return paired(student, pd.DataFrame(middle), "small student", "half-way from fine-tuning to its teacher")
 
 
-def remembering(runs: pd.DataFrame) -> Contrast:
-    """Linear accuracy with a memory against that without."""
-    having, lacking = (by_seed(probed(runs, memory=memory), SIZE) for memory in (True, False))
+def remembering(runs: pd.DataFrame, network: str) -> Contrast:
+    """A network's linear accuracy with a memory against that without."""
+    sides = (probed(runs, memory=memory, network=network) for memory in (True, False))
+    having, lacking = (by_seed(side, SIZE) for side in sides)
     return paired(having, lacking, WITH_MEMORY, WITHOUT_MEMORY).or_equal
 
 
-def remembering_gains_little(runs: pd.DataFrame) -> Contrast:
-    """What no memory would reach with the margin that counts as equal on top, against a memory."""
-    both = remembering(runs)
+def remembering_gains_little(runs: pd.DataFrame, network: str) -> Contrast:
+    """What is reached without a memory, with the margin that counts as equal on top, against a memory."""
+    both = remembering(runs, network)
     bound = f"{WITHOUT_MEMORY}, {EQUAL_MARGIN:g} point added,"
     return Contrast(both.low + EQUAL_MARGIN, both.high, bound, WITH_MEMORY)
 

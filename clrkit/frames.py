@@ -180,17 +180,24 @@ def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return runs
 
 
-def without_memory(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs whose pretraining had no memory: what all but the memory's own comparison is about."""
-    return runs[~runs["memory"]] if len(runs) else runs
+def standard_memory(runs: pd.DataFrame) -> bool:
+    """Whether pretraining has a memory in all comparisons but that of the memory: as in most of the runs."""
+    return bool(runs.loc[runs["head_layers"] > 0, "memory"].mean() > 0.5)
+
+
+def comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with or without a memory as is standard, and those that were not pretrained."""
+    if runs.empty:
+        return runs
+    return runs[(runs["memory"] == standard_memory(runs)) | (runs["head_layers"] == 0)]
 
 
 def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
     """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none.
 
-    They are those without a memory, unless `memory` is among the values.
+    Unless `memory` is among the values they are `comparable`.
     """
-    return only(runs if "memory" in where else without_memory(runs), stage=stage, **where)
+    return only(runs if "memory" in where else comparable(runs), stage=stage, **where)
 
 
 def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
@@ -201,11 +208,10 @@ def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
 
 def standard_head(runs: pd.DataFrame) -> int:
     """Depth of the projection head that the size comparisons share (the paper's 3 where it is open)."""
-    plain = without_memory(runs)
-    heads = plain[plain["head_layers"] > 0] if len(plain) else plain
+    heads = runs[runs["head_layers"] > 0] if len(runs) else runs
     if heads.empty:
         raise MissingRecords("No pretrained runs are recorded.")
-    return widest(heads, "head_layers", PAPER_HEAD_LAYERS)
+    return widest(comparable(heads), "head_layers", PAPER_HEAD_LAYERS)
 
 
 def standard_taps(runs: pd.DataFrame) -> dict[float, int]:

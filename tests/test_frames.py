@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from clrkit import frames
-from clrkit.config import Network, Probe
+from clrkit.config import Finetune, Network, Probe, Supervised
 from clrkit.frames import MissingRecords, MixedRecords
 
 
@@ -74,11 +74,11 @@ def test_a_stage_of_another_version_or_other_images_is_not_averaged_in() -> None
 
 
 def test_a_run_with_a_memory_is_no_repetition_of_one_without() -> None:
-    plain = synthetic.tuned(0, 1.0, 0.1)
-    remembering = replace(plain, seed=1, pretrain=replace(plain.pretrain, seed=1, memory=True))
-    runs = frames.frame([synthetic.record(stage) for stage in (plain, remembering)])
-    assert runs["memory"].tolist() == [False, True]
-    assert frames.finetuned(runs)["seed"].tolist() == [0]
+    plain = [synthetic.tuned(seed, 1.0, 0.1) for seed in (0, 1)]
+    remembering = replace(plain[0], seed=2, pretrain=replace(plain[0].pretrain, seed=2, memory=True))
+    runs = frames.frame([synthetic.record(stage) for stage in (*plain, remembering)])
+    assert runs["memory"].tolist() == [False, False, True]
+    assert frames.finetuned(runs)["seed"].tolist() == [0, 1]
     with pytest.raises(MixedRecords, match=r"finetune runs of R8 1x differ in pretrain\.memory;"):
         frames.summarise(runs, ["fraction", *frames.SIZE])
 
@@ -98,9 +98,22 @@ def test_selections_leave_out_runs_with_a_memory() -> None:
     for chosen in (frames.probed(runs), frames.finetuned(runs), frames.pick(runs, "supervised")):
         assert not chosen["memory"].any()
     assert frames.probed(runs, memory=True)["memory"].all()
-    alone = runs[runs["memory"]]
+
+
+def test_where_most_are_pretrained_with_a_memory_the_others_are_left_out() -> None:
+    def remembering(stage: Finetune) -> Finetune:
+        return replace(stage, pretrain=replace(stage.pretrain, memory=True))
+
+    tuned = [remembering(synthetic.tuned(0, width, 0.1)) for width in (0.5, 1.0, 2.0)]
+    plain = Probe(pretrain=replace(tuned[0].pretrain, memory=False, head_layers=2))
+    alone = Supervised(network=Network(width=1.0), fraction=0.1)
+    runs = frames.frame([synthetic.record(stage) for stage in (*tuned, plain, alone)])
+    assert frames.standard_memory(runs)
+    assert len(frames.finetuned(runs)) == 3
+    assert len(frames.pick(runs, "supervised")) == 1
     with pytest.raises(MissingRecords):
-        frames.standard_head(alone)
+        frames.probed(runs)
+    assert len(frames.pick(runs, "probe", memory=False)) == 1
 
 
 def test_a_field_added_since_a_run_was_recorded_is_no_difference() -> None:
