@@ -40,6 +40,7 @@ class Grid:
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
         head_layers: depths of the projection head that are compared.
         tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
+        memory_size: of the memory (appendix D) that the last network is also pretrained with; 0: no such run.
     """
 
     seeds: tuple[int, ...]
@@ -48,6 +49,7 @@ class Grid:
     labelled: tuple[Labelling, ...]
     head_layers: tuple[int, ...]
     tap_layers: tuple[int, ...]
+    memory_size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ class Preset:
         yield from self.network_runs(seed)
         yield from self.head_runs(seed)
         yield from self.distill_runs(seed)
+        yield from self.memory_runs(seed)
 
     def network_runs(self, seed: int) -> Iterator[Stage]:
         """Supervised, linear and fine-tuned accuracy of every network at every label fraction.
@@ -133,6 +136,13 @@ class Preset:
                 epochs=labelling.epochs,
                 batch_size=labelling.batch_size,
             )
+
+    def memory_runs(self, seed: int) -> Iterator[Stage]:
+        """Linear accuracy of the last network, pretrained with a memory; to compare with that without."""
+        if self.grid.memory_size:
+            changes = {"memory": True, "memory_size": self.grid.memory_size, "seed": seed}
+            pretrain = with_fields(replace(self.pretrain, network=self.grid.networks[-1]), changes)
+            yield replace(self.probe, pretrain=pretrain, seed=seed)
 
     def tuned(self, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
         changes = {"tap_layer": tap_layer, "seed": pretrain.seed, **asdict(labelling)}

@@ -14,14 +14,14 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from clrkit import config as configs
 from clrkit import evaluate, stages
-from clrkit.config import Distill, Labelled, Network, Pretrain, Probe, Stage
+from clrkit.config import Distill, Labelled, Pretrain, Probe, Stage
 from clrkit.data import DataSet, load
-from clrkit.model import Model, ModelConfig
+from clrkit.model import Model
 from clrkit.provenance import provenance
 from clrkit.runs import (
     NOTE_SECONDS,
@@ -268,20 +268,6 @@ def encoder_parameters(model: nn.Module, parent: Model | None) -> int:
 
 def model_settings(model: nn.Module) -> dict[str, Any] | None:
     return asdict(model.config) if isinstance(model, Model) else None
-
-
-def load_model(run: Run) -> Model:
-    """The model of a finished run, on the CPU, in evaluation mode."""
-    settings = run.record["model"]
-    if settings is None:
-        raise RunError(f"A {run.record['stage']} run has no model of its own.")
-    network = configs.from_dict(Network, settings["network"])
-    model = Model(ModelConfig(**{**settings, "network": network}))
-    weights = run.folder / "weights.safetensors"
-    if not weights.exists():
-        raise RunError(f"{run.folder.name} has no weights; the committed reference holds records only.")
-    model.load_state_dict(load_file(weights))
-    return model.eval()
 
 
 def measure_classifier(

@@ -84,6 +84,7 @@ def mini() -> Preset:
             labelled=labelled,
             head_layers=(2, 3, 4),
             tap_layers=(0, 1, 2, 3),
+            memory_size=1024,
         ),
     )
 
@@ -116,6 +117,7 @@ def smoke() -> Preset:
             labelled=labelled,
             head_layers=(3,),
             tap_layers=(0, 1),
+            memory_size=500,
         ),
     )
 

@@ -83,10 +83,10 @@ class Run:
         return dict(read_json(self.folder / "history.json"))
 
     def model(self) -> Model:
-        """The trained model, on the CPU. Raises RunError where its weights are not kept (the reference)."""
-        from clrkit.materialise import load_model
+        """The trained model, on the CPU. Raises ModelError where its weights are not kept (the reference)."""
+        from clrkit.model_folder import read_model
 
-        return load_model(self)
+        return read_model(self.folder)
 
 
 @dataclass(frozen=True)

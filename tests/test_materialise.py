@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from clrkit import materialise as module
 from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
 from clrkit.materialise import finish, materialise
+from clrkit.model_folder import ModelError
 from clrkit.presets import preset
 from clrkit.runs import Run, RunError, Store
 
@@ -201,7 +202,7 @@ def test_a_memory_is_kept_with_the_state(store: Store) -> None:
 def test_a_model_whose_weights_were_not_kept_says_so(store: Store) -> None:
     run = finish(materialise(short("finetune"), store))
     (run.folder / "weights.safetensors").unlink()
-    with pytest.raises(RunError, match="has no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         run.model()
 
 

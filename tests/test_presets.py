@@ -139,6 +139,17 @@ def test_the_head_is_varied_alone(chosen):
 
 
 @every_preset
+def test_a_memory_is_compared_with_none_in_the_biggest_network(chosen):
+    with_memory = [run for run in of(Probe, chosen) if run.pretrain.memory != chosen.pretrain.memory]
+    assert len(with_memory) == (len(chosen.grid.seeds) if chosen.grid.memory_size else 0)
+    plain = {run.pretrain for run in of(Probe, chosen)} - {run.pretrain for run in with_memory}
+    for run in with_memory:
+        source = replace(run.pretrain, memory=False, memory_size=chosen.pretrain.memory_size)
+        assert source.network == chosen.grid.networks[-1]
+        assert source in plain
+
+
+@every_preset
 def test_students_learn_from_teachers_that_are_among_the_runs(chosen):
     tuned = set(of(Finetune, chosen))
     assert all(run.teacher in tuned for run in of(Distill, chosen))
