@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from clrkit.resnet import ResNet
 from clrkit.tensor_bundle import TensorBundle
 
 GOLDEN = Path(__file__).parent / "golden"
+
+Numbers = Mapping[str, Any]
+Comparison = Callable[[str, Any, Any], None]  # the fixture `exact` with a bound
 
 
 def tensorflow_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -94,6 +100,56 @@ def fill(tensors: dict[str, torch.Tensor]) -> None:
     """Give every tensor the values of its name."""
     for name, tensor in tensors.items():
         tensor.copy_(weight(name, tuple(tensor.shape)))
+
+
+# Stages of the encoder
+
+
+def nchw(array: np.ndarray) -> torch.Tensor:
+    """Images or maps in PyTorch's layout."""
+    return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+def stages(encoder: ResNet, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the layers give that the official code has names for; `final_avg_pool` is the last."""
+    taken: dict[str, torch.Tensor] = {}
+    last_convolution = [module for module in encoder.stem if isinstance(module, nn.Conv2d)][-1]
+    layers = {"initial_conv": last_convolution, "initial_max_pool": encoder.stem, "final_avg_pool": encoder}
+    layers |= {f"block_group{index}": group for index, group in enumerate(encoder.groups, 1)}
+    hooks = [
+        layer.register_forward_hook(lambda _module, _inputs, out, name=name: taken.update({name: out}))
+        for name, layer in layers.items()
+    ]
+    encoder(images)
+    for hook in hooks:
+        hook.remove()
+    assert len(taken) == 7
+    return taken
+
+
+def same_stages(exact: Comparison, part: str, ours: Mapping[str, torch.Tensor], read: Numbers) -> None:
+    """Channel means and deviations and two corners of the maps, and all of the pooled features."""
+    exact(part, ours["final_avg_pool"], read["final_avg_pool"])
+    for name in ours.keys() - {"final_avg_pool"}:
+        maps = ours[name].permute(0, 2, 3, 1)
+        assert maps.shape[1:] == tuple(read[f"{name}/shape"][1:])
+        seen = {
+            "tl": maps[0, :4, :4, :8],
+            "br": maps[-1, -4:, -4:, -8:],
+            "ch_mean": maps.mean((0, 1, 2)),
+            "ch_std": maps.std((0, 1, 2), unbiased=False),
+        }
+        stored = [leaf for leaf in seen if f"{name}/{leaf}" in read]
+        assert "br" in stored
+        for leaf in stored:
+            exact(part, seen[leaf], read[f"{name}/{leaf}"])
+
+
+def under(read: Numbers, scope: str) -> dict[str, Any]:
+    """The numbers below a name, without it."""
+    return {
+        name.removeprefix(f"{scope}/"): value for name, value in read.items() if name.startswith(f"{scope}/")
+    }
 
 
 # Checkpoints

@@ -53,7 +53,11 @@ def samples(prefix: str, chosen: list[int], read: Arrays) -> Arrays:
 
 
 def checkpoint_names(read: Arrays) -> Arrays:
-    return {name: value for name, value in read.items() if re.search(r"keys$|canonical$|^names|^salt", name)}
+    return {
+        name: value
+        for name, value in read.items()
+        if re.search(r"keys$|canonical$|^(names|shapes|salt)", name)
+    }
 
 
 def augmentation(read: Arrays) -> Arrays:
