@@ -197,59 +197,64 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_colour_operation_is_the_official_one(official, name):
+def test_every_colour_operation_is_the_official_one(official, exact, name):
     images = nchw(official["image"])
     values = [key.split("/")[1] for key in official if key.startswith(f"{name}/")]
     assert len(values) >= 2
     for value in values:
         ours = OPERATIONS[name](images, each(float(value), images))
-        close(ours, nchw(official[f"{name}/{value}"]))
+        exact(f"augmentation: {name.replace('_', ' of ')}", ours, nchw(official[f"{name}/{value}"]), 1e-5)
 
 
-def test_grey_is_the_official_one(official):
-    close(augment.grayscale(nchw(official["image"])), nchw(official["grayscale"]))
+def test_grey_is_the_official_one(official, exact):
+    ours = augment.grayscale(nchw(official["image"]))
+    exact("augmentation: grey", ours, nchw(official["grayscale"]), 1e-5)
 
 
 @pytest.mark.parametrize("order", ["bcsh", "hscb", "sbhc"])
-def test_colour_operations_in_a_row_are_clipped_after_each_as_the_official_ones(official, order):
+def test_colour_operations_in_a_row_are_clipped_after_each_as_the_official_ones(official, exact, order):
     images = nchw(official["image"])
     factors = [each(float(value), images) for value in official["compose_factors"]]
     never, always = torch.zeros(len(images)).bool(), torch.ones(len(images)).bool()
     places = torch.tensor(["bcsh".index(letter) for letter in order]).expand(len(images), 4)
     jitter = Jitter(always, places, *factors, grey=never)
-    close(augment.color_jitter(images, jitter), nchw(official[f"compose_{order}"]), 1e-5)
+    ours, part = (
+        augment.color_jitter(images, jitter),
+        "augmentation: colour operations in several orders, clipped",
+    )
+    exact(part, ours, nchw(official[f"compose_{order}"]), 1e-5)
 
 
-def test_small_blurs_are_the_official_ones(official):
+def test_small_blurs_are_the_official_ones(official, exact):
     images = nchw(official["image"])
     cases = [key for key in official if key.startswith("blur32_")]
     assert len(cases) >= 4
     for case in cases:
         kernel_size, sigma = (part[1:] for part in case.split("_")[1:])
         ours = augment.blur(images, each(float(sigma), images), int(kernel_size))
-        close(ours, nchw(official[case]))
+        exact("augmentation: blur of 32 x 32", ours, nchw(official[case]), 1e-5)
 
 
 @pytest.mark.parametrize("sigma", ["0.1", "1", "2"])
-def test_the_blur_of_a_large_image_is_the_official_one(full_golden, sigma):
+def test_the_blur_of_a_large_image_is_the_official_one(full_golden, exact, sigma):
     official = full_golden("augment")
     images = augment.to_float(nchw(official["blur_image224"][None]))
     ours = augment.blur(images, each(float(sigma), images), 22)[0].permute(1, 2, 0)
-    close(ours[:48, :48], torch.from_numpy(official[f"blur224_k22_s{sigma}/tl"]))
-    close(ours[96:128, 96:128], torch.from_numpy(official[f"blur224_k22_s{sigma}/center"]))
-    assert ours.mean().item() == pytest.approx(float(official[f"blur224_k22_s{sigma}/mean"]), abs=1e-6)
+    seen = {"tl": ours[:48, :48], "center": ours[96:128, 96:128], "mean": ours.mean()}
+    for name, values in seen.items():
+        exact("augmentation: blur of 224 x 224", values, official[f"blur224_k22_s{sigma}/{name}"], 1e-5)
 
 
-def test_resizing_is_the_official_bicubic(official):
+def test_resizing_is_the_official_bicubic(official, exact):
     cases = [key for key in official if key.startswith("resize_matrix_tf2_")]
     assert len(cases) >= 5
     for case in cases:
         source, target = map(int, case.removeprefix("resize_matrix_tf2_").split("to"))
         ours = augment.resize_matrices(torch.zeros(1), torch.tensor([float(source)]), source, target)[0]
-        close(ours, torch.from_numpy(official[case]))
+        exact("augmentation: matrices of the bicubic resize", ours, official[case], 1e-5)
 
 
-def test_crops_are_resized_as_the_official_ones(official):
+def test_crops_are_resized_as_the_official_ones(official, exact):
     cases = [key.split("/")[0] for key in official if key.startswith("cropresize") and "image" in key]
     assert len(cases) >= 4
     for case in cases:
@@ -257,7 +262,7 @@ def test_crops_are_resized_as_the_official_ones(official):
         top, left, height, width = (torch.tensor([float(x)]) for x in box.removeprefix("box").split("-"))
         images = augment.to_float(nchw(official[f"{case}/image_uint8"][None]))
         ours = augment.crop_resize(images, Boxes(top, left, height, width), int(target.removeprefix("to")))
-        close(ours, nchw(official[f"{case}/tf2_preclip"][None]), 1e-5)
+        exact("augmentation: crop and resize", ours, nchw(official[f"{case}/tf2_preclip"][None]), 1e-5)
 
 
 def test_the_evaluation_view_is_the_official_one(official, exact):
@@ -300,9 +305,9 @@ def test_the_evaluation_view_of_tf1_is_its_resize_of_the_same_crop(official, exa
     exact("evaluation: central crop, bicubic of TF1", augment.central_crop(image, 32, "tf1"), expected, 1e-5)
 
 
-def test_pixels_become_the_official_floats(official):
+def test_pixels_become_the_official_floats(official, exact):
     ours = augment.to_float(torch.from_numpy(official["convert_uint8/in"]).expand(1, 3, 1, 256))
-    close(ours[0, 0, 0], torch.from_numpy(official["convert_uint8/out"]), 1e-7)
+    exact("augmentation: pixels to floats", ours[0, 0, 0], official["convert_uint8/out"], 1e-7)
 
 
 # Colour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from functools import partial
 
 import official
@@ -77,6 +78,20 @@ def test_models_of_the_released_size_are_made_of_the_variables_alone(full_golden
     variables = formula_variables(read["ckpt_names_sorted"], read["ckpt_shapes"])
     theirs = official.under(read, "eval")
     same_model(exact, f"checkpoints: TF1 variables, {title}", variables, read["input"], theirs, dtype)
+
+
+def test_rebuilt_checkpoints_are_the_official_files_to_the_byte(golden_folder, tmp_path):
+    with tarfile.open(golden_folder / "tf2_ckpt_r18_eighth_sk0_cifar32.tgz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    saved_model = tmp_path / "tf2_r18_eighth_cifar32" / "saved_model" / "3" / "variables"
+    for name, original in [
+        ("tf1_ckpt_r50_eighth_sk0", golden_folder / "tf1_ckpt_r50_eighth_sk0"),
+        ("tf1_ckpt_r50_eighth_sk1", golden_folder / "tf1_ckpt_r50_eighth_sk1"),
+        ("tf2_saved_model_r18_eighth_sk0_cifar32", saved_model),
+    ]:
+        prefix = official.rebuild_checkpoint(name, tmp_path / name)
+        for file in (f"{prefix.name}.index", f"{prefix.name}.data-00000-of-00001"):
+            assert prefix.with_name(file).read_bytes() == (original / file).read_bytes()
 
 
 def formula_variables(names, shapes, salt: str = "") -> Numbers:
