@@ -31,7 +31,7 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 
 exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
 	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
-	$(BIN)/python -m pytest $$(grep -l 'exact(' tests/test_*.py) --exactness docs/exactness.md
+	$(BIN)/python -m pytest $$(grep -lE 'def test.*\bexact\b' tests/test_*.py) --exactness docs/exactness.md
 
 lab: .venv/installed  ## Open JupyterLab on the notebooks.
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb

@@ -35,14 +35,20 @@ PREFACE = """\
 
 What clrkit computes beside what the official SimCLRv2 code computes (google-research/simclr, commit 383d414,
 run with TensorFlow 2.15.1 on a CPU) from the same weights and inputs. The tests make this table:
-`make exactness` runs them and writes it anew.
+`make exactness` runs them and writes it anew, and `make test` fails when they compare anything else than it
+lists.
 
-A deviation is the largest difference of a tensor, relative to the largest official value in it:
-max |ours - official| / max |official|; a row gives the largest of all its tensors. Precision is that of our
-computation. Official values are those of its float64 run where there is one, stored as float32 or float64, so
-that a deviation of 1e-7 is no more than their rounding. Weights come from a formula, images and gradients are
-compared in our layout (tests/golden/README.md). Rows that a remark marks with * need the whole set of
-official numbers, of which tests/golden has the smaller networks; the others are checked for everybody.
+A deviation is max |ours - official| / max |official| of one tensor; a row has the largest of all its tensors.
+Precision is that of our computation. The official values are of a float64 run where there is one (networks,
+training steps) and of a float32 run elsewhere; stored as float32, either is known to about 1e-7. Where the
+numbers come from, in which layouts, and by which formula the weights, is told in
+[tests/golden](../tests/golden/README.md). Rows marked \\* need the whole set of official numbers, of which
+that folder has a part; the others are checked for everybody.
+
+In training mode float32 is noisy, the official code's own as much as ours: a batch norm of few values, most
+of all in the gate of selective kernels, amplifies rounding until a ReLU changes sides, and gradients then
+differ by percents. The rows "official float32" hold the official float32 run against the official float64
+run. That clrkit computes the same function is what the float64 rows show.
 """
 WHOLE_SET = "\\*"
 

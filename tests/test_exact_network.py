@@ -64,7 +64,8 @@ def training_bounds(network: Network, dtype: torch.dtype) -> Bounds:
         return Bounds(1e-6, 1e-5)
     noise = "float noise, as the official float32's; see float64"
     stages = {18: 1e-4, 50: 1e-3, 101: 5e-3}[network.depth]
-    return Bounds(stages, 5e-1 if network.sk_ratio else 2e-1, noise)
+    gated = network.sk_ratio > 0 and network.depth >= 50
+    return Bounds(stages, 5e-1 if gated else 2e-1, noise)
 
 
 def check_evaluation(exact: Exact, tag: str, encoder: ResNet, read: Numbers) -> None:
