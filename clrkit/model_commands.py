@@ -37,6 +37,8 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
         "head layer the classifier was trained on (default 0, the encoder's output; see docs/checkpoints.md)"
     )
     imported.add_argument("--tap_layer", type=int, help=about)
+    about = "selective-kernel ratio, where the variables do not show it (depth 18 or 34 with a CIFAR stem)"
+    imported.add_argument("--sk_ratio", type=float, help=about)
     imported.add_argument(
         "--ema", action="store_true", help="take the momentum encoder's copy of the weights"
     )
@@ -58,7 +60,8 @@ def import_official(options: argparse.Namespace) -> int:
 
     refuse_existing(options.folder)
     variables = read_checkpoint(options.checkpoint, model_only=True)
-    config, state = convert(variables, tap_layer=options.tap_layer, ema=options.ema)
+    told = {"tap_layer": options.tap_layer, "sk_ratio": options.sk_ratio, "ema": options.ema}
+    config, state = convert(variables, **told)
     source = {"source": str(options.checkpoint), "ema": options.ema}
     write_model(options.folder, config, state, source)
     print(f"{options.folder}: {in_words(config)}")

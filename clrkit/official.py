@@ -85,13 +85,13 @@ def is_bookkeeping(name: str) -> bool:
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Canonical name of each variable; a name that is none of the official code's stays as it is.
 
-    Keras numbers layers through the whole program, so the encoder's convolutions and batch norms of a TF2
-    file are renumbered from 0 in their order.
+    Keras numbers layers through the whole program, so those of a TF2 file are numbered anew, from 0 in each
+    scope.
     """
     found = {name: Parsed.of(name) for name in names}
     firsts: dict[tuple[str, str], int] = {}
     for parsed in found.values():
-        if parsed:
+        if parsed and parsed.keras:
             firsts[parsed.counter] = min(parsed.number, firsts.get(parsed.counter, parsed.number))
     canonical = {name: parsed.canonical(firsts) if parsed else name for name, parsed in found.items()}
     if len(set(canonical.values())) < len(canonical):
@@ -102,8 +102,12 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A variable's place: prefix of the copy, scope, layer, number among the layers of its kind, leaf."""
+    """A variable's place: prefix of the copy, scope, layer, number among the layers of its kind, leaf.
 
+    `keras` tells that the number counts through a whole program (TF1 counts through the encoder).
+    """
+
+    keras: bool
     copy: str
     scope: str
     layer: str
@@ -126,7 +130,8 @@ class Parsed:
         copy = EMA if match["copy"] or match["average"] else ""
         scope = match["scope"].replace("resnet", "base_model").replace("projection_head", "head_contrastive")
         layer = match["layer"].removeprefix("sync_")
-        return cls(copy, scope.replace("/l_0", "/nl_0"), layer, int(match["number"] or 0), match["leaf"])
+        number, keras = int(match["number"] or 0), match["scope"] != "base_model"
+        return cls(keras, copy, scope.replace("/l_0", "/nl_0"), layer, number, match["leaf"])
 
     @property
     def counter(self) -> tuple[str, str]:
@@ -134,27 +139,33 @@ class Parsed:
         return f"{self.copy}{self.scope}", self.layer
 
     def canonical(self, firsts: Mapping[tuple[str, str], int]) -> str:
-        number = self.number - firsts[self.counter]
+        number = self.number - firsts.get(self.counter, 0)
         return f"{self.copy}{self.scope}/{self.layer}{f'_{number}' if number else ''}/{self.leaf}"
 
 
 def convert(
-    variables: Variables, *, tap_layer: int | None = None, ema: bool = False
+    variables: Variables,
+    *,
+    tap_layer: int | None = None,
+    sk_ratio: float | None = None,
+    ema: bool = False,
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A model's config, read off the variables' names and shapes, and its state dict, float32.
+    """A model's config, read off the variables' names and shapes, and its state dict: float32 copies.
 
     Args:
         variables: arrays by canonical name, in TensorFlow's layouts.
         tap_layer: head layer the classifier was trained on. Shapes do not tell the encoder's output (0, the
             default where it fits) from a hidden layer; the models fine-tuned on 1% and 10% of the labels
             have 1.
+        sk_ratio: of the selective kernels, where it is neither 0 nor 0.0625, or where the variables do not
+            show it: depth 18 and 34 with a CIFAR stem look the same with and without (0 is the default).
         ema: take the momentum encoder's copies (`ema_model/...`) where there are any.
 
     Raises:
         CheckpointError: naming the variables that are missing, unknown, of a wrong shape or not finite.
     """
     chosen = select(variables, ema)
-    config = infer({name: tuple(array.shape) for name, array in chosen.items()}, tap_layer)
+    config = infer({name: array.shape for name, array in chosen.items()}, tap_layer, sk_ratio)
     with torch.device("meta"):
         model = Model(config)
     places = tensors(model)
@@ -166,7 +177,7 @@ def convert(
 
 
 def select(variables: Variables, ema: bool) -> dict[str, np.ndarray]:
-    """The variables of the model, or of its momentum copy; each must be finite numbers."""
+    """The variables of the model, or of its momentum copy, in float32; all must be finite there."""
     canonical = canonical_names(name for name in variables if not is_bookkeeping(name))
     named = {new: np.asarray(variables[old]) for old, new in canonical.items()}
     model = {name: array for name, array in named.items() if not name.startswith(EMA)}
@@ -175,19 +186,24 @@ def select(variables: Variables, ema: bool) -> dict[str, np.ndarray]:
         if not copies:
             raise CheckpointError("The checkpoint has no momentum encoder (no variable ema_model/...).")
         model = {name: array for name, array in model.items() if name.startswith(CLASSIFIER)} | copies
-    broken = [n for n, a in model.items() if a.dtype.kind not in "fiu" or not np.isfinite(a).all()]
-    if broken:
-        raise CheckpointError(f"These variables are not finite numbers: {listed(broken)}.")
+    if broken := [name for name, array in model.items() if array.dtype.kind not in "fiu"]:
+        raise CheckpointError(f"These variables are no numbers: {listed(broken)}.")
+    with np.errstate(over="ignore"):
+        model = {name: array.astype(np.float32, copy=False) for name, array in model.items()}
+    if broken := [name for name, array in model.items() if not np.isfinite(array).all()]:
+        raise CheckpointError(
+            f"These variables hold numbers that are not finite in float32: {listed(broken)}."
+        )
     return model
 
 
-def infer(shapes: Shapes, tap_layer: int | None) -> ModelConfig:
+def infer(shapes: Shapes, tap_layer: int | None, sk_ratio: float | None) -> ModelConfig:
     """The model whose variables these most likely are; `compare` then tells what does not fit."""
     layers = len({name.split("/")[1] for name in shapes if name.startswith("head_contrastive/nl_")})
     last = shapes.get(f"head_contrastive/nl_{layers - 1}/dense/kernel", ())
     classifier = shapes.get(f"{CLASSIFIER}/kernel", ())
     dim, classes = (shape[1] if len(shape) == 2 else 0 for shape in (last, classifier))
-    network = infer_network(shapes)
+    network = infer_network(shapes, sk_ratio)
     if tap_layer is None:
         features = round(512 * network.width) * (4 if network.depth in BOTTLENECK_BLOCKS else 1)
         tap_layer = layers if classes and classifier[0] == dim != features else 0
@@ -199,17 +215,15 @@ def infer(shapes: Shapes, tap_layer: int | None) -> ModelConfig:
     return ModelConfig(network=network, classes=classes, tap_layer=tap_layer, **head)
 
 
-def infer_network(shapes: Shapes) -> Network:
-    """Width and stem from the first convolutions; depth and selective kernels from how many there are.
-
-    (A network of depth 18 or 34 with a CIFAR stem looks the same with selective kernels as without.)
-    """
+def infer_network(shapes: Shapes, sk_ratio: float | None) -> Network:
+    """Width and stem from the first convolutions; depth and selective kernels from how many there are."""
     first = shapes.get("base_model/conv2d/kernel", ())
     if len(first) != 4:
         raise CheckpointError("The checkpoint has no first convolution, base_model/conv2d/kernel.")
     deep = shapes.get("base_model/conv2d_1/kernel", ())[:2] == (3, 3)
     imagenet = deep or first[0] == 7
     ratios = (SK_RATIO,) if deep else (0.0,) if imagenet else (0.0, SK_RATIO)
+    ratios = ratios if sk_ratio is None else (sk_ratio,)
     found = sum(name.startswith("base_model/conv2d") for name in shapes)
     width, stem = first[3] * (2 if deep else 1) / 64, "imagenet" if imagenet else "cifar"
     candidates = [
@@ -269,7 +283,7 @@ class Place:
         return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.shape)))
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array.transpose(self.axes), dtype=np.float32))
+        return torch.from_numpy(np.array(array.transpose(self.axes), dtype=np.float32, order="C"))
 
 
 def tensors(model: Model) -> dict[str, Place]:

@@ -92,14 +92,18 @@ class SelectiveKernel(nn.Module):
         return (streams * weights).sum(1)
 
 
-class Shortcut(nn.Sequential):
+class Shortcut(nn.Module):
     """Projection to the block's output shape; with selective kernels in the manner of ResNet-D."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, sk_ratio: float) -> None:
-        if sk_ratio > 0:
-            super().__init__(ShortcutPool(stride), convolution(inputs, outputs, 1), BatchNorm(outputs))
-        else:
-            super().__init__(convolution(inputs, outputs, 1, stride), BatchNorm(outputs))
+        super().__init__()
+        pooled = sk_ratio > 0
+        self.pool = ShortcutPool(stride) if pooled else nn.Identity()
+        self.conv = convolution(inputs, outputs, 1, 1 if pooled else stride)
+        self.bn = BatchNorm(outputs)
+
+    def forward(self, x: Maps) -> Output:
+        return cast(Tensor, self.bn(self.conv(self.pool(x))))
 
 
 class BasicBlock(nn.Module):

@@ -1,6 +1,7 @@
 """Released checkpoints: names, shapes and values go where they belong, and what does not fit is refused."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,8 @@ def test_the_momentum_encoder_s_copies_are_taken_where_they_are_asked_for(rename
 
 
 def test_whatever_is_missing_unknown_or_of_another_shape_is_named():
+    first = {name: array for name, array in CHECKPOINT.items() if name != "base_model/conv2d/kernel"}
+    refused(first, r"no first convolution")
     missing = {name: array for name, array in CHECKPOINT.items() if name != "base_model/conv2d_4/kernel"}
     refused(missing, r"^The checkpoint has no base_model/conv2d_4/kernel\.$")
     extra = {"base_model/se/kernel": np.zeros(3), "head_contrastive/extra": np.zeros(2)}
@@ -159,11 +162,34 @@ def test_what_is_no_simclr_checkpoint_is_refused():
 def test_numbers_that_are_not_finite_are_refused(value):
     broken = CHECKPOINT[f"{CLASSIFIER}/bias"].copy()
     broken[3] = value
-    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": broken}, rf"not finite numbers: {CLASSIFIER}/bias\.$")
+    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": broken}, rf"not finite in float32: {CLASSIFIER}/bias\.$")
+
+
+def test_numbers_too_large_for_float32_are_refused():
+    large = {f"{CLASSIFIER}/bias": np.full(10, 1e300)}
+    refused({**CHECKPOINT, **large}, rf"not finite in float32: {CLASSIFIER}/bias\.$")
+
+
+def test_the_state_is_a_copy():
+    before = {name: array.copy() for name, array in CHECKPOINT.items()}
+    for tensor in convert(CHECKPOINT)[1].values():
+        tensor.zero_()
+    for name, array in before.items():
+        np.testing.assert_array_equal(CHECKPOINT[name], array)
+
+
+def test_selective_kernels_that_the_variables_do_not_show_can_be_told():
+    assert convert(CHECKPOINT)[0].network.sk_ratio == 0
+    config, state = convert(CHECKPOINT, sk_ratio=0.0625)
+    assert config.network == replace(TINY, sk_ratio=0.0625)
+    Model(config).load_state_dict(state)
+    network = Network(depth=50, width=0.5, sk_ratio=0.25, stem="imagenet")
+    assert convert(variables(network), sk_ratio=0.25)[0].network == network
+    refused(variables(network), r"do not fit together")
 
 
 def test_texts_are_refused_and_other_precisions_become_float32():
-    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"not finite numbers")
+    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"no numbers: ")
     doubles = {name: array.astype(np.float64) for name, array in CHECKPOINT.items()}
     torch.testing.assert_close(convert(doubles)[1], convert(CHECKPOINT)[1], rtol=0, atol=0)
 
