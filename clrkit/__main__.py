@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clrkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return interrupted()
+        if options.command in ("run", "reproduce"):
+            return interrupted()
+        print("clrkit: stopped.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 0
 

@@ -41,14 +41,16 @@ def setting(
     choices: tuple[Any, ...] = (),
     keyed: bool = True,
     added: bool = False,
+    needs: str = "",
 ) -> Any:
     """A field with its meaning and bounds: `low` <= value <= `high`, value > `above`.
 
     `keyed` is false where the field does not change the mathematics. `added` is a field that runs were
     recorded without: at its default, which must never change, it does what was done before it was there.
+    `needs` names a field without which this one does nothing.
     """
     bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
-    return field(default=default, metadata=bounds | {"keyed": keyed, "added": added})
+    return field(default=default, metadata=bounds | {"keyed": keyed, "added": added, "needs": needs})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,14 @@ class Stage(Config):
     seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
     optimizer: Optimizer = Optimizer()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs must be at most {self.epochs}, the epochs of {self.name}, "
+                f"not {self.optimizer.warmup_epochs:g}."
+            )
+
     @property
     def source(self) -> Stage | None:
         """The stage this one builds on."""
@@ -207,9 +217,14 @@ class Pretrain(Stage):
         added=True,
     )
     memory: bool = setting(False, "take the memory's projections as further negatives (MoCo)", added=True)
-    memory_size: int = setting(65536, "projections the memory holds", low=1, added=True)
+    memory_size: int = setting(65536, "projections the memory holds", low=1, added=True, needs="memory")
     memory_momentum: float = setting(
-        0.999, "share of its own weights that the memory's network keeps at a step", low=0, high=1, added=True
+        0.999,
+        "share of its own weights that the memory's network keeps at a step",
+        low=0,
+        high=1,
+        added=True,
+        needs="memory",
     )
     monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
 
@@ -414,13 +429,14 @@ def keyed_fields(config: Config) -> dict[str, Any]:
     return {
         item.name: keyed_fields(value) if isinstance(value, Config) else value
         for item in fields(config)
-        if is_keyed(item, value := getattr(config, item.name))
+        if is_keyed(config, item, value := getattr(config, item.name))
     }
 
 
-def is_keyed(item: dataclasses.Field[Any], value: Any) -> bool:
+def is_keyed(config: Config, item: dataclasses.Field[Any], value: Any) -> bool:
     unchanged = item.metadata.get("added", False) and value == item.default
-    return bool(item.metadata.get("keyed", True) and not unchanged)
+    idle = item.metadata.get("needs") and not getattr(config, item.metadata["needs"])
+    return bool(item.metadata.get("keyed", True) and not unchanged and not idle)
 
 
 def key(config: Stage, fingerprint: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 import numpy as np
@@ -190,6 +191,8 @@ def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
                 yield from images_below(entry.path, f"{prefix}{entry.name}/", label)
             elif entry.name.lower().endswith(SUFFIXES):
                 stat = entry.stat()
+                if not S_ISREG(stat.st_mode):  # a pipe, say, would never end
+                    raise DataError(f"{entry.path} is not a file.")
                 yield ImageFile(prefix + entry.name, stat.st_size, stat.st_mtime_ns, label)
 
 

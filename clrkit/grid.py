@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from clrkit.config import (
     Distill,
@@ -17,6 +17,8 @@ from clrkit.config import (
     stage_class,
     with_fields,
 )
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ class Preset:
             for labelling in self.grid.labelled:
                 tap = 0 if labelling == self.grid.labelled[-1] else self.finetune.tap_layer
                 yield self.tuned(pretrain, labelling, tap)
-                yield replace(self.supervised, network=network, seed=seed, **asdict(labelling))
+                alone = lasting(self.supervised, labelling.epochs)
+                yield replace(alone, network=network, seed=seed, **asdict(labelling))
 
     def head_runs(self, seed: int) -> Iterator[Stage]:
         """The first network's head: its depth, and the layer fine-tuning starts from."""
@@ -129,13 +132,8 @@ class Preset:
             taught = self.student(seed, labelling, teacher=big, student=small)
             yield taught
             yield replace(taught, label_weight=0.5)
-            yield replace(
-                taught,
-                label_weight=0.5,
-                transfer="labelled",
-                epochs=labelling.epochs,
-                batch_size=labelling.batch_size,
-            )
+            few = lasting(taught, labelling.epochs)
+            yield replace(few, label_weight=0.5, transfer="labelled", batch_size=labelling.batch_size)
 
     def memory_runs(self, seed: int) -> Iterator[Stage]:
         """Linear accuracy of the last network, pretrained with a memory; to compare with that without."""
@@ -152,3 +150,9 @@ class Preset:
         pretrain = replace(self.pretrain, network=teacher, seed=seed)
         tuned = self.tuned(pretrain, labelling, self.finetune.tap_layer)
         return replace(self.distill, teacher=tuned, network=student, seed=seed)
+
+
+def lasting(stage: S, epochs: int) -> S:
+    """The stage over another number of epochs; the warmup keeps its share of them."""
+    warmup = stage.optimizer.warmup_epochs * epochs / stage.epochs
+    return replace(stage, epochs=epochs, optimizer=replace(stage.optimizer, warmup_epochs=warmup))

@@ -15,11 +15,12 @@ from clrkit.model import Images, Model
 class Memory(nn.Module):
     """A network that follows the trained one slowly, and its latest projections as further negatives.
 
-    After MoCo (He et al., 2020), with two differences that the paper makes: the batch's own negatives are
-    kept, so the queue only adds candidates to every anchor's softmax, and the positive remains the other
-    view's projection by the trained network. The paper says no more of it than the queue's length (64K) and
-    the average's momentum (0.999). What it leaves open is decided as follows:
+    After MoCo (He et al., 2020). The paper says that the memory's projections are further negatives beside
+    those of the large batch, the queue's length (64K) and the average's momentum (0.999). What it leaves open
+    is decided as follows:
 
+    - The positive remains the other view's projection by the trained network, and the batch's own negatives
+      are kept: the queue only adds candidates to every anchor's softmax.
     - Projections of one view of every image are kept. The queue then reaches back over twice as many images,
       and the network that follows costs one forward pass over half of the views.
     - The queue begins empty, and what has not been written is no negative: no random start.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,9 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     about = (
         "head layer the classifier was trained on (default 0, the encoder's output; see docs/checkpoints.md)"
     )
-    imported.add_argument("--tap_layer", type=int, help=about)
+    imported.add_argument("--tap_layer", "--tap-layer", type=int, help=about)
     about = "selective-kernel ratio, where the variables do not show it (depth 18 or 34 with a CIFAR stem)"
-    imported.add_argument("--sk_ratio", type=float, help=about)
+    imported.add_argument("--sk_ratio", "--sk-ratio", type=float, help=about)
     imported.add_argument(
         "--ema", action="store_true", help="take the momentum encoder's copy of the weights"
     )
@@ -47,7 +48,9 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     evaluated.add_argument("model", type=Path, metavar="MODEL", help=about)
     evaluated.add_argument("--data", required=True, help=f"data set: {', '.join(SIDES)} or folder")
     evaluated.add_argument("--root", default="", help="folder of its images; of ImageNet, the one with val")
-    evaluated.add_argument("--image_size", type=int, help="pixels (default: the data set's usual size)")
+    evaluated.add_argument(
+        "--image_size", "--image-size", type=int, help="pixels (default: the data set's usual size)"
+    )
     about = "the bicubic resize of TensorFlow 2 or 1 (default tf2)"
     evaluated.add_argument("--resize", choices=("tf2", "tf1"), default="tf2", help=about)
     evaluated.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
@@ -55,25 +58,31 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 
 
 def import_official(options: argparse.Namespace) -> int:
+    """Read a checkpoint, convert it, write the model folder, and say what it is."""
     from clrkit.model_folder import refuse_existing, write_model
     from clrkit.official import convert, read_checkpoint
+    from clrkit.provenance import provenance
 
     refuse_existing(options.folder)
     variables = read_checkpoint(options.checkpoint, model_only=True)
     told = {"tap_layer": options.tap_layer, "sk_ratio": options.sk_ratio, "ema": options.ema}
     config, state = convert(variables, **told)
-    source = {"source": str(options.checkpoint), "ema": options.ema}
+    source = {"source": str(options.checkpoint.resolve()), **told, **provenance()}
     write_model(options.folder, config, state, source)
     print(f"{options.folder}: {in_words(config)}")
+    if options.tap_layer is None and config.classes and config.head_layers and not config.tap_layer:
+        print("(If it was fine-tuned on 1% or 10% of the labels: import it with --tap_layer 1.)")
     return 0
 
 
 def evaluate_model(options: argparse.Namespace) -> int:
+    """Measure a model on the test part of a data set, and print its accuracy."""
     from clrkit.data import load_evaluation
-    from clrkit.model_folder import read_model
+    from clrkit.model_folder import read_classes, read_model
+    from clrkit.provenance import provenance
 
     known(options.data, [*SIDES, "folder"], "data set")
-    size = options.image_size or SIDES.get(options.data)
+    size = SIDES.get(options.data) if options.image_size is None else options.image_size
     if size is None:
         raise ConfigError(f"{options.data} needs --image_size, the side at which its images are measured.")
     data = configs.Data(dataset=options.data, root=options.root, image_size=size)
@@ -81,17 +90,44 @@ def evaluate_model(options: argparse.Namespace) -> int:
     if model.classifier is None:
         raise ConfigError(f"{options.model} has no classifier, so it has no accuracy.")
     part, classes = load_evaluation(data, options.resize)
-    if len(classes) != model.config.classes:
-        told = f"{options.model} tells {model.config.classes:,} classes apart"
-        raise ConfigError(f"{told}; {options.data} has {len(classes):,}.")
+    check_classes(options, read_classes(options.model), model.config.classes, classes)
     metrics = measured(model, part, size, options.device)
     if options.json:
-        print(json.dumps(metrics))
+        asked = {
+            "model": str(options.model),
+            "data": options.data,
+            "image_size": size,
+            "resize": options.resize,
+        }
+        print(json.dumps({**metrics, **asked, **provenance()}, allow_nan=False))
     else:
-        spread = 100 * 1.96 * (metrics["top1"] * (1 - metrics["top1"]) / len(part)) ** 0.5
-        top5 = f", top-5 {100 * metrics['top5']:.2f}%" if "top5" in metrics else ""
-        print(f"top-1 {100 * metrics['top1']:.2f}% ± {spread:.2f} (95%){top5}; {len(part):,} images")
+        low, high = interval(metrics["top1"], len(part))
+        top5 = f"top-5 {100 * metrics['top5']:.2f}%; " if "top5" in metrics else ""
+        print(
+            f"top-1 {100 * metrics['top1']:.2f}% (95%: {low:.2f} to {high:.2f}); {top5}{len(part):,} images"
+        )
     return 0
+
+
+def check_classes(
+    options: argparse.Namespace, names: tuple[str, ...] | None, count: int, found: tuple[str, ...]
+) -> None:
+    """Refuse images of other classes than the model's, by name where the model knows names."""
+    if len(found) != count:
+        raise ConfigError(
+            f"{options.model} tells {count:,} classes apart; {options.data} has {len(found):,}."
+        )
+    if names is not None and names != found:
+        ours, theirs = next((a, b) for a, b in zip(names, found, strict=True) if a != b)
+        raise ConfigError(f"{options.model} knows a class {ours!r} where {options.data} has {theirs!r}.")
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share, in percent."""
+    z = 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
+    return 100 * (centre - half), 100 * (centre + half)
 
 
 def measured(model: Model, part: Part, size: int, device: str) -> dict[str, float]:
@@ -116,6 +152,7 @@ def measured(model: Model, part: Part, size: int, device: str) -> dict[str, floa
 
 
 def in_words(model: ModelConfig) -> str:
+    """Network, head and classifier, for a line on the screen."""
     from clrkit.frames import network_name
 
     head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"

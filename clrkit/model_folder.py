@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +19,7 @@ from clrkit import config as configs
 from clrkit.config import ConfigError
 from clrkit.images import reason
 from clrkit.model import Model, ModelConfig
-from clrkit.runs import write_json
+from clrkit.runs import read_json, write_json
 
 WEIGHTS, DESCRIPTION, RECORD = "weights.safetensors", "model.json", "record.json"
 
@@ -40,18 +43,52 @@ def write_model(
         ModelError: for a folder that is there already or cannot be written.
     """
     refuse_existing(folder)
-    partial = folder.with_name(folder.name + ".partial")
+    partial, lock = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "lock"))
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
-        write_json(partial / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            refuse_existing(folder)  # another process may have been quicker
+            discard(partial)  # of a process that was killed
+            try:
+                partial.mkdir()
+                write_files(partial, config, state, about)
+                partial.rename(folder)
+            finally:
+                discard(partial)
+        lock.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The model cannot be written to {folder}: {reason(error)}.") from None
 
 
+def read_classes(folder: Path) -> tuple[str, ...] | None:
+    """Names of the classes, where a run's record has them; a model folder has none."""
+    try:
+        return tuple(read_json(folder / RECORD)["dataset"]["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_files(
+    folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """Description and weights, on the disk when this returns, readable for the same people."""
+    write_json(folder / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)
+    with (folder / WEIGHTS).open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def discard(partial: Path) -> None:
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()
+    elif partial.exists():
+        shutil.rmtree(partial)
+
+
 def refuse_existing(folder: Path) -> None:
-    if folder.exists():
+    """Raise ModelError if there is anything at that place."""
+    if folder.exists() or folder.is_symlink():
         raise ModelError(f"{folder} is there already; give another folder, or delete it.")
 
 
@@ -64,10 +101,17 @@ def read_model(folder: Path) -> Model:
     settings, weights = read_settings(folder), folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; the committed reference holds records only.")
-    with torch.device("meta"):  # weights that are replaced at once need not be drawn
-        model = Model(settings)
     try:
-        model.load_state_dict(load_file(weights), assign=True)
+        with torch.device("meta"):  # weights that are replaced at once need not be drawn
+            model = Model(settings)
+    except ConfigError as error:
+        raise ModelError(f"{folder} describes no model: {error}") from None
+    except (RuntimeError, IndexError, ValueError):
+        raise ModelError(f"{folder} describes a model that cannot be built.") from None
+    try:
+        state = load_file(weights)
+        check_values(weights, state, model)
+        model.load_state_dict(state, assign=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {reason(error)}.") from None
     except RuntimeError:
@@ -77,17 +121,29 @@ def read_model(folder: Path) -> Model:
     return model.eval()
 
 
+def check_values(weights: Path, state: Mapping[str, Tensor], model: Model) -> None:
+    """Weights must be of the model's own types, and finite."""
+    for name, wanted in model.state_dict().items():
+        if name in state and state[name].dtype != wanted.dtype:
+            raise ModelError(f"{name} in {weights} is {state[name].dtype}, not {wanted.dtype}.")
+        if name in state and not state[name].isfinite().all():
+            raise ModelError(f"{name} in {weights} holds numbers that are not finite.")
+
+
 def read_settings(folder: Path) -> ModelConfig:
+    """What the folder's description says the model is made of. Raises ModelError as `read_model`."""
     found = [path for path in (folder / DESCRIPTION, folder / RECORD) if path.exists()]
     if not found:
         raise ModelError(f"{folder} is no model: it has neither {DESCRIPTION} nor a run's {RECORD}.")
     try:
         settings = json.loads(found[0].read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{found[0]} cannot be read, or describes no model.") from None
     if settings is None:
         raise ModelError(f"{folder} is a run without a model of its own.")
     try:
         return configs.from_dict(ModelConfig, settings)
-    except (ConfigError, TypeError, AttributeError) as error:
+    except ConfigError as error:
         raise ModelError(f"{found[0]} describes no model: {error}") from None
+    except (TypeError, AttributeError):
+        raise ModelError(f"{found[0]} describes no model.") from None

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ SK_RATIO = 0.0625  # of every released selective-kernel network
 EMA = "ema_model/"  # prefix of the momentum encoder's copies
 CLASSIFIER = "head_supervised/linear_layer/dense"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+HEAD_LAYER = re.compile(r"head_contrastive/nl_(\d{1,2})/")
 OPTIMIZER_SLOTS = ("Momentum", "LARSOptimizer", "Adam", "Adam_1")
 # What a checkpoint holds beside the model: steps, counters, optimiser.
 BOOKKEEPING = re.compile(
@@ -74,10 +76,14 @@ def variable_names(bundle: TensorBundle) -> dict[str, str]:
     names = object_graph(b"".join(bundle.strings(OBJECT_GRAPH)))
     if nameless := [key for key in keys if not names.get(key)]:
         raise CheckpointError(f"{bundle.index} has no names for its variables {listed(nameless)}.")
+    uses = Counter(names[key] for key in keys)
+    if twice := [key for key in keys if uses[names[key]] > 1]:
+        raise CheckpointError(f"{bundle.index} has one name for several variables: {listed(twice)}.")
     return {key: names[key] for key in keys}
 
 
 def is_bookkeeping(name: str) -> bool:
+    """Whether a variable or key is no part of the model: a step, a counter, the optimiser's."""
     slot = ".OPTIMIZER_SLOT" in name or name.rpartition("/")[2] in OPTIMIZER_SLOTS
     return slot or BOOKKEEPING.match(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")) is not None
 
@@ -95,7 +101,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
             firsts[parsed.counter] = min(parsed.number, firsts.get(parsed.counter, parsed.number))
     canonical = {name: parsed.canonical(firsts) if parsed else name for name, parsed in found.items()}
     if len(set(canonical.values())) < len(canonical):
-        twice = {new for new in canonical.values() if list(canonical.values()).count(new) > 1}
+        twice = [name for name, uses in Counter(canonical.values()).items() if uses > 1]
         raise CheckpointError(f"The checkpoint has two variables for each of {listed(twice)}.")
     return canonical
 
@@ -199,14 +205,13 @@ def select(variables: Variables, ema: bool) -> dict[str, np.ndarray]:
 
 def infer(shapes: Shapes, tap_layer: int | None, sk_ratio: float | None) -> ModelConfig:
     """The model whose variables these most likely are; `compare` then tells what does not fit."""
-    layers = len({name.split("/")[1] for name in shapes if name.startswith("head_contrastive/nl_")})
-    last = shapes.get(f"head_contrastive/nl_{layers - 1}/dense/kernel", ())
-    classifier = shapes.get(f"{CLASSIFIER}/kernel", ())
-    dim, classes = (shape[1] if len(shape) == 2 else 0 for shape in (last, classifier))
+    layers = max((int(found[1]) + 1 for found in map(HEAD_LAYER.match, shapes) if found), default=0)
+    dim = width_of(shapes, f"head_contrastive/nl_{layers - 1}/")
+    classes, classifier = width_of(shapes, f"{CLASSIFIER}/"), shapes.get(f"{CLASSIFIER}/kernel", ())
     network = infer_network(shapes, sk_ratio)
     if tap_layer is None:
         features = round(512 * network.width) * (4 if network.depth in BOTTLENECK_BLOCKS else 1)
-        tap_layer = layers if classes and classifier[0] == dim != features else 0
+        tap_layer = layers if classifier and classifier[0] == dim != features else 0
     elif not 0 <= tap_layer <= layers:
         raise CheckpointError(
             f"tap_layer must be from 0 to {layers}, the layers of the head, not {tap_layer}."
@@ -215,11 +220,19 @@ def infer(shapes: Shapes, tap_layer: int | None, sk_ratio: float | None) -> Mode
     return ModelConfig(network=network, classes=classes, tap_layer=tap_layer, **head)
 
 
+def width_of(shapes: Shapes, scope: str) -> int:
+    """Channels that come out of a layer, by whichever of its variables is there; 0 without any."""
+    return next((shape[-1] for name, shape in shapes.items() if name.startswith(scope) and shape), 0)
+
+
 def infer_network(shapes: Shapes, sk_ratio: float | None) -> Network:
     """Width and stem from the first convolutions; depth and selective kernels from how many there are."""
     first = shapes.get("base_model/conv2d/kernel", ())
-    if len(first) != 4:
-        raise CheckpointError("The checkpoint has no first convolution, base_model/conv2d/kernel.")
+    if len(first) != 4 or 0 in first:
+        raise CheckpointError(
+            "The checkpoint has no first convolution, base_model/conv2d/kernel; "
+            f"it holds {listed(shapes) or 'no variables'}."
+        )
     deep = shapes.get("base_model/conv2d_1/kernel", ())[:2] == (3, 3)
     imagenet = deep or first[0] == 7
     ratios = (SK_RATIO,) if deep else (0.0,) if imagenet else (0.0, SK_RATIO)
@@ -317,6 +330,7 @@ def encoder_tensors(encoder: ResNet, key: str = "") -> Iterator[tuple[str, Place
 
 
 def norm(module: nn.BatchNorm2d, number: int, key: str) -> Iterator[tuple[str, Place]]:
+    """A batch norm's variables; the one of a head's last layer has no beta."""
     leaves = {
         "gamma": "weight",
         "beta": "bias",

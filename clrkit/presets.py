@@ -221,7 +221,8 @@ def official(
 ) -> Preset:
     """What the official recipes share: Nesterov for the probe, LARS without decay for fine-tuning, one seed.
 
-    Supervised training and distillation use pretraining's optimiser; the paper does not spell theirs out.
+    Supervised training and distillation use pretraining's optimiser with a warmup of 5% of their epochs; the
+    paper does not spell theirs out.
     """
     crops = replace(pretrain.augmentation, color_strength=0.0, blur=False)
     probe = Probe(
@@ -237,14 +238,14 @@ def official(
         data=pretrain.data,
         network=pretrain.network,
         augmentation=crops,
-        optimizer=pretrain.optimizer,
+        optimizer=warming_up(pretrain.optimizer, labelled[0].epochs),
         **asdict(labelled[0]),
     )
     distill = Distill(
         teacher=finetune,
         network=networks[0],
         augmentation=crops,
-        optimizer=pretrain.optimizer,
+        optimizer=warming_up(pretrain.optimizer, 400),
         epochs=400,
         batch_size=pretrain.batch_size,
         temperature=1.0,
@@ -258,6 +259,10 @@ def official(
         tap_layers=(0, 1),
     )
     return Preset(name=name, probe=probe, supervised=supervised, distill=distill, grid=grid)
+
+
+def warming_up(optimizer: Optimizer, epochs: int) -> Optimizer:
+    return replace(optimizer, warmup_epochs=0.05 * epochs)
 
 
 PRESETS = (smoke, mini, cifar10_official, imagenet_r50, imagenet_r152_3x_sk)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit.config import Network
+from clrkit.config import ConfigError, Network
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -92,18 +92,14 @@ class SelectiveKernel(nn.Module):
         return (streams * weights).sum(1)
 
 
-class Shortcut(nn.Module):
+class Shortcut(nn.Sequential):
     """Projection to the block's output shape; with selective kernels in the manner of ResNet-D."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, sk_ratio: float) -> None:
-        super().__init__()
-        pooled = sk_ratio > 0
-        self.pool = ShortcutPool(stride) if pooled else nn.Identity()
-        self.conv = convolution(inputs, outputs, 1, 1 if pooled else stride)
-        self.bn = BatchNorm(outputs)
-
-    def forward(self, x: Maps) -> Output:
-        return cast(Tensor, self.bn(self.conv(self.pool(x))))
+        if sk_ratio > 0:
+            super().__init__(ShortcutPool(stride), convolution(inputs, outputs, 1), BatchNorm(outputs))
+        else:
+            super().__init__(convolution(inputs, outputs, 1, stride), BatchNorm(outputs))
 
 
 class BasicBlock(nn.Module):
@@ -169,6 +165,9 @@ class ResNet(nn.Module):
 
     Args:
         network: depth, width multiplier, selective-kernel ratio and stem.
+
+    Raises:
+        ConfigError: for a width that leaves no channels.
     """
 
     features: int
@@ -179,6 +178,8 @@ class ResNet(nn.Module):
         block: type[BasicBlock | Bottleneck] = BasicBlock if basic else Bottleneck
         sizes = BASIC_BLOCKS[network.depth] if basic else BOTTLENECK_BLOCKS[network.depth]
         base = round((16 if len(sizes) == 3 else 64) * network.width)
+        if base < 2:
+            raise ConfigError(f"width {network.width:g} leaves fewer than two channels.")
         self.stem = stem(network, base)
         self.groups = nn.Sequential()
         channels = base

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ class TensorBundle:
             table = read_table(beginning(self.index, LARGEST_TABLE + 1))
             self.shards = read_header(next(table, None))
             self.entries = {read_name(key): read_entry(value, self.shards) for key, value in table}
+            check_places(self.entries.values())
 
     def read(self, name: str) -> Shaped[np.ndarray, "*shape"]:
         """One tensor as a new array of its own; bfloat16 becomes float32.
@@ -151,6 +153,8 @@ def refusals(path: Path) -> Iterator[None]:
         raise CheckpointError(f"The checkpoint's {path} cannot be used: {error}.") from None
     except OSError as error:
         raise CheckpointError(f"The checkpoint's {path} cannot be read: {reason(error)}.") from None
+    except MemoryError:
+        raise CheckpointError(f"The checkpoint's {path} holds more than fits in memory.") from None
 
 
 def regular(path: Path) -> Path:
@@ -251,6 +255,14 @@ def read_entry(value: bytes, shards: int) -> Entry:
     if entry.shard >= shards:
         raise FormatError(f"a variable in it lies in data file {entry.shard} of {shards}")
     return entry
+
+
+def check_places(entries: Iterable[Entry]) -> None:
+    """No two variables may lie in the same bytes, or a small file would fill the memory many times over."""
+    places = sorted((entry.shard, entry.offset, entry.size) for entry in entries if entry.size)
+    for (shard, offset, size), (next_shard, next_offset, _) in pairwise(places):
+        if shard == next_shard and offset + size > next_offset:
+            raise FormatError("two variables in it lie in the same bytes")
 
 
 def split_strings(data: bytes, count: int, crc: int) -> list[bytes]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -63,6 +63,9 @@ def built(draw: st.DrawFn, kind: type[Config]) -> Config:
     for item in dataclasses.fields(kind):
         wanted = get_type_hints(kind)[item.name]
         values[item.name] = draw(some(item, wanted) if item.metadata else built(wanted))
+    if "optimizer" in values and "epochs" in values:
+        warmup = draw(st.floats(0, values["epochs"]))
+        values["optimizer"] = dataclasses.replace(values["optimizer"], warmup_epochs=warmup)
     if kind is Finetune:
         values["tap_layer"] = draw(st.integers(0, values["pretrain"].head_layers))
     return kind(**values)
@@ -314,7 +317,8 @@ def other_value(item: dataclasses.Field, value: Any) -> Any:
 
 @pytest.mark.parametrize(("kind", "path", "item"), LEAVES)
 def test_a_key_changes_with_every_field_of_the_chain_that_changes_the_mathematics(kind, path, item):
-    stage = kind()
+    needed = item.metadata["needs"]
+    stage = with_fields(kind(), {".".join((*path[:-1], needed)): True} if needed else {})
     value = other_value(item, configs.value_at(stage, path))
     changed = with_fields(stage, {".".join(path): value})
     assert changed != stage
@@ -343,7 +347,9 @@ def test_an_added_field_counts_where_it_is_not_at_its_default():
     plain, added = configs.keyed_fields(Pretrain()), {"memory", "memory_size", "summed_views"}
     assert not added & plain.keys()
     assert configs.keyed_fields(Pretrain(memory=True)) == plain | {"memory": True}
-    assert configs.keyed_fields(replace(Pretrain(), memory_size=9)) == plain | {"memory_size": 9}
+    more = {"memory": True, "memory_size": 9}
+    assert configs.keyed_fields(Pretrain(**more)) == plain | more
+    assert configs.keyed_fields(Pretrain(memory_size=9)) == plain  # which has no memory
 
 
 def test_a_key_is_sixteen_hexadecimal_digits():
@@ -382,3 +388,11 @@ def test_help_has_the_default_and_the_meaning_of_every_field_that_can_be_set():
     help = configs.field_help(Pretrain)
     assert help["temperature"] == (0.1, "temperature of NT-Xent")
     assert not {"network", "optimizer"} & help.keys()
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"^warmup_epochs must be at most 5, the epochs of pretrain, not 10\.$"
+    ):
+        with_fields(Pretrain(), {"epochs": 5, "warmup_epochs": 10})
+    assert with_fields(Pretrain(), {"epochs": 5, "warmup_epochs": 5}).optimizer.warmup_epochs == 5

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clrkit.config import Network
 from clrkit.model import Model, ModelConfig
@@ -51,7 +53,9 @@ def test_a_folder_that_is_there_is_not_overwritten(folder):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"cannot be written to \S+file/model: Not a directory\.$"):
+    with pytest.raises(
+        ModelError, match=r"cannot be written to \S+file/model: (Not a directory|File exists)\.$"
+    ):
         write_model(tmp_path / "file" / "model", CONFIG, Model(CONFIG).state_dict(), {})
 
 
@@ -92,6 +96,58 @@ def test_truncated_and_pickled_weights_are_refused(folder):
     path.unlink()
     with pytest.raises(ModelError, match=r"has no weights\.safetensors"):
         read_model(folder)
+
+
+def test_weights_of_another_precision_or_not_finite_are_refused(folder):
+    weights = load_file(folder / "weights.safetensors")
+    name = "classifier.bias"
+    for values, told in (
+        (weights[name].half(), r"classifier\.bias in \S+ is torch\.float16, not torch\.float32\.$"),
+        (
+            torch.full_like(weights[name], torch.nan),
+            r"classifier\.bias in \S+ holds numbers that are not finite",
+        ),
+    ):
+        save_file({**weights, name: values}, folder / "weights.safetensors")
+        with pytest.raises(ModelError, match=told):
+            read_model(folder)
+
+
+@pytest.mark.parametrize("width", [1e9, 1e-9])
+def test_a_network_that_cannot_be_built_is_refused(folder, width):
+    describe(folder, network={"depth": 8, "width": width})
+    with pytest.raises(ModelError, match=r"fewer than two channels|cannot be built"):
+        read_model(folder)
+
+
+def test_what_a_killed_process_left_is_no_part_of_the_model(tmp_path):
+    left = tmp_path / "model.partial"
+    left.mkdir()
+    (left / "old.bin").write_bytes(b"0")
+    write_model(tmp_path / "model", CONFIG, Model(CONFIG).state_dict(), {})
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "model.json",
+        "weights.safetensors",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1
+
+
+def test_two_processes_that_write_one_folder_leave_one_whole_model(tmp_path):
+    state = Model(CONFIG).state_dict()
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(write_model, tmp_path / "model", CONFIG, state, {}) for _ in range(4)]
+    refusals = [error for each in made if (error := each.exception())]
+    assert len(refusals) == 3
+    assert all(isinstance(error, ModelError) for error in refusals)
+    torch.testing.assert_close(read_model(tmp_path / "model").state_dict(), state, rtol=0, atol=0)
+
+
+def test_a_dangling_link_is_not_followed(tmp_path):
+    (tmp_path / "model").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="is there already"):
+        write_model(tmp_path / "model", CONFIG, Model(CONFIG).state_dict(), {})
 
 
 def test_no_folder_is_no_model(tmp_path):

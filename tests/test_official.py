@@ -194,6 +194,26 @@ def test_texts_are_refused_and_other_precisions_become_float32():
     torch.testing.assert_close(convert(doubles)[1], convert(CHECKPOINT)[1], rtol=0, atol=0)
 
 
+def test_what_is_missing_in_the_head_or_classifier_is_named():
+    for name in (
+        "head_contrastive/nl_2/dense/kernel",
+        "head_contrastive/nl_1/dense/kernel",
+        "head_contrastive/nl_2/batch_normalization/gamma",
+        f"{CLASSIFIER}/kernel",
+        f"{CLASSIFIER}/bias",
+    ):
+        left = {key: array for key, array in CHECKPOINT.items() if key != name}
+        refused(left, rf"^The checkpoint has no {name}\.$")
+    left = {key: array for key, array in CHECKPOINT.items() if "/nl_1/" not in key}
+    refused(
+        left, r"^The checkpoint has no head_contrastive/nl_1/\S+, [^:]*head_contrastive/nl_1/dense/kernel\.$"
+    )
+
+
+def test_of_another_network_the_names_it_holds_are_told():
+    refused({"conv1/kernel": np.zeros((7, 7, 3, 64))}, r"it holds conv1/kernel\.$")
+
+
 def test_two_variables_for_one_place_are_refused():
     twice = {"resnet/conv2d_fixed_padding/conv2d/kernel:0": CHECKPOINT["base_model/conv2d/kernel"]}
     refused({**CHECKPOINT, **twice}, r"two variables for each of base_model/conv2d/kernel")

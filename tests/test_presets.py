@@ -150,6 +150,15 @@ def test_a_memory_is_compared_with_none_in_the_biggest_network(chosen):
 
 
 @every_preset
+def test_every_run_warms_up_for_a_small_part_of_its_epochs(chosen):
+    if chosen.name != "smoke":  # whose runs are over in a moment
+        assert all(run.optimizer.warmup_epochs <= 0.05 * run.epochs for run in runs(chosen))
+        assert all(
+            run.pretrain.optimizer.warmup_epochs <= 0.05 * run.pretrain.epochs for run in of(Probe, chosen)
+        )
+
+
+@every_preset
 def test_students_learn_from_teachers_that_are_among_the_runs(chosen):
     tuned = set(of(Finetune, chosen))
     assert all(run.teacher in tuned for run in of(Distill, chosen))

@@ -3,6 +3,7 @@
 The whole encoder beside the official one is in test_exact_network.py.
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,20 @@ def test_the_sizes_with_running_statistics_are_those_of_the_paper_s_table_1(dept
 )
 def test_the_sizes_are_the_official_code_s_to_the_parameter(network, trainable, total):
     assert sizes(network) == (trainable, total)
+
+
+def test_the_names_of_weights_stay_so_that_what_was_written_can_be_read():
+    """Finished runs and model folders hold these names; a change of them needs a way to read the old ones."""
+    names = ResNet(Network(depth=50, width=0.125, sk_ratio=0.0625, stem="imagenet")).state_dict()
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert [name for name in names if name.startswith("groups.1.0.") and name.endswith("weight")] == [
+        f"groups.1.0.{name}.weight"
+        for name in (
+            "shortcut.1", "shortcut.2", "conv1", "bn1", "conv2.conv", "conv2.bn", "conv2.reduce",
+            "conv2.reduce_bn", "conv2.expand", "conv3", "bn3",
+        )
+    ]  # fmt: skip
+    assert digest.startswith("ba6ba8f68c68ff5b")
 
 
 # Layers against loops
