@@ -138,6 +138,9 @@ def cifar10_official() -> Preset:
     That README expects about 91%. Meant for one GPU: a peer took 20 minutes for 100 such epochs on an A100.
     This project has not run it. Fine-tuning and distillation, which the README does not cover for CIFAR-10,
     carry ImageNet's settings over untuned; batches of at most 500 suit the few labels.
+
+    The authors' advice for smaller batches: `--scaling sqrt --learning_rate 0.2 --head_layers 2 --head_dim 64
+    --temperature 0.2`.
     """
     data = Data(dataset="cifar10", image_size=32)
     views = Augmentation(color_strength=0.5)
@@ -168,7 +171,8 @@ def imagenet_r50() -> Preset:
 
     Needs `--root`, a folder with train and val, in each a folder a class. The official lists of the labelled
     images are in `imagenet_subsets` of the official repository: fine-tune with `--label_list 1percent.txt`,
-    and with `--label_list 10percent.txt --epochs 30`.
+    and with `--label_list 10percent.txt --epochs 30`. The authors' advice for smaller batches:
+    `--learning_rate 0.075 --temperature 0.2`.
     """
     network = Network(depth=50, stem="imagenet")
     return imagenet("imagenet_r50", (network,))
