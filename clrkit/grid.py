@@ -42,7 +42,8 @@ class Grid:
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
         head_layers: depths of the projection head that are compared.
         tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
-        memory_size: of the memory (appendix D) that the last network is also pretrained with; 0: no such run.
+        memory_size, memory_momentum: of the memory (appendix D) that the last network is also pretrained
+            with; size 0 for no such run.
     """
 
     seeds: tuple[int, ...]
@@ -52,6 +53,7 @@ class Grid:
     head_layers: tuple[int, ...]
     tap_layers: tuple[int, ...]
     memory_size: int = 0
+    memory_momentum: float = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,14 @@ class Preset:
     def memory_runs(self, seed: int) -> Iterator[Stage]:
         """Linear accuracy of the last network, pretrained with a memory; to compare with that without."""
         if self.grid.memory_size:
-            changes = {"memory": True, "memory_size": self.grid.memory_size, "seed": seed}
-            pretrain = with_fields(replace(self.pretrain, network=self.grid.networks[-1]), changes)
+            pretrain = replace(
+                self.pretrain,
+                network=self.grid.networks[-1],
+                memory=True,
+                memory_size=self.grid.memory_size,
+                memory_momentum=self.grid.memory_momentum,
+                seed=seed,
+            )
             yield replace(self.probe, pretrain=pretrain, seed=seed)
 
     def tuned(self, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:

@@ -18,6 +18,7 @@ def nt_xent(
     temperature: float,
     negatives: Float[Tensor, "queue dim"] | None = None,
     summed_views: bool = False,
+    keys: tuple[Projections, Projections] | None = None,
 ) -> Scalar:
     """Normalised temperature-scaled cross-entropy, the mean over all 2N anchors (v1 Eq. 1, v2 section 2).
 
@@ -29,6 +30,8 @@ def nt_xent(
         temperature: divides the cosine similarities.
         negatives: further candidates of every anchor, (queue, dim), normalised; they get no gradient.
         summed_views: the sum of both views' means instead, twice the value (official `objective.py`).
+        keys: a memory network's projections of the same views. Then an anchor's positive is that network's
+            projection of its other view, in place of its own network's; they get no gradient.
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
@@ -36,9 +39,13 @@ def nt_xent(
     similarity = z @ z.T / temperature
     # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
     similarity = similarity.fill_diagonal_(float("-inf"))
+    anchor = torch.arange(len(z), device=z.device)
+    positive = anchor.roll(len(z1))
+    if keys is not None:
+        others = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
+        similarity[anchor, positive] = (z * others).sum(1) / temperature
     if negatives is not None:
         similarity = torch.cat((similarity, z @ negatives.detach().to(z.dtype).T / temperature), 1)
-    positive = torch.arange(len(z), device=z.device).roll(len(z1))
     return F.cross_entropy(similarity, positive) * (2 if summed_views else 1)
 
 

@@ -19,12 +19,14 @@ class Memory(nn.Module):
     those of the large batch, the queue's length (64K) and the average's momentum (0.999). What it leaves open
     is decided as follows:
 
-    - The positive remains the other view's projection by the trained network, and the batch's own negatives
-      are kept: the queue only adds candidates to every anchor's softmax.
-    - Projections of one view of every image are kept. The queue then reaches back over twice as many images,
-      and the network that follows costs one forward pass over half of the views.
+    - An anchor's positive is the memory network's projection of its other view, as in MoCo, and the batch's
+      own negatives are kept beside the queue's. (With the trained network's projection as the positive the
+      loss falls by moving all projections away from where the queue's were, and nothing is learned:
+      docs/mini.md.)
+    - Projections of one view of every image are kept: the queue then reaches back over twice as many images.
     - The queue begins empty, and what has not been written is no negative: no random start.
     - The queue holds earlier steps alone: the batch's own images are written once its loss has been used.
+    - The network follows after the optimiser's step, so a step's keys are of the weights before it.
     - Weights are averaged and batch-norm statistics are not: the network runs in training mode, on the
       statistics of its own batch as MoCo's, and keeps running statistics of its own that nothing reads.
 
@@ -52,10 +54,15 @@ class Memory(nn.Module):
         return self.queue[: self.written]
 
     @torch.no_grad()
-    def update(self, model: Model, images: Images) -> None:
-        """After an optimiser step: follow `model`, then write the projections of one view of its batch."""
+    def project(self, images: Images) -> Float[Tensor, "batch dim"]:
+        """The keys of a batch of views: the following network's projections, normalised."""
+        return F.normalize(self.network.project(images))
+
+    @torch.no_grad()
+    def update(self, model: Model, keys: Float[Tensor, "batch dim"]) -> None:
+        """After an optimiser step: follow `model` and write the keys of one view of its batch."""
         self.follow(model)
-        self.write(F.normalize(self.network.project(images)))
+        self.write(keys)
 
     def follow(self, model: Model) -> None:
         """One step of the moving average of the weights."""

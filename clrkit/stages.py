@@ -260,11 +260,13 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
         rng = step_generator(config, step)
         views = channels_last(random_view(both, config.augmentation, size, rng, twice))
         z1, z2 = model.project(views).chunk(2)
-        negatives = memory.negatives if memory else None
-        loss = nt_xent(z1, z2, config.temperature, negatives, config.summed_views)
-        done = training.update(loss)
         if memory:
-            memory.update(model, views[: len(pixels)])
+            k1, k2 = memory.project(views).chunk(2)
+            loss = nt_xent(z1, z2, config.temperature, memory.negatives, config.summed_views, (k1, k2))
+            done = training.update(loss)
+            memory.update(model, k1)
+        else:
+            done = training.update(nt_xent(z1, z2, config.temperature, summed_views=config.summed_views))
         if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
             metrics = monitor(model, data, size, training.device)
             done = Step(done.step, done.total, done.loss, done.learning_rate, metrics)

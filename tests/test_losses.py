@@ -191,6 +191,32 @@ def test_half_precision_with_further_negatives_is_finite_and_close(dtype, kept):
     assert loss.item() == pytest.approx(expected, rel=1e-5 if kept == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize(("images", "count"), [(1, 3), (2, 0), (5, 4)])
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_with_keys_the_positive_is_the_memory_s_and_the_negatives_stay(images, count, temperature):
+    (z1, z2), (k1, k2) = views(images, 6), (normal(images, 6, seed=seed) for seed in (5, 6))
+    negatives = queue(count, 6)
+    z, keys = F.normalize(torch.cat((z1, z2))), F.normalize(torch.cat((k2, k1)))
+    losses = []
+    for i in range(2 * images):
+        others = [z[k] @ z[i] for k in range(2 * images) if k % images != i % images]
+        logits = torch.stack([keys[i] @ z[i], *others, *(negatives @ z[i])]) / temperature
+        losses.append(logits.logsumexp(0) - logits[0])
+    loss = nt_xent(z1, z2, temperature, negatives, keys=(k1, k2))
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-12)
+
+
+def test_keys_of_the_same_network_change_nothing_but_the_gradient():
+    z1, z2 = (z.requires_grad_() for z in views(4, 3))
+    plain, keyed = nt_xent(z1, z2, 0.5), nt_xent(z1, z2, 0.5, keys=(z1, z2))
+    torch.testing.assert_close(keyed, plain)
+    k1, k2 = (z.detach().clone().requires_grad_() for z in (z1, z2))
+    assert gradcheck(lambda a, b: nt_xent(a, b, 0.5, keys=(k1, k2)), (z1, z2))
+    nt_xent(z1, z2, 0.5, keys=(k1, k2)).backward()
+    assert k1.grad is None
+    assert k2.grad is None
+
+
 @pytest.mark.parametrize("count", [0, 5])
 def test_the_sum_of_the_views_is_twice_their_mean_in_value_and_gradient(count):
     losses, gradients = [], []

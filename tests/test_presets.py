@@ -144,7 +144,8 @@ def test_a_memory_is_compared_with_none_in_the_biggest_network(chosen):
     assert len(with_memory) == (len(chosen.grid.seeds) if chosen.grid.memory_size else 0)
     plain = {run.pretrain for run in of(Probe, chosen)} - {run.pretrain for run in with_memory}
     for run in with_memory:
-        source = replace(run.pretrain, memory=False, memory_size=chosen.pretrain.memory_size)
+        plainly = {"memory_size": 65536, "memory_momentum": 0.999}
+        source = replace(run.pretrain, memory=False, **plainly)
         assert source.network == chosen.grid.networks[-1]
         assert source in plain
 
