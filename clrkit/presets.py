@@ -85,6 +85,7 @@ def mini() -> Preset:
             head_layers=(2, 3, 4),
             tap_layers=(0, 1, 2, 3),
             memory_size=1024,
+            memory_momentum=0.9,
         ),
     )
 
@@ -118,6 +119,7 @@ def smoke() -> Preset:
             head_layers=(3,),
             tap_layers=(0, 1),
             memory_size=500,
+            memory_momentum=0.9,
         ),
     )
 
