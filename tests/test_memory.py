@@ -15,8 +15,9 @@ from torch import Tensor
 
 from clrkit import stages
 from clrkit.augment import random_view
-from clrkit.config import ConfigError, Data, Network, Optimizer, Pretrain
+from clrkit.config import Augmentation, ConfigError, Data, Network, Optimizer, Pretrain
 from clrkit.data import DataSet, Part, PixelArray
+from clrkit.evaluate import frozen
 from clrkit.losses import nt_xent
 from clrkit.memory import Memory
 from clrkit.model import Model, ModelConfig
@@ -239,6 +240,31 @@ def test_the_first_step_has_no_further_negatives_and_later_ones_have():
     plain, remembering = (train(replace(PRETRAIN, memory=memory))[1] for memory in (False, True))
     assert remembering[0] == pytest.approx(plain[0], rel=1e-6)  # the networks are still the same
     assert all(more > less + 0.1 for more, less in zip(remembering[1:], plain[1:], strict=True))
+
+
+def test_views_of_an_image_become_alike_and_of_different_images_do_not():
+    random = np.random.RandomState(0)
+    pixels = np.repeat(np.repeat(random.randint(0, 256, (64, 3, 2, 2)), 4, 2), 4, 3).astype(np.uint8)
+    part = Part(PixelArray(pixels), np.arange(64) % 3, [str(index) for index in range(64)])
+    data = DataSet(part, part, ("red", "green", "blue"), "fingerprint")
+    views = Augmentation(crop_area=0.6, flip=False, color_strength=0.0)
+    adamw = Optimizer(optimizer="adamw", learning_rate=0.01)
+    changes = {"augmentation": views, "optimizer": adamw, "epochs": 30, "batch_size": 16, "memory_size": 32}
+    config = replace(PRETRAIN, temperature=0.2, **changes)
+    training = begin(config, data, CPU)
+    gaps = []
+    for _ in range(2):
+        both = random_view(
+            torch.from_numpy(pixels).repeat(2, 1, 1, 1), views, 8, torch.Generator().manual_seed(0)
+        )
+        with frozen(training.model):
+            z = F.normalize(training.model.project(both))
+        similarity = z[:64] @ z[64:].T
+        gaps.append(similarity.diagonal().mean() - similarity.mean())
+        for _ in steps(config, data, training, None):
+            pass
+    assert gaps[1] > 0.5
+    assert gaps[1] > 2 * gaps[0]
 
 
 def test_the_queue_and_the_loss_are_of_the_settings():

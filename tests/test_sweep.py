@@ -17,6 +17,8 @@ from clrkit.reproduce import complete
 from clrkit.runs import Store
 from clrkit.sweep import missing, run_all
 
+pytestmark = pytest.mark.slow
+
 SMOKE = preset("smoke")
 
 

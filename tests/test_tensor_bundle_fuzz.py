@@ -24,7 +24,7 @@ from bundle_writer import (
 from clrkit.sstable import read_table
 from clrkit.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 HEAD = (b"", header())
 
