@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clrkit.blockwise import BlockwiseNTXent
+
+WHOLE = 2**18  # similarities that are held at once; of more, a block at a time
+
 Projections = Float[Tensor, "batch dim"]
 Logits = Float[Tensor, "batch classes"]
 Scalar = Float[Tensor, ""]
@@ -35,18 +39,32 @@ def nt_xent(
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
-    z = F.normalize(in_float(torch.cat((z1, z2))))
+    # Autocast would round similarities to half precision.
+    with torch.autocast(z1.device.type, enabled=False):
+        z = F.normalize(in_float(torch.cat((z1, z2))))
+        positives = None
+        if keys is not None:
+            positives = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
+        further = z.new_empty(0, z.shape[1]) if negatives is None else negatives.detach().to(z.dtype)
+        small = len(z) * (len(z) + len(further)) <= WHOLE
+        loss = (at_once if small else BlockwiseNTXent.apply)(z, positives, further, temperature)
+    return loss * (2 if summed_views else 1)
+
+
+def at_once(
+    z: Projections, keys: Projections | None, negatives: Float[Tensor, "queue dim"], temperature: float
+) -> Scalar:
+    """NT-Xent with the whole matrix of similarities; arguments as `BlockwiseNTXent`."""
     similarity = z @ z.T / temperature
     # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
     similarity = similarity.fill_diagonal_(float("-inf"))
     anchor = torch.arange(len(z), device=z.device)
-    positive = anchor.roll(len(z1))
+    positive = anchor.roll(len(z) // 2)
     if keys is not None:
-        others = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
-        similarity[anchor, positive] = (z * others).sum(1) / temperature
-    if negatives is not None:
-        similarity = torch.cat((similarity, z @ negatives.detach().to(z.dtype).T / temperature), 1)
-    return F.cross_entropy(similarity, positive) * (2 if summed_views else 1)
+        similarity[anchor, positive] = (z * keys).sum(1) / temperature
+    if len(negatives):
+        similarity = torch.cat((similarity, z @ negatives.T / temperature), 1)
+    return F.cross_entropy(similarity, positive)
 
 
 def in_float(z: Projections) -> Projections:
