@@ -38,7 +38,7 @@ def adamw(learning_rate: float, weight_decay: float, warmup_epochs: float = 0.0)
 def mini() -> Preset:
     """The whole story on tinted MNIST: three networks of 5,000 to 78,000 parameters, three seeds.
 
-    About 10 minutes on two CPU cores. Chosen on the validation split (docs/mini.md).
+    About 12 minutes on two CPU cores. Chosen on the validation split (docs/mini.md).
     """
     data = Data(dataset="tinted_mnist", image_size=28)
     crops = Augmentation(crop_area=0.5, flip=False, color_strength=0.0)
