@@ -16,7 +16,10 @@ from clrkit.official import canonical_names, convert, is_bookkeeping
 from clrkit.tensor_bundle import CheckpointError
 
 NETWORKS = [
-    Network(depth=depth, width=0.125, sk_ratio=sk_ratio, stem=stem)
+    pytest.param(
+        Network(depth=depth, width=0.125, sk_ratio=sk_ratio, stem=stem),
+        marks=pytest.mark.slow if depth > 100 else (),
+    )
     for depth in (18, 34, 50, 101, 152, 200)
     for sk_ratio in (0.0, 0.0625)
     for stem in ("imagenet", "cifar")
