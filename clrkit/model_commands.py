@@ -17,13 +17,8 @@ if TYPE_CHECKING:
     from clrkit.model import Model, ModelConfig
 
 Command = Callable[[argparse.Namespace], int]
-SIDES = {
-    "tinted_mnist": 28,
-    "cifar10": 32,
-    "cifar100": 32,
-    "stl10": 96,
-    "imagenet": 224,
-}  # where none is given
+# Side of the images measured where none is given.
+SIDES = {"tinted_mnist": 28, "cifar10": 32, "cifar100": 32, "stl10": 96, "imagenet": 224}
 
 
 def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:

@@ -80,6 +80,7 @@ def write_files(
 
 
 def discard(partial: Path) -> None:
+    """Delete whatever lies there; a link, not what it leads to."""
     if partial.is_symlink() or partial.is_file():
         partial.unlink()
     elif partial.exists():
