@@ -2,20 +2,24 @@
 
 Random draws and pixel operations are apart: `draw_*` returns parameters, the operations are deterministic
 and follow the official `tf2/data_util.py`, not torchvision, wherever the two differ. Draws are made on the
-CPU, so every device sees the same augmentation.
+CPU, so every device sees the same augmentation. The operations below define a view and make it on a GPU; on
+the CPU compiled loops make the same view (`clrkit.kernels`).
 
 Images are float (batch, 3, height, width) in [0, 1].
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
+from clrkit import kernels
 from clrkit.config import Augmentation
 from clrkit.images import Resize
 
@@ -31,6 +35,7 @@ GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 JITTER_PROBABILITY, GREY_PROBABILITY, BLUR_PROBABILITY, FLIP_PROBABILITY = 0.8, 0.2, 0.5, 0.5
 BLUR_SIGMA = (0.1, 2.0)
+SHARED_OUT = 2**18  # pixels of views from which on threads pay
 
 
 class Boxes(NamedTuple):
@@ -52,6 +57,15 @@ class Jitter(NamedTuple):
     saturation: PerImage
     hue: PerImage
     grey: Bool[Tensor, " batch"]
+
+
+class Drawn(NamedTuple):
+    """All that is drawn for one view of every image of a batch, on the CPU; `sigma` is 0 for no blur."""
+
+    boxes: Boxes
+    flip: Bool[Tensor, " batch"]
+    jitter: Jitter
+    sigma: PerImage
 
 
 def uniform(count: int, low: float | Tensor, high: float | Tensor, rng: Generator) -> PerImage:
@@ -238,20 +252,27 @@ def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
     """The four colour operations in each image's own order, clipped to [0, 1] after each; then grey ones.
 
-    `jitter` stays on the CPU: choosing there which images an operation takes costs the device no wait.
+    `jitter` is on the CPU: which images an operation takes is known there, and the device waits for nobody.
     """
     brighten = adjust_brightness if brightness == "multiplied" else add_brightness
     operations = (brighten, adjust_contrast, adjust_saturation, adjust_hue)
-    factors = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-    out = images.clone()
-    for position in range(4):
-        for which, (operation, factor) in enumerate(zip(operations, factors, strict=True)):
-            chosen = (jitter.applied & (jitter.order[:, position] == which)).nonzero()[:, 0]
-            values, chosen = factor[chosen].to(images), chosen.to(images.device)
-            out[chosen] = operation(out[chosen], values).clamp(0, 1)
-    grey = jitter.grey.nonzero()[:, 0].to(images.device)
+    factors = sent(torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)), images)
+    jittered = jitter.applied.nonzero()[:, 0]
+    orders = jitter.order[jittered]
+    turns, counts = orders.argsort(0), [turn.bincount(minlength=4).tolist() for turn in orders.T]
+    out, turns = images.clone(), sent(jittered[turns], images)
+    for turn, sizes in zip(turns.T, counts, strict=True):
+        for operation, factor, chosen in zip(operations, factors, turn.split(sizes), strict=True):
+            out[chosen] = operation(out[chosen], factor[chosen]).clamp(0, 1)
+    grey = sent(jitter.grey.nonzero()[:, 0], images)
     out[grey] = grayscale(out[grey])
     return out.clamp_(0, 1)
+
+
+def sent(values: Tensor, images: Images) -> Tensor:
+    """A tensor of the CPU on the images' device, without waiting for what the device is doing."""
+    values = values.pin_memory() if images.is_cuda else values
+    return values.to(images.device, non_blocking=True)
 
 
 def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
@@ -269,6 +290,64 @@ def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
 
 def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
     return pixels.float().div_(255)
+
+
+def draw_view(
+    count: int, side: int, augmentation: Augmentation, rng: Generator, aspects: PerImage | None = None
+) -> Drawn:
+    """What `random_view` draws for `count` squares of `side` pixels."""
+    boxes = draw_boxes(count, side, (augmentation.crop_area, 1.0), rng, aspects)
+    never, sigma = torch.zeros(count, dtype=torch.bool), torch.zeros(count)
+    flip = chance(count, FLIP_PROBABILITY, rng) if augmentation.flip else never
+    if augmentation.color_strength > 0:
+        jitter = draw_jitter(count, augmentation.color_strength, rng)
+    else:
+        jitter = Jitter(never, torch.arange(4).expand(count, 4), sigma, sigma, sigma, sigma, grey=never)
+    if augmentation.blur:
+        blurred = chance(count, BLUR_PROBABILITY, rng)
+        sigma[blurred] = uniform(int(blurred.sum()), *BLUR_SIGMA, rng)
+    return Drawn(boxes, flip, jitter, sigma)
+
+
+def cut_views(
+    pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
+) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """The views with the parameters `drawn`, on the device of the pixels: crop, flip, colours, grey, blur."""
+    images = to_float(pixels)
+    boxes = sent(torch.stack(drawn.boxes), images)
+    images = crop_resize(images, Boxes(*boxes), size, sent(drawn.flip, images))
+    images = color_jitter(images, drawn.jitter, brightness)
+    blurred = drawn.sigma.nonzero()[:, 0]
+    chosen, sigma = sent(blurred, images), sent(drawn.sigma[blurred], images)
+    images[chosen] = blur(images[chosen], sigma, size // 10)
+    return images
+
+
+def cut_views_compiled(
+    pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
+) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """The same views by `clrkit.kernels`, on the CPU, in channels-last memory."""
+    boxes, jitter, count = torch.stack(drawn.boxes, 1).int(), drawn.jitter, len(pixels)
+    factors = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue), 1)
+    tensors = (pixels, boxes, drawn.flip, jitter.applied, jitter.order, factors, jitter.grey, drawn.sigma)
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+    views = np.empty((count, size, size, 3), np.float32)
+
+    def cut(part: slice) -> None:
+        columns = (array[part] for array in arrays)
+        kernels.cut_views(*columns, size // 10, brightness == "added", views[part])
+
+    threads = torch.get_num_threads() if views.size > 3 * SHARED_OUT else 1
+    if threads == 1:
+        cut(slice(0, count))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(
+                pool.map(
+                    cut, (slice(count * i // threads, count * (i + 1) // threads) for i in range(threads))
+                )
+            )
+    return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 
 def random_view(
@@ -294,17 +373,6 @@ def random_view(
         rng: a CPU generator; the same state gives the same view on every device.
         aspects: width over height of the images before they were squashed, on the CPU; None: all square.
     """
-    count, device = len(pixels), pixels.device
-    boxes = draw_boxes(count, pixels.shape[-1], (augmentation.crop_area, 1.0), rng, aspects)
-    flip = chance(count, FLIP_PROBABILITY, rng).to(device) if augmentation.flip else None
-    view = crop_resize(to_float(pixels), Boxes(*(box.to(device) for box in boxes)), size, flip)
-    if augmentation.color_strength > 0:
-        view = color_jitter(
-            view, draw_jitter(count, augmentation.color_strength, rng), augmentation.brightness
-        )
-    view = view.clamp(0, 1)
-    if augmentation.blur:
-        blurred = chance(count, BLUR_PROBABILITY, rng).nonzero()[:, 0].to(device)
-        sigma = uniform(len(blurred), *BLUR_SIGMA, rng).to(device)
-        view[blurred] = blur(view[blurred], sigma, size // 10)
-    return view
+    drawn = draw_view(len(pixels), pixels.shape[-1], augmentation, rng, aspects)
+    cut = cut_views_compiled if pixels.device.type == "cpu" else cut_views
+    return cut(pixels, drawn, size, augmentation.brightness)

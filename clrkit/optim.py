@@ -98,7 +98,7 @@ def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
         return SGD(groups, lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
-    return AdamW(groups, lr, (config.momentum, 0.999), weight_decay=config.weight_decay)
+    return AdamW(groups, lr, (config.momentum, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
 def peak_rate(config: Optimizer, batch_size: int) -> float:

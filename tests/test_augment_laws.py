@@ -186,27 +186,8 @@ def test_all_24_orders_of_the_colour_operations_are_equally_likely():
 
 def draws(generator: Generator, count: int) -> dict[str, Tensor]:
     """Everything that `random_view` draws for `count` images, by name; sigma is 0 where there is no blur."""
-    seen: dict[str, Tensor] = {}
-    numbers = torch.arange(count) / count
-
-    def cut(images: Tensor, boxes: Boxes, size: int, flip: Tensor) -> Tensor:
-        seen.update(boxes._asdict(), flip=flip)
-        return numbers[:, None, None, None].expand(count, 3, size, size).clone()  # each image is its number
-
-    def recolour(images: Tensor, jitter: augment.Jitter, brightness: str) -> Tensor:
-        seen.update(jitter._asdict())
-        return images
-
-    def soften(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-        chosen = (images[:, 0, 0, 0] * count).round().long()
-        seen["sigma"] = torch.zeros(count).index_put((chosen,), sigma)
-        return images
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, stub in (("crop_resize", cut), ("color_jitter", recolour), ("blur", soften)):
-            patch.setattr(augment, name, stub)
-        pixels = torch.zeros(count, 3, 16, 16, dtype=torch.uint8)
-        augment.random_view(pixels, Augmentation(blur=True), 1, generator)
+    boxes, flip, jitter, sigma = augment.draw_view(count, 16, Augmentation(blur=True), generator)
+    seen = boxes._asdict() | jitter._asdict() | {"flip": flip, "sigma": sigma}
     first, second, third, _ = seen.pop("order").T
     return seen | {"first": first, "second": second, "third": third, "blurred": seen["sigma"] > 0}
 

@@ -1,0 +1,153 @@
+"""The whole pretraining step, from images to updated weights, beside the bare step and beside the peers.
+
+    python -m benchmarks.step --preset mini --json
+
+`whole_over_bare` is the share of a step's time that forward, backward and update need: 1 would mean that the
+images never wait. `ratio_to` is our images a second over each peer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import peers
+from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
+from clrkit import data as datasets
+from clrkit import stages
+from clrkit.augment import random_view
+from clrkit.config import Data, Pretrain
+from clrkit.data import DataSet, Part, PixelArray
+from clrkit.losses import nt_xent
+from clrkit.model import Model
+from clrkit.presets import preset
+
+FOREVER = 10**6  # epochs
+STAND_INS = 5000  # images of noise where a preset's own are not embedded: their content takes no time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--batch_size", type=int, help="images; the preset's unless given")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of a contestant's turn")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--no-peers", action="store_true", help="the bare and the whole step alone")
+    parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
+    options = parser.parse_args()
+    config = preset(options.preset).finetune.pretrain
+    config = replace(config, batch_size=options.batch_size or config.batch_size)
+    device = stages.choose_device(options.device)
+    result = measure(options.preset, config, device, options.seconds, not options.no_peers)
+    report(f"step-{options.preset}-{device.type}", result, options.json)
+
+
+def measure(
+    name: str, config: Pretrain, device: torch.device, seconds: float, beside: bool
+) -> dict[str, Any]:
+    """The record of one preset's pretraining step."""
+    config = replace(config, epochs=FOREVER, monitor_epochs=FOREVER)
+    data = images_of(config.data)
+    contestants = {"whole": ours(config, data, device), "bare": bare(config, data, device)}
+    if beside:
+        contestants |= {each: peer(each, config, data, device) for each in ("lightly", "hand-written")}
+    taken = interleaved(contestants, seconds)
+    return {
+        "preset": name,
+        "network": vars(config.network),
+        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "whole_over_bare": ratio(taken, "bare", "whole"),
+        "ratio_to": {each: ratio(taken, each, "whole") for each in contestants if each in PEERS},
+        "images_per_second": {
+            each: summary([config.batch_size / second for second in rounds]) for each, rounds in taken.items()
+        },
+        "machine": machine(device),
+    }
+
+
+def images_of(config: Data) -> DataSet:
+    if config.dataset == "tinted_mnist":
+        return datasets.load(config)
+    side = datasets.stored_side(config.image_size)
+    noise = np.random.RandomState(0).randint(0, 256, (STAND_INS, 3, side, side), dtype=np.uint8)
+    part = Part(PixelArray(noise), np.zeros(STAND_INS, dtype=np.int64), [str(i) for i in range(STAND_INS)])
+    return DataSet(part, part, ("0",), "")
+
+
+def ours(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
+    @contextmanager
+    def session() -> Iterator[Work]:
+        steps = stages.pretrain(config, data, stages.begin(config, data, device))
+        yield lambda: next(steps)
+
+    return session
+
+
+def bare(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
+    """Forward, backward and update on one batch of views that is already there."""
+
+    @contextmanager
+    def session() -> Iterator[Work]:
+        training = stages.begin(config, data, device)
+        indices = np.arange(config.batch_size)
+        pixels = next(data.train.pixels.batches([indices])).to(device)
+        rng, size = stages.step_generator(config, 0), config.data.image_size
+        both = torch.cat((pixels, pixels))
+        views = stages.channels_last(random_view(both, config.augmentation, size, rng))
+        model = training.model
+        assert isinstance(model, Model)
+
+        def step() -> None:
+            z1, z2 = model.project(views).chunk(2)
+            training.update(nt_xent(z1, z2, config.temperature, summed_views=config.summed_views))
+
+        yield step
+
+    return session
+
+
+PEERS = {
+    "lightly": (peers.lightly_transform, peers.lightly_loss),
+    "hand-written": (peers.torchvision_transform, peers.plain_nt_xent),
+}
+
+
+def peer(name: str, config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
+    """A peer's transform, loader and loss around our network and optimiser."""
+    transform, loss = PEERS[name]
+    assert isinstance(data.train.pixels, PixelArray)
+    views = transform(config.augmentation, config.data.image_size)
+    compare, pixels = loss(config.temperature), data.train.pixels.array
+
+    @contextmanager
+    def session() -> Iterator[Work]:
+        training = stages.begin(config, data, device)
+        model = training.model
+        assert isinstance(model, Model)
+        batches = endless(peers.loader(pixels, views, config.batch_size, device.type == "cuda"))
+
+        def step() -> None:
+            both = torch.cat(next(batches)).to(device, non_blocking=True)
+            z1, z2 = model.project(stages.channels_last(both)).chunk(2)
+            training.update(compare(z1, z2))
+
+        yield step
+        batches.close()
+
+    return session
+
+
+def endless(batches: Any) -> Any:
+    while True:
+        yield from batches
+
+
+if __name__ == "__main__":
+    main()
