@@ -11,6 +11,7 @@ Images are float (batch, 3, height, width) in [0, 1].
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -95,27 +96,16 @@ def draw_boxes(
             between its pixels, not between the original's.
     """
     square = aspects is None or bool((aspects == 1).all())
-    size, pixels = (count, CROP_ATTEMPTS if square else OFFICIAL_ATTEMPTS), side * side
-    smallest, largest = area[0] * pixels, area[1] * pixels
+    size = (count, CROP_ATTEMPTS if square else OFFICIAL_ATTEMPTS)
     aspect = torch.rand(size, generator=rng) * (ASPECT[1] - ASPECT[0]) + ASPECT[0]
     if aspects is not None:
         aspect = aspect / aspects[:, None]
-    low, high = (smallest / aspect).sqrt().round(), (largest / aspect).sqrt().round()
-    high = torch.minimum(high, ((side + 0.4999) / aspect).floor()).clamp(max=side)
-    low = torch.minimum(low, high)
-    height = low + (torch.rand(size, generator=rng) * (high - low + 1)).floor()
-    # Rounding may leave the permitted areas by a row; TensorFlow then takes one more or one less.
-    height = height + (height * (height * aspect).round() < smallest).float()
-    height = height - (height * (height * aspect).round() > largest).float()
-    width = (height * aspect).round()
-    covered = height * width >= max(smallest, MIN_COVERED * pixels)
-    inside = covered & (height * width <= largest) & (width <= side) & (height <= side)
-    first, found = inside.int().argmax(1, keepdim=True), inside.any(1)
-    height = torch.where(found, height.gather(1, first)[:, 0], float(side))
-    width = torch.where(found, width.gather(1, first)[:, 0], float(side))
-    top = (torch.rand(count, generator=rng) * (side - height)).floor()
-    left = (torch.rand(count, generator=rng) * (side - width)).floor()
-    return Boxes(top, left, height, width)
+    heights, tops, lefts = (torch.rand(shape, generator=rng) for shape in (size, count, count))
+    smallest, largest = area[0] * side**2, area[1] * side**2
+    bounds = np.array((side, smallest, largest, max(smallest, MIN_COVERED * side**2)), np.float32)
+    boxes = torch.empty(count, 4)
+    kernels.fit_boxes(*(drawn.numpy() for drawn in (aspect, heights, tops, lefts)), *bounds, boxes.numpy())
+    return Boxes(*boxes.T)
 
 
 def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
@@ -323,6 +313,12 @@ def cut_views(
     return images
 
 
+@cache
+def crew(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start them for every batch would take as long as a small batch takes."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="views")
+
+
 def cut_views_compiled(
     pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
@@ -341,12 +337,8 @@ def cut_views_compiled(
     if threads == 1:
         cut(slice(0, count))
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(
-                pool.map(
-                    cut, (slice(count * i // threads, count * (i + 1) // threads) for i in range(threads))
-                )
-            )
+        ends = [count * i // threads for i in range(threads + 1)]
+        list(crew(threads).map(cut, map(slice, ends[:-1], ends[1:])))
     return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 

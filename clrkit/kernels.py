@@ -1,7 +1,7 @@
-"""The pixel operations of a random view as compiled loops, for the CPU.
+"""Random crops and the pixel operations of a view as compiled loops, for the CPU.
 
 PyTorch's operations pass over a batch again and again; here an image stays in the cache from its crop to its
-blur. The functions compute what `clrkit.augment` defines, to a few units in the last place
+blur. The pixel operations compute what `clrkit.augment` defines, to a few units in the last place
 (tests/test_kernels.py). A view depends on its own image and parameters alone, so it is the same in any batch
 and with any number of threads.
 
@@ -20,7 +20,7 @@ compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 F32 = np.float32
 ZERO, HALF, ONE, TWO, THREE, FOUR, SIX = (F32(value) for value in (0, 0.5, 1, 2, 3, 4, 6))
-STEPS, TINY, SHADES = F32(1024), F32(1e-12), F32(255)
+STEPS, TINY, SHADES, ALMOST_HALF = F32(1024), F32(1e-12), F32(255), F32(0.4999)
 RED, GREEN, BLUE = F32(0.2989), F32(0.5870), F32(0.1140)
 NEAR_3, NEAR_2, FAR_3, FAR_2, FAR_1 = F32(1.5), F32(2.5), F32(0.5), F32(2.5), F32(4)  # Keys, a = -0.5
 
@@ -33,32 +33,75 @@ def clip(value):
 
 @compiled
 @no_type_check
-def cubic(distance):
-    """Keys' cubic kernel."""
-    x = abs(distance)
-    if x <= ONE:
-        return (NEAR_3 * x - NEAR_2) * x * x + ONE
-    return TWO - ((FAR_3 * x - FAR_2) * x + FAR_1) * x if x < TWO else ZERO
+def fit_boxes(aspects, heights, tops, lefts, side, smallest, largest, covered, boxes):
+    """The first permitted crop of each image, see `clrkit.augment.draw_boxes`.
+
+    Args:
+        aspects: width over height in pixels of the square, (batch, attempts).
+        heights: in [0, 1), the height's place among those of a permitted area, (batch, attempts).
+        tops, lefts: in [0, 1), the place among those where the crop fits, (batch).
+        side: of the square.
+        smallest, largest, covered: bounds of the area, in pixels.
+        boxes: top, left, height and width, (batch, 4), to be written.
+    """
+    for i in range(len(boxes)):
+        height = width = side
+        for attempt in range(aspects.shape[1]):
+            aspect = aspects[i, attempt]
+            high = min(np.rint(np.sqrt(largest / aspect)), np.floor((side + ALMOST_HALF) / aspect), side)
+            low = min(np.rint(np.sqrt(smallest / aspect)), high)
+            rows = low + np.floor(heights[i, attempt] * (high - low + ONE))
+            # Rounding may leave the permitted areas by a row; TensorFlow then takes one more or one less.
+            if rows * np.rint(rows * aspect) < smallest:
+                rows += ONE
+            if rows * np.rint(rows * aspect) > largest:
+                rows -= ONE
+            columns = np.rint(rows * aspect)
+            if rows <= side and columns <= side and covered <= rows * columns <= largest:
+                height, width = rows, columns
+                break
+        boxes[i, 0], boxes[i, 1] = np.floor(tops[i] * (side - height)), np.floor(lefts[i] * (side - width))
+        boxes[i, 2], boxes[i, 3] = height, width
+
+
+@compiled
+@no_type_check
+def near(x):
+    """Keys' cubic kernel at distances up to 1."""
+    return (NEAR_3 * x - NEAR_2) * x * x + ONE
+
+
+@compiled
+@no_type_check
+def far(x):
+    """The kernel at distances from 1 to 2."""
+    return TWO - ((FAR_3 * x - FAR_2) * x + FAR_1) * x
 
 
 @compiled
 @no_type_check
 def taps(length, target):
     """Pixels of [0, length) and their weights, both (4, target), that resize it to `target` pixels."""
-    pixels, weights = np.empty((4, target), np.uint32), np.empty((4, target), np.float32)
+    pixels, weights = np.empty((4, target), np.intp), np.empty((4, target), np.float32)
     scale = F32(length) / F32(target)
     for i in range(target):
         position = (F32(i) + HALF) * scale - HALF
         base = np.floor(position)
         fraction = np.rint((position - base) * STEPS) / STEPS
-        total = ZERO
+        first, last = int(base) - 1, length - 1
+        a = far(ONE + fraction) if first >= 0 else ZERO
+        b = near(fraction) if first >= -1 else ZERO
+        c = near(ONE - fraction) if first + 2 <= last else ZERO
+        d = far(TWO - fraction) if first + 3 <= last else ZERO
+        total = a + b + c + d
+        weights[0, i], weights[1, i], weights[2, i], weights[3, i] = (
+            a / total,
+            b / total,
+            c / total,
+            d / total,
+        )
         for k in range(4):
-            tap = int(base) + k - 1
-            weight = cubic(F32(k - 1) - fraction) if 0 <= tap < length else ZERO
-            pixels[k, i], weights[k, i] = min(max(tap, 0), length - 1), weight
-            total += weight
-        for k in range(4):
-            weights[k, i] /= total
+            pixels[k, i] = min(max(first + k, 0), last)
     return pixels, weights
 
 
