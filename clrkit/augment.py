@@ -239,6 +239,12 @@ def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
     return value, value - torch.minimum(torch.minimum(red, green), blue)
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device is doing."""
+    values = values.pin_memory() if device.type == "cuda" else values
+    return values.to(device, non_blocking=True)
+
+
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
     """The four colour operations in each image's own order, clipped to [0, 1] after each; then grey ones.
 
@@ -246,23 +252,18 @@ def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied")
     """
     brighten = adjust_brightness if brightness == "multiplied" else add_brightness
     operations = (brighten, adjust_contrast, adjust_saturation, adjust_hue)
-    factors = sent(torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)), images)
+    device = images.device
+    factors = sent(torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)), device)
     jittered = jitter.applied.nonzero()[:, 0]
     orders = jitter.order[jittered]
     turns, counts = orders.argsort(0), [turn.bincount(minlength=4).tolist() for turn in orders.T]
-    out, turns = images.clone(), sent(jittered[turns], images)
+    out, turns = images.clone(), sent(jittered[turns], device)
     for turn, sizes in zip(turns.T, counts, strict=True):
         for operation, factor, chosen in zip(operations, factors, turn.split(sizes), strict=True):
             out[chosen] = operation(out[chosen], factor[chosen]).clamp(0, 1)
-    grey = sent(jitter.grey.nonzero()[:, 0], images)
+    grey = sent(jitter.grey.nonzero()[:, 0], device)
     out[grey] = grayscale(out[grey])
     return out.clamp_(0, 1)
-
-
-def sent(values: Tensor, images: Images) -> Tensor:
-    """A tensor of the CPU on the images' device, without waiting for what the device is doing."""
-    values = values.pin_memory() if images.is_cuda else values
-    return values.to(images.device, non_blocking=True)
 
 
 def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
@@ -304,11 +305,12 @@ def cut_views(
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """The views with the parameters `drawn`, on the device of the pixels: crop, flip, colours, grey, blur."""
     images = to_float(pixels)
-    boxes = sent(torch.stack(drawn.boxes), images)
-    images = crop_resize(images, Boxes(*boxes), size, sent(drawn.flip, images))
+    device = pixels.device
+    boxes = Boxes(*sent(torch.stack(drawn.boxes), device))
+    images = crop_resize(images, boxes, size, sent(drawn.flip, device))
     images = color_jitter(images, drawn.jitter, brightness)
     blurred = drawn.sigma.nonzero()[:, 0]
-    chosen, sigma = sent(blurred, images), sent(drawn.sigma[blurred], images)
+    chosen, sigma = sent(blurred, device), sent(drawn.sigma[blurred], device)
     images[chosen] = blur(images[chosen], sigma, size // 10)
     return images
 

@@ -59,26 +59,38 @@ class BlockwiseNTXent(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Scalar) -> tuple[Projections, None, None, None]:
-        z, keys, negatives, positive, normaliser = ctx.saved_tensors
-        count, scaled = len(z), z / ctx.temperature
-        if keys is None:
-            gradient = z.roll(count // 2, 0) * -2
-        else:
-            gradient = keys * ((positive - normaliser).exp() - 1)[:, None]
-        for rows, columns in pairs(count, ctx.size):
-            similarity = scaled[rows] @ z[columns].T
-            # The same similarity in the softmax of the row's anchor and in that of the column's.
-            weights = (similarity - normaliser[rows, None]).exp_()
-            weights += similarity.sub_(normaliser[columns]).exp_()
-            leave_out(weights, rows, columns, ctx.left_out)
-            gradient[rows].addmm_(weights, z[columns])
-            if rows != columns:
-                gradient[columns].addmm_(weights.T, z[rows])
-        for rows, columns in products(count, len(negatives), ctx.size):
-            weights = (scaled[rows] @ negatives[columns].T).sub_(normaliser[rows, None]).exp_()
-            gradient[rows].addmm_(weights, negatives[columns])
-        return gradient * (upstream / (ctx.temperature * count)), None, None, None
+    def backward(ctx: Any, upstream: Scalar) -> tuple[Projections, None, Negatives | None, None]:
+        # Autocast, where it is on around `backward`, would round similarities to half precision.
+        with torch.autocast(upstream.device.type, enabled=False):
+            gradient, further = gradients(ctx)
+            scale = upstream / (ctx.temperature * len(gradient))
+        return gradient * scale, None, None if further is None else further * scale, None
+
+
+def gradients(ctx: Any) -> tuple[Projections, Negatives | None]:
+    """Gradients of the sum over all anchors times the temperature; the negatives' where it is wanted."""
+    z, keys, negatives, positive, normaliser = ctx.saved_tensors
+    count, scaled = len(z), z / ctx.temperature
+    further = torch.zeros_like(negatives) if ctx.needs_input_grad[2] else None
+    if keys is None:
+        gradient = z.roll(count // 2, 0) * -2
+    else:
+        gradient = keys * ((positive - normaliser).exp() - 1)[:, None]
+    for rows, columns in pairs(count, ctx.size):
+        similarity = scaled[rows] @ z[columns].T
+        # The same similarity in the softmax of the row's anchor and in that of the column's.
+        weights = (similarity - normaliser[rows, None]).exp_()
+        weights += similarity.sub_(normaliser[columns]).exp_()
+        leave_out(weights, rows, columns, ctx.left_out)
+        gradient[rows].addmm_(weights, z[columns])
+        if rows != columns:
+            gradient[columns].addmm_(weights.T, z[rows])
+    for rows, columns in products(count, len(negatives), ctx.size):
+        weights = (scaled[rows] @ negatives[columns].T).sub_(normaliser[rows, None]).exp_()
+        gradient[rows].addmm_(weights, negatives[columns])
+        if further is not None:
+            further[columns].addmm_(weights.T, z[rows])
+    return gradient, further
 
 
 def slices(count: int, size: int) -> list[slice]:

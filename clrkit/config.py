@@ -170,6 +170,13 @@ class Stage(Config):
     epochs: int = setting(30, "passes over the images", low=1)
     batch_size: int = setting(256, "images a step", low=2)
     seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
+    precision: str = setting(
+        "float32",
+        "of the networks' arithmetic in training; bfloat16 is autocast's: convolutions and matrix products in "
+        "bfloat16; weights, batch-norm statistics and losses in float32",
+        choices=("float32", "bfloat16"),
+        added=True,
+    )
     optimizer: Optimizer = Optimizer()
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ def nt_xent(
     z1: Projections,
     z2: Projections,
     temperature: float,
-    negatives: Float[Tensor, "queue dim"] | None = None,
+    negatives: Float[Tensor, "further dim"] | None = None,
     summed_views: bool = False,
     keys: tuple[Projections, Projections] | None = None,
 ) -> Scalar:
@@ -32,7 +32,9 @@ def nt_xent(
     Args:
         z1, z2: projections of the two views, (batch, dim).
         temperature: divides the cosine similarities.
-        negatives: further candidates of every anchor, (queue, dim), normalised; they get no gradient.
+        negatives: further candidates of every anchor, (further, dim), normalised: a memory's queue, or the
+            projections of other processes, which get a gradient if they want one. (If every one of K
+            processes has the others' projections here, the mean of their losses is the whole batch's.)
         summed_views: the sum of both views' means instead, twice the value (official `objective.py`).
         keys: a memory network's projections of the same views. Then an anchor's positive is that network's
             projection of its other view, in place of its own network's; they get no gradient.
@@ -45,14 +47,14 @@ def nt_xent(
         positives = None
         if keys is not None:
             positives = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
-        further = z.new_empty(0, z.shape[1]) if negatives is None else negatives.detach().to(z.dtype)
+        further = z.new_empty(0, z.shape[1]) if negatives is None else negatives.to(z.dtype)
         small = len(z) * (len(z) + len(further)) <= WHOLE
         loss = (at_once if small else BlockwiseNTXent.apply)(z, positives, further, temperature)
     return loss * (2 if summed_views else 1)
 
 
 def at_once(
-    z: Projections, keys: Projections | None, negatives: Float[Tensor, "queue dim"], temperature: float
+    z: Projections, keys: Projections | None, negatives: Float[Tensor, "further dim"], temperature: float
 ) -> Scalar:
     """NT-Xent with the whole matrix of similarities; arguments as `BlockwiseNTXent`."""
     similarity = z @ z.T / temperature
@@ -67,7 +69,7 @@ def at_once(
     return F.cross_entropy(similarity, positive)
 
 
-def in_float(z: Projections) -> Projections:
+def in_float(z: Logits) -> Logits:
     """Half precision widened to float32: at a low temperature its rounding is not small."""
     return z.float() if z.dtype in (torch.half, torch.bfloat16) else z
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clrkit.losses import in_float
 from clrkit.model import Images, Model
 
 
@@ -56,7 +57,7 @@ class Memory(nn.Module):
     @torch.no_grad()
     def project(self, images: Images) -> Float[Tensor, "batch dim"]:
         """The keys of a batch of views: the following network's projections, normalised."""
-        return F.normalize(self.network.project(images))
+        return F.normalize(in_float(self.network.project(images)))
 
     @torch.no_grad()
     def update(self, model: Model, keys: Float[Tensor, "batch dim"]) -> None:

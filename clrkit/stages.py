@@ -7,9 +7,12 @@ step s is drawn from the seed and s alone, so that a run resumed at any step goe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,11 +21,11 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from clrkit import data as datasets
-from clrkit.augment import random_view
+from clrkit.augment import random_view, sent
 from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
 from clrkit.data import DataSet, Part
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
-from clrkit.losses import distillation, mixed_distillation, nt_xent
+from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
 from clrkit.memory import Memory
 from clrkit.model import Model, ModelConfig
 from clrkit.optim import learning_rate, make_optimizer
@@ -30,7 +33,7 @@ from clrkit.optim import learning_rate, make_optimizer
 MONITOR_IMAGES = 2000
 
 Batch = tuple[
-    int, Int64[np.ndarray, " batch"], UInt8[Tensor, "batch 3 side side"], Float[Tensor, " batch"] | None
+    int, Int64[Tensor, " batch"], UInt8[Tensor, "batch 3 side side"], Float[Tensor, " batch"] | None
 ]
 
 
@@ -84,6 +87,11 @@ class Training:
         self.step += 1
         return Step(self.step, self.total, loss.detach(), rate)
 
+    def autocast(self) -> torch.autocast:
+        """Where networks run: in the precision of the config."""
+        low = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+
     def state_dict(self) -> dict[str, Any]:
         memory = {"memory": self.memory.state_dict()} if self.memory else {}
         optimizer = self.optimizer.state_dict()
@@ -118,6 +126,38 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(names[0] if name == "auto" else name)
 
 
+def check_precision(config: Stage, device: torch.device) -> None:
+    """Whether the device computes in the precision of the config. Raises ConfigError."""
+    if config.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
+
+
+def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A network's function by `torch.compile` where CLRKIT_COMPILE=1 asks for it, else as it is.
+
+    It takes about a minute at the start of a run and changes results in their last bits. Where this machine
+    cannot compile (no C++ compiler, say), a warning says so and the run goes on uncompiled.
+    """
+    if os.environ.get("CLRKIT_COMPILE", "0") != "1":
+        return function
+    reason = why_not_compiled(device.type)
+    if reason:
+        warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=2)
+        return function
+    return cast(Callable[[Tensor], Tensor], torch.compile(function))
+
+
+@cache
+def why_not_compiled(device: str) -> str:
+    """Tries a function of one operation; "" if it compiles, else the reason."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of whatever kind the compilers' failures are
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""
+
+
 def seed_of(*parts: int | str) -> int:
     """A 63-bit seed from what it is for; equal parts give equal seeds, others unrelated ones."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
@@ -149,12 +189,17 @@ def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.nda
 
 
 def batches(part: Part, training: Training) -> Iterator[Batch]:
-    """Step, indices, pixels and aspects (on the CPU) of every batch that is still to be trained on."""
+    """Step, indices, pixels and (on the CPU) aspects of every batch that is still to be trained on."""
     config, start = training.config, training.step
     chunks = part.pixels.squares(batch_order(config, len(part), start))
     order = batch_order(config, len(part), start)
     for step, indices, chunk in zip(range(start, training.total), order, chunks, strict=True):
-        yield step, indices, chunk.pixels.to(training.device, non_blocking=True), chunk.aspects
+        yield (
+            step,
+            sent(torch.from_numpy(indices), training.device),
+            sent(chunk.pixels, training.device),
+            chunk.aspects,
+        )
 
 
 def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " chosen"]:
@@ -210,9 +255,10 @@ def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | No
         parent: the pretrained model, for `Probe` and `Finetune`.
 
     Raises:
-        ConfigError: as `check`.
+        ConfigError: as `check`, and for a precision that the device lacks.
     """
     check(config, data)
+    check_precision(config, device)
     return Training(
         config, initial_model(config, len(data.classes), parent), image_count(config, data), device
     )
@@ -255,13 +301,16 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
     """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2, appendix D)."""
     model, memory, size = training.model, training.memory, config.data.image_size
     assert isinstance(model, Model)
+    project = compiled(model.project, training.device)
     for step, _, pixels, aspects in batches(data.train, training):
         both, twice = torch.cat((pixels, pixels)), None if aspects is None else aspects.repeat(2)
         rng = step_generator(config, step)
         views = channels_last(random_view(both, config.augmentation, size, rng, twice))
-        z1, z2 = model.project(views).chunk(2)
+        with training.autocast():
+            z1, z2 = project(views).chunk(2)
         if memory:
-            k1, k2 = memory.project(views).chunk(2)
+            with training.autocast():
+                k1, k2 = memory.project(views).chunk(2)
             loss = nt_xent(z1, z2, config.temperature, memory.negatives, config.summed_views, (k1, k2))
             done = training.update(loss)
             memory.update(model, k1)
@@ -286,11 +335,13 @@ def finetune(config: Finetune, data: DataSet, training: Training) -> Iterator[St
 def classify(config: Labelled, data: DataSet, training: Training) -> Iterator[Step]:
     part = data.train.subset(labelled_indices(config, data))
     labels = torch.from_numpy(part.labels).to(training.device)
-    for step, indices, pixels, aspects in batches(part, training):
+    model = compiled(training.model, training.device)
+    for step, at, pixels, aspects in batches(part, training):
         rng = step_generator(config, step)
         view = random_view(pixels, config.augmentation, config.images.image_size, rng, aspects)
-        logits = training.model(channels_last(view))
-        yield training.update(F.cross_entropy(logits, labels[torch.from_numpy(indices)]))
+        with training.autocast():
+            logits = model(channels_last(view))
+        yield training.update(F.cross_entropy(in_float(logits), labels[at]))
 
 
 def distill(config: Distill, data: DataSet, training: Training, teacher: Model) -> Iterator[Step]:
@@ -299,12 +350,14 @@ def distill(config: Distill, data: DataSet, training: Training, teacher: Model) 
     labels = torch.from_numpy(part.labels).to(training.device)
     labelled = torch.from_numpy(np.isin(part.names, labelled_names(config, data))).float().to(training.device)
     teacher = teacher.to(device=training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for step, indices, pixels, aspects in batches(part, training):
+    model, teach = (compiled(each, training.device) for each in (training.model, teacher))
+    for step, at, pixels, aspects in batches(part, training):
         rng = step_generator(config, step)
         view = channels_last(random_view(pixels, config.augmentation, size, rng, aspects))
-        with frozen(teacher):
-            target = teacher(view)
-        student, at = training.model(view), torch.from_numpy(indices)
+        with training.autocast():
+            with frozen(teacher):
+                target = in_float(teach(view))
+            student = in_float(model(view))
         if config.label_weight == 0:
             loss = distillation(student, target, config.temperature)
         else:
@@ -323,8 +376,10 @@ def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -
     features = extract(encoder, part, config.images.image_size, training.device).to(training.device)
     labels = torch.from_numpy(part.labels).to(training.device)
     for indices in batch_order(config, len(part), training.step):
-        at = torch.from_numpy(indices).to(training.device)
-        yield training.update(F.cross_entropy(training.model(features[at]), labels[at]))
+        at = sent(torch.from_numpy(indices), training.device)
+        with training.autocast():
+            logits = training.model(features[at])
+        yield training.update(F.cross_entropy(in_float(logits), labels[at]))
 
 
 def labelled_names(config: Distill, data: DataSet) -> list[str]:

@@ -56,7 +56,8 @@ def test_value_and_gradient_are_those_of_the_whole_matrix(block, images, queue, 
 def test_the_gradient_is_that_of_the_value(block, keyed):
     keys = unit(6, 4, seed=1) if keyed else None
     z = unit(6, 4).requires_grad_()
-    assert gradcheck(lambda each: BlockwiseNTXent.apply(each, keys, unit(5, 4, seed=2), 0.5), (z,))
+    negatives = unit(5, 4, seed=2).requires_grad_()
+    assert gradcheck(lambda *both: BlockwiseNTXent.apply(both[0], keys, both[1], 0.5), (z, negatives))
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5])
@@ -91,6 +92,15 @@ def test_autocast_does_not_round_similarities():
         torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-9)
 
 
+def test_autocast_around_the_backward_pass_does_not_round_a_large_batch_s_gradient_either():
+    z = unit(600, 16).float().requires_grad_()
+    loss = BlockwiseNTXent.apply(z, None, z.new_empty(0, 16), 0.05)
+    (plain,) = torch.autograd.grad(loss, z, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (cast,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-9)
+
+
 def test_large_batches_go_a_block_at_a_time_and_give_the_same(monkeypatch):
     z1, z2, keys = rows(300, 8), rows(300, 8, seed=1), (rows(300, 8, seed=2), rows(300, 8, seed=3))
     arguments = (z1, z2, 0.2, unit(50, 8, seed=4), True, keys)
@@ -99,8 +109,8 @@ def test_large_batches_go_a_block_at_a_time_and_give_the_same(monkeypatch):
     torch.testing.assert_close(nt_xent(*arguments), blocks, rtol=1e-12, atol=0)
 
 
-def test_further_negatives_and_keys_get_no_gradient():
-    keys, negatives = (unit(6, 4, seed=seed).requires_grad_() for seed in (1, 2))
+def test_keys_and_a_queue_get_no_gradient():
+    keys, negatives = unit(6, 4, seed=1).requires_grad_(), unit(6, 4, seed=2)
     BlockwiseNTXent.apply(unit(6, 4).requires_grad_(), keys, negatives, 0.5).backward()
     assert keys.grad is None
     assert negatives.grad is None

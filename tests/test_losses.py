@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from clrkit import losses
 from clrkit.losses import distillation, mixed_distillation, nt_xent
 
 PRECISIONS = [torch.float32, torch.float64]
@@ -161,12 +162,21 @@ def test_the_gradient_with_further_negatives_is_that_of_the_value(summed_views):
     assert gradcheck(lambda a, b: nt_xent(a, b, 0.5, queue(5, 3), summed_views), (z1, z2))
 
 
-def test_further_negatives_have_no_gradient():
-    z1, z2 = (z.requires_grad_() for z in views(4, 3))
-    negatives = queue(5, 3).requires_grad_()
-    nt_xent(z1, z2, 0.5, negatives).backward()
-    assert negatives.grad is None
-    assert z1.grad.abs().sum() > 0
+@pytest.mark.parametrize("at_once", [True, False])
+def test_negatives_gathered_from_other_processes_make_the_losses_of_parts_that_of_the_whole(
+    at_once, monkeypatch
+):
+    """Each process sees the others' projections as negatives; gradients are added as reduced ones are."""
+    whole = [z.requires_grad_() for z in views(9, 4)]
+    nt_xent(*whole, 0.3).backward()
+    expected = torch.cat([z.grad for z in whole])
+    monkeypatch.setattr(losses, "WHOLE", 10**9 if at_once else 0)
+    z1, z2 = (z.detach().requires_grad_() for z in whole)
+    parts = list(zip(z1.split(3), z2.split(3), strict=True))
+    for own in parts:
+        others = [z for part in parts if part is not own for z in part]
+        (nt_xent(*own, 0.3, F.normalize(torch.cat(others))) / 3).backward()
+    torch.testing.assert_close(torch.cat((z1.grad, z2.grad)), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_order_of_further_negatives_does_not_matter():
