@@ -172,8 +172,8 @@ class Stage(Config):
     seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
     precision: str = setting(
         "float32",
-        "of the networks' arithmetic in training; bfloat16 is autocast's: convolutions and matrix products in "
-        "bfloat16; weights, batch-norm statistics and losses in float32",
+        "of the networks' arithmetic in training; bfloat16: convolutions and matrix products by autocast, "
+        "weights, batch-norm statistics and losses in float32",
         choices=("float32", "bfloat16"),
         added=True,
     )
