@@ -10,6 +10,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -87,7 +88,7 @@ class Training:
         self.step += 1
         return Step(self.step, self.total, loss.detach(), rate)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Where networks run: in the precision of the config."""
         low = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
