@@ -30,6 +30,7 @@ from clrkit.config import Augmentation
 from clrkit.pixels import cores
 
 Transform = Callable[[Image.Image], Any]
+BatchTransform = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -87,6 +88,41 @@ def torchvision_transform(augmentation: Augmentation, size: int) -> Transform:
     return lambda image: (view(image), view(image))
 
 
+def torchvision_pil_transform(augmentation: Augmentation, size: int) -> Transform:
+    """The same on PIL images up to the end, which suits small ones better."""
+    as_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    view = v2.Compose([*torchvision_operations(augmentation, size), *as_tensor])
+    return lambda image: (view(image), view(image))
+
+
+def torchvision_batched(augmentation: Augmentation, size: int) -> BatchTransform:
+    """A view of every image of a uint8 batch by torchvision v2, which draws once for all of them."""
+    operations = torchvision_operations(augmentation, size)
+    views: BatchTransform = v2.Compose([*operations, v2.ToDtype(torch.float32, scale=True)])
+    return views
+
+
+def kornia_batched(augmentation: Augmentation, size: int) -> BatchTransform:
+    """A view of every image of a uint8 batch by kornia, which draws for each."""
+    import kornia.augmentation as kornia
+
+    strength = {name: unit * augmentation.color_strength for name, unit in JITTER.items()}
+    scale, radius = (augmentation.crop_area, 1.0), size // 20
+    operations: list[torch.nn.Module] = [
+        kornia.RandomResizedCrop((size, size), scale, resample="bicubic", align_corners=False)
+    ]
+    if augmentation.flip:
+        operations.append(kornia.RandomHorizontalFlip(p=FLIP_PROBABILITY))
+    if augmentation.color_strength > 0:
+        operations.append(kornia.ColorJitter(**strength, p=JITTER_PROBABILITY))
+        operations.append(kornia.RandomGrayscale(p=GREY_PROBABILITY))
+    if augmentation.blur:
+        kernel = (2 * radius + 1, 2 * radius + 1)
+        operations.append(kornia.RandomGaussianBlur(kernel, BLUR_SIGMA, p=BLUR_PROBABILITY))
+    views = torch.nn.Sequential(*operations)
+    return lambda pixels: views(pixels.float().div_(255))
+
+
 def lightly_transform(augmentation: Augmentation, size: int) -> Transform:
     """Two views of a PIL image by lightly's SimCLR transform."""
     with warnings.catch_warnings():
@@ -123,13 +159,44 @@ def metric_learning_loss(temperature: float) -> Loss:
     return loss
 
 
-def plain_nt_xent(temperature: float) -> Loss:
-    """NT-Xent as it is usually written: the whole matrix, masked, and cross-entropy."""
+def supervised_contrastive_loss(temperature: float) -> Loss:
+    """SupCon by the same library: with one positive an anchor it is NT-Xent, and it takes far less memory."""
+    from pytorch_metric_learning.losses import SelfSupervisedLoss, SupConLoss
+
+    loss: Loss = SelfSupervisedLoss(SupConLoss(temperature))
+    return loss
+
+
+def lightly_memory_loss(temperature: float, queue: Tensor) -> Loss:
+    """The loss of lightly with its memory bank, both views the anchors and the other view the positive.
+
+    The bank's entries are all the negatives: other images of the batch are none. It takes up both views.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightly.loss import NTXentLoss
+
+    loss = NTXentLoss(temperature, memory_bank_size=tuple(queue.shape))
+    loss.memory_bank.bank.copy_(queue)
+
+    def both(z1: Tensor, z2: Tensor) -> Tensor:
+        mean: Tensor = loss(torch.cat((z1, z2)), torch.cat((z2, z1)).detach())
+        return mean
+
+    return both
+
+
+def plain_nt_xent(temperature: float, negatives: Tensor | None = None) -> Loss:
+    """NT-Xent as it is usually written: the whole matrix, masked, and cross-entropy.
+
+    `negatives` are further candidates, normalised; the matrix is then of (2N, 2N + their number).
+    """
 
     def loss(z1: Tensor, z2: Tensor) -> Tensor:
         z = F.normalize(torch.cat((z1, z2)))
-        similarity = z @ z.T / temperature
-        mask = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        candidates = z if negatives is None else torch.cat((z, negatives))
+        similarity = z @ candidates.T / temperature
+        mask = torch.eye(*similarity.shape, dtype=torch.bool, device=z.device)
         similarity = similarity.masked_fill(mask, float("-inf"))
         positives = torch.arange(len(z), device=z.device).roll(len(z1))
         return F.cross_entropy(similarity, positives)
