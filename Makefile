@@ -4,10 +4,10 @@ PRESET ?= mini
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test exactness lab reference clean
+.PHONY: help reproduce test exactness bench bench-check lab reference clean
 
 help:  ## Show this list.
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,25 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
 	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
 	$(BIN)/python -m pytest $$(grep -lE 'def test.*\bexact\b' tests/test_*.py) --exactness docs/exactness.md
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	@touch $@
+
+bench: .venv/installed-bench  ## Speed and memory beside the peers, about 20 minutes: results/benchmarks.
+	$(BIN)/python -m benchmarks.step --preset mini
+	$(BIN)/python -m benchmarks.step --preset cifar10_official --batch_size 32
+	$(BIN)/python -m benchmarks.loss
+	$(BIN)/python -m benchmarks.augmentation
+	$(BIN)/python -m benchmarks.streaming
+	$(BIN)/python -m benchmarks.switches --preset mini --accuracy
+	$(BIN)/python -m benchmarks.switches --preset cifar10_official --batch_size 32
+	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.page
+
+bench-check: .venv/installed  ## Half a minute: are the recorded ratios still reached?
+	$(BIN)/python -m benchmarks.check
 
 lab: .venv/installed  ## Open JupyterLab on the notebooks.
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
@@ -24,9 +25,10 @@ from clrkit import stages
 from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
 from clrkit.data import DataSet, Part, PixelArray
-from clrkit.losses import nt_xent
+from clrkit.losses import in_float, nt_xent
 from clrkit.model import Model
 from clrkit.presets import preset
+from clrkit.stages import Training
 
 FOREVER = 10**6  # epochs
 STAND_INS = 5000  # images of noise where a preset's own are not embedded: their content takes no time
@@ -73,11 +75,14 @@ def measure(
 
 
 def images_of(config: Data) -> DataSet:
-    if config.dataset == "tinted_mnist":
-        return datasets.load(config)
+    """A preset's embedded images, or noise in the place of images that are not embedded."""
+    return datasets.load(config) if config.dataset == "tinted_mnist" else noise(config, STAND_INS)
+
+
+def noise(config: Data, count: int) -> DataSet:
     side = datasets.stored_side(config.image_size)
-    noise = np.random.RandomState(0).randint(0, 256, (STAND_INS, 3, side, side), dtype=np.uint8)
-    part = Part(PixelArray(noise), np.zeros(STAND_INS, dtype=np.int64), [str(i) for i in range(STAND_INS)])
+    pixels = np.random.RandomState(0).randint(0, 256, (count, 3, side, side), dtype=np.uint8)
+    part = Part(PixelArray(pixels), np.zeros(count, dtype=np.int64), [str(i) for i in range(count)])
     return DataSet(part, part, ("0",), "")
 
 
@@ -96,21 +101,32 @@ def bare(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
     @contextmanager
     def session() -> Iterator[Work]:
         training = stages.begin(config, data, device)
-        indices = np.arange(config.batch_size)
-        pixels = next(data.train.pixels.batches([indices])).to(device)
-        rng, size = stages.step_generator(config, 0), config.data.image_size
-        both = torch.cat((pixels, pixels))
-        views = stages.channels_last(random_view(both, config.augmentation, size, rng))
-        model = training.model
-        assert isinstance(model, Model)
-
-        def step() -> None:
-            z1, z2 = model.project(views).chunk(2)
-            training.update(nt_xent(z1, z2, config.temperature, summed_views=config.summed_views))
-
-        yield step
+        yield bare_step(training, views_of(config, data, device))
 
     return session
+
+
+def views_of(config: Pretrain, data: DataSet, device: torch.device) -> Tensor:
+    """Both views of a batch."""
+    pixels = next(data.train.pixels.batches([np.arange(config.batch_size)])).to(device)
+    rng, size = stages.step_generator(config, 0), config.data.image_size
+    return stages.channels_last(random_view(pixels.repeat(2, 1, 1, 1), config.augmentation, size, rng))
+
+
+def bare_step(training: Training, views: Tensor, loss: peers.Loss | None = None) -> Work:
+    """One update on views that are there, as `clrkit.stages.pretrain` makes it; perhaps with another loss."""
+    config, model = training.config, training.model
+    assert isinstance(config, Pretrain)
+    assert isinstance(model, Model)
+    project, summed = stages.compiled(model.project, training.device), config.summed_views
+    compare = loss or (lambda z1, z2: nt_xent(z1, z2, config.temperature, summed_views=summed))
+
+    def step() -> None:
+        with training.autocast():
+            z1, z2 = project(views).chunk(2)
+        training.update(compare(in_float(z1), in_float(z2)))
+
+    return step
 
 
 PEERS = {
@@ -129,14 +145,11 @@ def peer(name: str, config: Pretrain, data: DataSet, device: torch.device) -> Co
     @contextmanager
     def session() -> Iterator[Work]:
         training = stages.begin(config, data, device)
-        model = training.model
-        assert isinstance(model, Model)
         batches = endless(peers.loader(pixels, views, config.batch_size, device.type == "cuda"))
 
         def step() -> None:
             both = torch.cat(next(batches)).to(device, non_blocking=True)
-            z1, z2 = model.project(stages.channels_last(both)).chunk(2)
-            training.update(compare(z1, z2))
+            bare_step(training, stages.channels_last(both), compare)()
 
         yield step
         batches.close()

@@ -1,0 +1,165 @@
+"""What each way of computing the same step is worth, one at a time, and whether it costs accuracy.
+
+    python -m benchmarks.switches --preset mini --json
+
+`ratio` is the time of the step without a switch over the time with it: above 1 it pays. The base is a float32
+step as `clrkit.stages` makes it (channels-last memory, foreach LARS or fused AdamW, not compiled).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.step import FOREVER, bare_step, images_of, views_of
+from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
+from clrkit import stages
+from clrkit.config import Optimizer, Pretrain
+from clrkit.data import DataSet
+from clrkit.presets import preset
+from clrkit.stages import Training
+
+Change = Callable[[Training, Tensor], Tensor]
+SEEDS, EPOCHS = (0, 1, 2), 20  # of the runs that compare accuracy
+LARS = Optimizer(optimizer="lars", learning_rate=0.3, weight_decay=1e-4)
+ADAMW = Optimizer(optimizer="adamw", learning_rate=4e-3, weight_decay=1e-4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--batch_size", type=int, help="images; the preset's unless given")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of a contestant's turn")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--accuracy", action="store_true", help="short runs in both precisions, three seeds")
+    parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
+    options = parser.parse_args()
+    config = preset(options.preset).finetune.pretrain
+    config = replace(config, batch_size=options.batch_size or config.batch_size)
+    device = stages.choose_device(options.device)
+    result: dict[str, Any] = {"preset": options.preset, "batch_size": config.batch_size}
+    result |= measure(replace(config, epochs=FOREVER), device, options.seconds)
+    if options.accuracy:
+        result["accuracy"] = accuracy(config, device)
+    result["machine"] = machine(device)
+    report(f"switches-{options.preset}-{device.type}", result, options.json)
+
+
+def measure(config: Pretrain, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Ratios of the switches; each optimiser is compared within itself."""
+    data = images_of(config.data)
+    lars, adamw = replace(config, optimizer=LARS), replace(config, optimizer=ADAMW)
+    contestants = {
+        "base": variant(config, data, device),
+        "bfloat16": variant(replace(config, precision="bfloat16"), data, device),
+        "contiguous": variant(config, data, device, contiguous),
+        "compiled": compiled_variant(config, data, device),
+        "foreach LARS": variant(lars, data, device),
+        "LARS, a weight at a time": variant(lars, data, device, one_at_a_time),
+        "fused AdamW": variant(adamw, data, device),
+        "AdamW, not fused": variant(adamw, data, device, not_fused),
+    }
+    if device.type == "cuda":
+        contestants["cuDNN's search"] = variant(config, data, device, cudnn_search)
+    start = time.perf_counter()
+    with contestants["compiled"]() as step:
+        step()
+    first = time.perf_counter() - start
+    taken = interleaved(contestants, seconds)
+    pairs = {
+        "bfloat16": ("base", "bfloat16"),
+        "channels-last memory": ("contiguous", "base"),
+        "torch.compile": ("base", "compiled"),
+        "foreach LARS": ("LARS, a weight at a time", "foreach LARS"),
+        "fused AdamW": ("AdamW, not fused", "fused AdamW"),
+        "cuDNN's search": ("base", "cuDNN's search"),
+    }
+    ratios = {name: ratio(taken, *pair) for name, pair in pairs.items() if pair[1] in taken}
+    steps = {name: summary([1000 * second for second in rounds]) for name, rounds in taken.items()}
+    return {"ratio": ratios, "seconds_to_compile": round(first, 1), "milliseconds": steps}
+
+
+def as_it_is(training: Training, views: Tensor) -> Tensor:
+    return views
+
+
+def contiguous(training: Training, views: Tensor) -> Tensor:
+    training.model.to(memory_format=torch.contiguous_format)
+    return views.contiguous()
+
+
+def one_at_a_time(training: Training, views: Tensor) -> Tensor:
+    """A group for every weight: what a loop over them computes."""
+    groups = training.optimizer.param_groups
+    groups[:] = [group | {"params": [weight]} for group in groups for weight in group["params"]]
+    return views
+
+
+def not_fused(training: Training, views: Tensor) -> Tensor:
+    for group in training.optimizer.param_groups:
+        group["fused"] = False
+    return views
+
+
+def cudnn_search(training: Training, views: Tensor) -> Tensor:
+    torch.backends.cudnn.benchmark = True
+    return views
+
+
+def variant(config: Pretrain, data: DataSet, device: torch.device, change: Change = as_it_is) -> Contestant:
+    """The bare step with one thing changed."""
+
+    @contextmanager
+    def session() -> Iterator[Work]:
+        training = stages.begin(config, data, device)
+        views = change(training, views_of(config, data, device))
+        yield bare_step(training, views)
+        torch.backends.cudnn.benchmark = False
+
+    return session
+
+
+def compiled_variant(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
+    """The bare step with CLRKIT_COMPILE=1; compiled once, whatever the number of rounds."""
+    steps: list[Work] = []
+
+    @contextmanager
+    def session() -> Iterator[Work]:
+        if not steps:
+            os.environ["CLRKIT_COMPILE"] = "1"
+            training = stages.begin(config, data, device)
+            steps.append(bare_step(training, views_of(config, data, device)))
+            del os.environ["CLRKIT_COMPILE"]
+        yield steps[0]
+
+    return session
+
+
+def accuracy(config: Pretrain, device: torch.device) -> dict[str, Any]:
+    """KNN accuracy within the training images after short runs, by precision, and their difference."""
+    data = images_of(config.data)
+    reached: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for seed in SEEDS:
+        for precision, values in reached.items():
+            short = {"precision": precision, "seed": seed, "epochs": EPOCHS, "monitor_epochs": EPOCHS}
+            run = replace(config, **short)  # type: ignore[arg-type]
+            for step in stages.pretrain(run, data, stages.begin(run, data, device)):
+                if step.metrics:
+                    values.append(step.metrics["knn"])
+    pairs = zip(reached["bfloat16"], reached["float32"], strict=True)
+    differences = [round(low - full, 4) for low, full in pairs]
+    kept = {name: round(mean(values), 4) for name, values in reached.items()}
+    return {"epochs": EPOCHS, "seeds": SEEDS, "knn": kept, "bfloat16_minus_float32": differences}
+
+
+if __name__ == "__main__":
+    main()
