@@ -17,7 +17,7 @@ import numpy as np
 from clrkit.images import DataError, reason
 from clrkit.pixels import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
 
-DECODER = 2  # raise it when the same files would decode to other pixels than before
+DECODER = 3  # raise it when the same files would decode to other pixels than before
 
 Show = Callable[[str], None]
 

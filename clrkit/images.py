@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clrkit.config import ConfigError
 
+Rgb = UInt8[np.ndarray, "_ _ 3"]  # height and width
 Square = UInt8[np.ndarray, "3 side side"]
 Exact = Float32[np.ndarray, "3 side side"]
 Resize = Literal["tf2", "tf1"]
@@ -23,16 +24,8 @@ Resize = Literal["tf2", "tf1"]
 SMALL = 64  # up to this side, images are stored for training without a margin
 WHOLE = 32  # up to this side, images are measured whole (tf2/data.py: neither cropped nor resized)
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # what undoes each EXIF orientation
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+FLIPPED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # then rows, columns
 
 
 class DataError(ConfigError):
@@ -56,12 +49,12 @@ class Photo(NamedTuple):
     """A decoded image, RGB, not yet turned upright.
 
     Attributes:
-        image: the pixels, perhaps decoded at a smaller size than they have in the file.
+        pixels: (height, width, 3), perhaps decoded at a smaller size than they have in the file.
         size: width and height in the file.
         orientation: EXIF's number of what turns it upright, or none.
     """
 
-    image: Image.Image
+    pixels: Rgb
     size: tuple[int, int]
     orientation: int | None = None
 
@@ -92,7 +85,7 @@ def read_photo(path: str, enough: int | None = None) -> Photo:
             image.load()
             # Pillow turns a TIFF upright while it loads.
             size = size if drafted else image.size
-            return Photo(to_rgb(image), size, image.getexif().get(ExifTags.Base.Orientation))
+            return Photo(np.array(to_rgb(image)), size, image.getexif().get(ExifTags.Base.Orientation))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -120,7 +113,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def from_sixteen_bits(image: Image.Image) -> Image.Image:
@@ -133,16 +126,28 @@ def from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 def to_square(photo: Photo, side: int) -> Square:
     """The whole image, squashed to a square (bicubic, antialiased), upright; nothing is lost to the crops."""
-    image = photo.image
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    return upright(image, photo.orientation)
+    whole = photo.pixels.shape == (side, side, 3)
+    pixels = photo.pixels if whole else resize_pixels(photo.pixels, side)
+    return upright(pixels, photo.orientation).transpose(2, 0, 1)
 
 
-def upright(image: Image.Image, orientation: int | None) -> UInt8[np.ndarray, "3 height width"]:
-    if orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[orientation])
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+def resize_pixels(pixels: Rgb, side: int) -> Rgb:
+    """As Pillow's bicubic resize, but for roundings, in a quarter of its time."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    square = interpolate(image, (side, side), mode="bicubic", antialias=True)[0]
+    resized: Rgb = square.permute(1, 2, 0).numpy()
+    return resized
+
+
+def upright(pixels: Rgb, orientation: int | None) -> Rgb:
+    """What undoes an EXIF orientation, as a view of the same memory."""
+    if orientation in SIDEWAYS:
+        pixels = pixels.transpose(1, 0, 2)
+    rows, columns = FLIPPED.get(orientation or 1, (1, 1))
+    return pixels[::rows, ::columns]
 
 
 def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
@@ -151,8 +156,8 @@ def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
 
     from clrkit.augment import central_crop
 
-    pixels = torch.from_numpy(upright(photo.image, photo.orientation))
-    view: Exact = central_crop(pixels, size, resize).numpy()
+    pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation).transpose(2, 0, 1))
+    view: Exact = central_crop(torch.from_numpy(pixels), size, resize).numpy()
     return view
 
 
@@ -193,8 +198,8 @@ class ImageArray:
         return np.full(len(self.array), self.array[0].nbytes, dtype=np.int64)
 
     def photo(self, index: int, enough: int | None = None) -> Photo:
-        image = Image.fromarray(np.ascontiguousarray(self.array[index]))
-        return Photo(image, image.size)
+        pixels = self.array[index]
+        return Photo(pixels, (pixels.shape[1], pixels.shape[0]))
 
 
 @runtime_checkable

@@ -119,14 +119,11 @@ class PixelStream:
         lengths: deque[int] = deque()
         chunks = self.decoded(self.cut(order, lengths))
         for chunk in chunks:
-            count, filled = lengths.popleft(), len(chunk[1])
-            pixels, aspects = (part.new_empty(count, *part.shape[1:]) for part in chunk)
-            pixels[:filled], aspects[:filled] = chunk
-            while filled < count:
-                chunk = next(chunks)
-                start, filled = filled, filled + len(chunk[1])
-                pixels[start:filled], aspects[start:filled] = chunk
-            yield Squares(pixels, aspects)
+            batch = unwritten(lengths.popleft(), chunk[0])
+            filled = put(chunk, batch, 0)
+            while filled < len(batch.pixels):
+                filled = put(next(chunks), batch, filled)
+            yield batch
 
     def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
         return (squares.pixels for squares in self.squares(order))
@@ -154,6 +151,32 @@ class PixelStream:
             if isinstance(chunk, str):
                 raise DataError(chunk)
             yield chunk
+
+
+def unwritten(count: int, like: torch.Tensor) -> Squares:
+    """Room for a batch; where this process works on a GPU, pinned, to be sent while the training goes on.
+
+    Otherwise NumPy's: PyTorch's is aligned, and glibc seldom finds aligned memory again that was freed, so that
+    the heap grows to dozens of batches.
+    """
+    import torch
+
+    shape, pinned = (count, *like.shape[1:]), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if pinned:
+        return Squares(torch.empty(shape, dtype=like.dtype, pin_memory=True), torch.empty(count))
+    return Squares(torch.from_numpy(np.empty(shape, like.numpy().dtype)), torch.empty(count))
+
+
+def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: Squares, start: int) -> int:
+    """Copy a chunk into a batch; returns where it ends.
+
+    By NumPy: PyTorch's threads would wait for cores that the workers have.
+    """
+    stop = start + len(chunk[1])
+    for part, whole in zip(chunk, batch, strict=True):
+        assert whole is not None
+        whole.numpy()[start:stop] = part.numpy()
+    return stop
 
 
 def cores() -> int:

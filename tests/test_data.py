@@ -51,6 +51,11 @@ def pixels(part: Part) -> np.ndarray:
     return next(iter(part.pixels.batches([np.arange(len(part))]))).numpy()
 
 
+def alike(square: np.ndarray, image: Image.Image) -> bool:
+    """Equal but for the roundings of a resize."""
+    return np.abs(square - np.asarray(image).transpose(2, 0, 1).astype(int)).max() <= 3
+
+
 def image_folder(root: Path, count: int = 10, side: int = 9) -> Data:
     """`count` images of noise in each of two classes and without a label."""
     random = np.random.RandomState(0)
@@ -139,7 +144,7 @@ def test_a_folder_is_decoded_as_its_files_are(tmp_path):
     for part in (found.train, found.evaluation):
         for name, label, image in zip(part.names, part.labels, pixels(part), strict=True):
             file = Image.open(tmp_path / "set" / name).resize((8, 8), Image.Resampling.BICUBIC)
-            assert np.array_equal(image, np.asarray(file).transpose(2, 0, 1))
+            assert alike(image, file)
             assert name.split("/")[0] == ("ape", "bat", "unlabelled")[label]
 
 
@@ -409,7 +414,7 @@ def test_a_streamed_validation_part_has_the_right_images(tmp_path):
     config = image_folder(tmp_path / "set", 10)
     part = load(Data(dataset="folder", root=config.root, image_size=8, evaluation="validation")).evaluation
     image = Image.open(tmp_path / "set" / part.names[1]).resize((8, 8), Image.Resampling.BICUBIC)
-    assert np.array_equal(pixels(part)[1], np.asarray(image).transpose(2, 0, 1))
+    assert alike(pixels(part)[1], image)
 
 
 @pytest.mark.usefixtures("streamed")
