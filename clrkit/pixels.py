@@ -154,17 +154,15 @@ class PixelStream:
 
 
 def unwritten(count: int, like: torch.Tensor) -> Squares:
-    """Room for a batch; where this process works on a GPU, pinned, to be sent while the training goes on.
+    """Room for a batch, NumPy's.
 
-    Otherwise NumPy's: PyTorch's is aligned, and glibc seldom finds aligned memory again that was freed, so that
-    the heap grows to dozens of batches.
+    PyTorch's is aligned; glibc seldom finds aligned memory again that was freed, and the heap grows to dozens
+    of batches.
     """
     import torch
 
-    shape, pinned = (count, *like.shape[1:]), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if pinned:
-        return Squares(torch.empty(shape, dtype=like.dtype, pin_memory=True), torch.empty(count))
-    return Squares(torch.from_numpy(np.empty(shape, like.numpy().dtype)), torch.empty(count))
+    pixels = np.empty((count, *like.shape[1:]), like.numpy().dtype)
+    return Squares(torch.from_numpy(pixels), torch.empty(count))
 
 
 def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: Squares, start: int) -> int:
