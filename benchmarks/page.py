@@ -254,8 +254,8 @@ def requirements(record: Record) -> list[str]:
         "days on 64 GPUs",
     ]
     return [
-        "What the published recipes would take, **computed, not run**: the operations of network and gradient "
-        "are counted (both views; a multiplication and an addition count two), the days are these divided by "
+        "What the published recipes would take, **computed, not run**: the operations of network and gradient"
+        " are counted (both views; a multiplication and an addition count two); days are these divided by "
         + rate
         + (". " if measured else ", a round number to scale from: no GPU was at hand. ")
         + "Communication, and the loader, are not in it.",
@@ -305,8 +305,9 @@ def streams(records: Mapping[str, Record]) -> list[str]:
         "## Streaming",
         keep("streaming", figure, title),
         f"Ours over torchvision's ImageFolder with v2 transforms: {said(record['ratio_to']['torchvision'])}. "
-        f"Memory of all processes over an epoch: {held['start']:.0f} MiB at its start, {held['middle']:.0f} in "
-        f"its middle, {held['end']:.0f} at its end. Decoding a photograph to the stored square, on one core:",
+        "Memory of all processes over an epoch, at its start, in its middle and at its end: "
+        f"{held['start']:.0f}, {held['middle']:.0f} and {held['end']:.0f} MiB. Decoding a photograph to the "
+        "stored square, on one core:",
         table(["photograph", "decoder", "time over ours"], rows),
     ]
 
