@@ -207,7 +207,7 @@ def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArr
             array[place], aspects[place] = images.read(int(chosen[place]))
         return stop - start
 
-    # Threads, not processes: Pillow decodes and resizes without holding the interpreter.
+    # Threads, not processes: Pillow decodes and PyTorch resizes without holding the interpreter.
     pool = ThreadPoolExecutor(cores())
     try:
         for count in pool.map(fill, range(0, len(array), CHUNK)):
