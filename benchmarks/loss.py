@@ -33,7 +33,7 @@ from clrkit.losses import nt_xent
 DIM, TEMPERATURE = 128, 0.1
 SIZES = (512, 2048, 8192)  # anchors, 2N
 LARGEST = 65_536
-QUEUE = (8192, 65_536)  # anchors, negatives of a memory
+QUEUE = (2048, 65_536)  # anchors, negatives of a memory
 GATHERED = (1024, 7168)  # anchors, negatives that get a gradient: a batch of 4,096 images on 8 processes
 SET_UP = 64  # anchors of a first step, in which libraries set themselves up
 ROWS = 1024  # of the exact matrix at a time

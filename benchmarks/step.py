@@ -131,7 +131,7 @@ def bare_step(training: Training, views: Tensor, loss: peers.Loss | None = None)
 
 PEERS = {
     "lightly": (peers.lightly_transform, peers.lightly_loss),
-    "hand-written": (peers.torchvision_transform, peers.plain_nt_xent),
+    "hand-written": (peers.torchvision_pil_transform, peers.plain_nt_xent),
 }
 
 

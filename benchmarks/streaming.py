@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
-from benchmarks.peers import torchvision_transform
+from benchmarks.peers import torchvision_pil_transform
 from benchmarks.timing import Contestant, Work, contestant, interleaved, machine, ratio, report, summary
 from clrkit.augment import random_view
 from clrkit.config import Augmentation
@@ -150,7 +150,7 @@ def ours(folder: Path, recipe: Augmentation) -> Contestant:
 def torchvision_folder(root: Path, recipe: Augmentation) -> Contestant:
     from torchvision.datasets import ImageFolder
 
-    images = ImageFolder(root, torchvision_transform(recipe, VIEW))
+    images = ImageFolder(root, torchvision_pil_transform(recipe, VIEW))
 
     @contextmanager
     def session() -> Iterator[Work]:

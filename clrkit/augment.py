@@ -268,6 +268,8 @@ def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied")
 
 def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
     """Gaussian blur with zero padding, as the official code (torchvision reflects), one sigma an image."""
+    if not len(images):  # a convolution of no groups is refused
+        return images
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))

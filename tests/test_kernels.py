@@ -57,8 +57,9 @@ def test_strong_colours_are_those_of_the_batched_operations(strength):
 def test_what_is_switched_off_is_left_out():
     plain = Augmentation(crop_area=1.0, flip=False, color_strength=0.0)
     images = pixels(20, 16)
-    views = augment.cut_views_compiled(images, augment.draw_view(20, 16, plain, rng()), 16)
-    torch.testing.assert_close(views, augment.to_float(images), rtol=0, atol=1e-6)
+    drawn = augment.draw_view(20, 16, plain, rng())
+    for cut in (augment.cut_views, augment.cut_views_compiled):
+        torch.testing.assert_close(cut(images, drawn, 16), augment.to_float(images), rtol=0, atol=1e-6)
 
 
 def test_a_view_does_not_depend_on_its_batch():
@@ -91,7 +92,8 @@ def test_views_lie_in_channels_last_memory_whatever_that_of_the_images():
 
 def test_no_images_have_no_views():
     drawn = augment.draw_view(0, 20, FULL, rng())
-    assert augment.cut_views_compiled(pixels(5, 20)[:0], drawn, 24).shape == (0, 3, 24, 24)
+    for cut in (augment.cut_views, augment.cut_views_compiled):
+        assert cut(pixels(5, 20)[:0], drawn, 24).shape == (0, 3, 24, 24)
 
 
 def test_compiled_crops_are_the_official_ones(golden, exact):
