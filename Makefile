@@ -37,14 +37,14 @@ exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every 
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
-bench: .venv/installed-bench  ## Speed and memory beside the peers, about 20 minutes: results/benchmarks.
+bench: .venv/installed-bench  ## Speed and memory beside the peers, about 25 minutes: results/benchmarks.
 	$(BIN)/python -m benchmarks.step --preset mini
-	$(BIN)/python -m benchmarks.step --preset cifar10_official --batch_size 32
+	$(BIN)/python -m benchmarks.step --preset cifar10_official --batch_size 32 --seconds 8
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.streaming
 	$(BIN)/python -m benchmarks.switches --preset mini --accuracy
-	$(BIN)/python -m benchmarks.switches --preset cifar10_official --batch_size 32
+	$(BIN)/python -m benchmarks.switches --preset cifar10_official --batch_size 32 --seconds 4
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.page

@@ -25,7 +25,10 @@ SECONDS = 0.5  # of a turn
 def main() -> None:
     failed = False
     for (record, *path), measure in CHECKS.items():
-        values = json.loads((RESULTS / f"{record}.json").read_text())
+        path_of = RESULTS / f"{record}.json"
+        if not path_of.exists():
+            sys.exit(f"{path_of} is missing; `make bench` writes it.")
+        values = json.loads(path_of.read_text())
         recorded = reduce(lambda inner, key: inner[key], path, values)["median"]
         reached = measure()
         failed |= (low := reached < SLACK * recorded)

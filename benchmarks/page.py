@@ -15,6 +15,7 @@ from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, 
 Record = Mapping[str, Any]
 Spread = Mapping[str, float]
 COLORS = {"ours": RED, "whole": RED}
+PEERS = ("lightly", "hand-written")
 OTHERS = (BLUE, GREEN, ORANGE, PINK, SKY, BLACK)
 
 
@@ -22,9 +23,10 @@ def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     sections = [
         "# Benchmarks",
-        "Made by `make bench` from the records beside this page. Every figure is a ratio (or a rate beside "
-        "its peers) taken in one run, contestants in turn, at least five rounds; bars are medians, whiskers "
-        "the lowest and the highest round. Peers and what is equal: the docstrings in `benchmarks/`.",
+        "Made by `make bench` from the records beside this page. Times and rates are taken beside each "
+        "other in one run, contestants in turn, at least five rounds: bars are medians, whiskers the lowest "
+        "and the highest round. Other figures are single measurements. Peers, and what is equal: the "
+        "docstrings in `benchmarks/`.",
     ]
     for draw in SECTIONS:
         sections += draw(records)
@@ -42,8 +44,8 @@ def conditions(record: Record) -> str:
     """One line on the machine and the day."""
     machine = record["machine"]
     place = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-    day, load = machine["date"][:10], machine.get("load")
-    busy = "" if load is None else f", load {load}"
+    day, load = machine["date"][:10], machine.get("load_before")
+    busy = "" if load is None else f", load before {load}"
     return f"{place}, {machine['cores']} cores, torch {machine['torch']}, {day}{busy}"
 
 
@@ -51,6 +53,11 @@ def said(spread: Spread, digits: int = 3) -> str:
     """A median with the extremes of its rounds."""
     median, low, high = (f"{spread[name]:.{digits}g}" for name in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
+
+
+def beside(record: Record, name: str) -> str:
+    """A contestant's time over ours; none where it did not finish."""
+    return said(record["ratio_to"][name]) if name in record["ratio_to"] else ("1" if name == "ours" else "–")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -87,6 +94,7 @@ def steps(records: Mapping[str, Record]) -> list[str]:
         rates = record["images_per_second"]
         shown = {each: rates[each] for each in rates if each != "bare"}
         where = f"{record['preset']}, batch {record['batch_size']}, {record['image_size']} pixels"
+        where += ", images of noise" if record["images"] == "noise" else ""
         with canvas(f"Images a second of a whole step: {where}", conditions(record), height=2.6) as (
             figure,
             axes,
@@ -95,9 +103,9 @@ def steps(records: Mapping[str, Record]) -> list[str]:
                 axes[0], {{"whole": "ours"}.get(each, each): rate for each, rate in shown.items()}, "images/s"
             )
         parts.append(keep(name, figure, f"Images a second by contestant, {where}"))
-        ratios = [said(record["ratio_to"][peer]) for peer in record["ratio_to"]]
+        ratios = [beside(record, peer) for peer in PEERS]
         rows.append([where, record["machine"]["device"], said(record["whole_over_bare"]), *ratios])
-    peers = [f"times {peer}'s images/s" for peer in next(iter(found.values()))["ratio_to"]]
+    peers = [f"times {peer} images/s" for peer in PEERS]
     parts.append(table(["preset", "device", "bare / whole time", *peers], rows))
     return parts
 
@@ -110,7 +118,7 @@ def losses(records: Mapping[str, Record]) -> list[str]:
     batch, names = record["batch"], list(next(iter(record["batch"].values()))["extra_mb"])
     title = f"NT-Xent, forward and backward, d = {record['dim']}"
     with canvas(title, conditions(record), columns=2, width=8.4) as (figure, (left, right)):
-        for look, name in zip(ORDERED, names, strict=False):
+        for look, name in zip(ORDERED, names, strict=True):
             seconds = {
                 int(size): row["seconds"][name]["median"]
                 for size, row in batch.items()
@@ -126,7 +134,7 @@ def losses(records: Mapping[str, Record]) -> list[str]:
             axes.minorticks_off()
         figure.legend(loc="outside lower center", ncols=3)
     rows = [
-        [size, name, said(row["ratio_to"][name]) if name in row["ratio_to"] else "1", extra]
+        [size, name, beside(row, name), extra]
         for size, row in batch.items()
         for name, extra in row["extra_mb"].items()
     ]
@@ -146,10 +154,7 @@ def loss_notes(record: Record) -> list[str]:
     for name, what in (("queue", "a queue of"), ("gathered", "gathered, with gradient,")):
         if name in record:
             part = record[name]
-            rows = [
-                [each, said(part["ratio_to"][each]) if each in part["ratio_to"] else "1", extra]
-                for each, extra in part["extra_mb"].items()
-            ]
+            rows = [[each, beside(part, each), extra] for each, extra in part["extra_mb"].items()]
             notes.append(f"With {what} {part['negatives']} further negatives at 2N = {part['anchors']}:")
             notes.append(table(["", "time over ours", "extra memory, MB"], rows))
     if "largest" in record:
@@ -184,7 +189,9 @@ def switches(records: Mapping[str, Record]) -> list[str]:
                 f"{100 * found['knn']['bfloat16']:.1f}, in float32 {100 * found['knn']['float32']:.1f}; "
                 f"differences by seed {apart} points."
             )
-        parts.append(f"To compile the network took {record['seconds_to_compile']} s.")
+        took = record["seconds_to_compile"]
+        said_of = "not compiled: " if isinstance(took, str) else "seconds to compile it: "
+        parts.append(f"The network ({where}), {said_of}{took}.")
     return ["## Ways of computing the same step", *parts] if parts else []
 
 
@@ -239,11 +246,15 @@ def requirements(record: Record) -> list[str]:
             ]
         )
     measured = any("days_at_measured_rate" in row for row in record["presets"])
-    rate = (
-        "the rate of the recorded GPU step"
-        if measured
-        else f"{record['round_rate'] / 1e12:.0f} TFLOP/s a GPU"
-    )
+    if measured:
+        rate = (
+            "the rate of the recorded GPU step (whole, of ResNet-18 at 32 pixels, in the precision recorded)"
+        )
+    else:
+        rate = (
+            f"{record['round_rate'] / 1e12:.0f} TFLOP/s a GPU, a round number to scale from: nothing was "
+            "measured on a GPU"
+        )
     head = [
         "pretraining",
         "parameters, M",
@@ -256,9 +267,7 @@ def requirements(record: Record) -> list[str]:
     return [
         "What the published recipes would take, **computed, not run**: the operations of network and gradient"
         " are counted (both views; a multiplication and an addition count two); days are these divided by "
-        + rate
-        + (". " if measured else ", a round number to scale from: no GPU was at hand. ")
-        + "Communication, and the loader, are not in it.",
+        f"{rate}. Communication is not in it.",
         table(head, rows),
     ]
 
@@ -288,13 +297,14 @@ def augmentations(records: Mapping[str, Record]) -> list[str]:
 
 
 def streams(records: Mapping[str, Record]) -> list[str]:
-    """Images a second from JPEG files, what decoding takes, and memory over an epoch."""
+    """Images a second from JPEG files, what decoding takes, and memory along the way."""
     if "streaming" not in records:
         return []
     record = records["streaming"]
     title = f"Images a second from JPEGs to two views of {record['view']} pixels"
     with canvas(title, conditions(record), height=2.2) as (figure, axes):
         bars(axes[0], record["images_per_second"], "images/s")
+    blurred, sharp = (record["ratio_to"][f"torchvision{recipe}"] for recipe in ("", ", no blur"))
     held = record["memory"]
     rows = [
         [size, name, said(spread)]
@@ -304,8 +314,9 @@ def streams(records: Mapping[str, Record]) -> list[str]:
     return [
         "## Streaming",
         keep("streaming", figure, title),
-        f"Ours over torchvision's ImageFolder with v2 transforms: {said(record['ratio_to']['torchvision'])}. "
-        "Memory of all processes over an epoch, at its start, in its middle and at its end: "
+        f"Ours over torchvision's ImageFolder with v2 transforms: {said(blurred)} with blur, "
+        f"which takes most of torchvision's time, {said(sharp)} without. Memory of all processes while 2,000 "
+        "photographs of a listing as long as ImageNet's are read, after a tenth, a half and all of them: "
         f"{held['start']:.0f}, {held['middle']:.0f} and {held['end']:.0f} MiB. Decoding a photograph to the "
         "stored square, on one core:",
         table(["photograph", "decoder", "time over ours"], rows),

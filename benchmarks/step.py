@@ -65,6 +65,7 @@ def measure(
         "network": vars(config.network),
         "batch_size": config.batch_size,
         "image_size": config.data.image_size,
+        "images": "its own" if config.data.dataset == "tinted_mnist" else "noise",
         "whole_over_bare": ratio(taken, "bare", "whole"),
         "ratio_to": {each: ratio(taken, each, "whole") for each in contestants if each in PEERS},
         "images_per_second": {

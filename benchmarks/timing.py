@@ -17,6 +17,7 @@ import torch
 from clrkit.provenance import provenance
 
 ROUNDS = 5
+LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 Work = Callable[[], Any]
@@ -71,8 +72,8 @@ def timed(work: Work, least: float) -> float:
 
 
 def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -87,9 +88,9 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> dict[str,
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions, the load of other work, and the date."""
+    """Hardware and versions, the load of other work (from before the benchmark), and the date."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    load = {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
+    load = {} if LOAD is None else {"load_before": LOAD}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"device": name, "threads": torch.get_num_threads(), **load, "date": now, **provenance()}
 

@@ -191,8 +191,8 @@ def expand(values: Tensor) -> Tensor:
 
 
 def grayscale(images: Images) -> Images:
-    weights = torch.tensor(GREY_WEIGHTS, device=images.device, dtype=images.dtype)
-    return torch.einsum("bchw,c->bhw", images, weights)[:, None].expand_as(images)
+    red, green, blue = (weight * plane for weight, plane in zip(GREY_WEIGHTS, images.unbind(1), strict=True))
+    return (red + green + blue)[:, None].expand_as(images)
 
 
 def adjust_brightness(images: Images, factor: PerImage) -> Images:
@@ -226,7 +226,7 @@ def adjust_hue(images: Images, turns: PerImage) -> Images:
     top, width = value[:, 0], chroma[:, 0].clamp(min=1e-12)
     sixths = torch.where(top == green, 2 + (blue - red) / width, 4 + (red - green) / width)
     sixths = torch.where(top == red, (green - blue) / width, sixths)
-    phase = torch.tensor([5.0, 3.0, 1.0], device=images.device)[None, :, None, None]
+    phase = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)[None, :, None, None]
     wheel = phase + (sixths[:, None] + 6 * expand(turns))
     wheel = wheel - 6 * (wheel / 6).floor()
     return value - chroma * torch.minimum(wheel, 4 - wheel).clamp(0, 1)
@@ -242,7 +242,8 @@ def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device, without waiting for what the device is doing."""
     values = values.pin_memory() if device.type == "cuda" else values
-    return values.to(device, non_blocking=True)
+    # MPS would read the source after it is gone (pytorch/pytorch#139550).
+    return values.to(device, non_blocking=device.type != "mps")
 
 
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
@@ -290,12 +291,12 @@ def draw_view(
 ) -> Drawn:
     """What `random_view` draws for `count` squares of `side` pixels."""
     boxes = draw_boxes(count, side, (augmentation.crop_area, 1.0), rng, aspects)
-    never, sigma = torch.zeros(count, dtype=torch.bool), torch.zeros(count)
+    never, zero, sigma = torch.zeros(count, dtype=torch.bool), torch.zeros(count), torch.zeros(count)
     flip = chance(count, FLIP_PROBABILITY, rng) if augmentation.flip else never
     if augmentation.color_strength > 0:
         jitter = draw_jitter(count, augmentation.color_strength, rng)
     else:
-        jitter = Jitter(never, torch.arange(4).expand(count, 4), sigma, sigma, sigma, sigma, grey=never)
+        jitter = Jitter(never, torch.arange(4).expand(count, 4), zero, zero, zero, zero, grey=never)
     if augmentation.blur:
         blurred = chance(count, BLUR_PROBABILITY, rng)
         sigma[blurred] = uniform(int(blurred.sum()), *BLUR_SIGMA, rng)

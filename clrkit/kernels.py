@@ -1,22 +1,32 @@
 """Random crops and the pixel operations of a view as compiled loops, for the CPU.
 
 PyTorch's operations pass over a batch again and again; here an image stays in the cache from its crop to its
-blur. The pixel operations compute what `clrkit.augment` defines, to a few units in the last place
-(tests/test_kernels.py). A view depends on its own image and parameters alone, so it is the same in any batch
-and with any number of threads.
+blur. The pixel operations compute what `clrkit.augment` defines, but for rounding (tests/test_kernels.py). A
+view depends on its own image and parameters alone, so it is the same in any batch and with any number of
+threads.
 
-An image under way is three planes of float32 (red, green, blue), each flat.
+An image under way is three planes of float32 (red, green, blue), (3, column, row).
 """
 
 from __future__ import annotations
 
-from typing import no_type_check
+from collections.abc import Callable
+from typing import Any, cast, no_type_check
 
 import numpy as np
 from numba import njit
 
-# Type checkers see nothing of compiled functions; numba checks their types itself.
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function by numba, kept for the next process; anew in each where no folder can be written."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast(Callable[..., Any], njit(cache=True, **options)(function))
+    except RuntimeError:
+        return cast(Callable[..., Any], njit(**options)(function))
+
+
+# Type checkers see nothing of compiled functions (no_type_check); numba checks their types itself.
 
 F32 = np.float32
 ZERO, HALF, ONE, TWO, THREE, FOUR, SIX = (F32(value) for value in (0, 0.5, 1, 2, 3, 4, 6))

@@ -94,11 +94,12 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
 
     Raises:
         RunError: for a loss that is not finite, or a results folder that cannot be written.
-        ConfigError: for settings the data set does not allow.
+        ConfigError: for settings that the data set or the device does not allow.
     """
     if run := store.find(config):
         return run
     stages.check(config, load_once(config.images))
+    stages.check_precision(config, stages.choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
     with working_folder(path) as partial:
@@ -235,6 +236,7 @@ class Work:
             "peak_memory_mb": self.log.peak_memory_mb,
             "device": device,
             "threads": torch.get_num_threads(),
+            **({"compiled": True} if stages.compiling() else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
         }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
@@ -61,9 +62,10 @@ class LARS(TorchOptimizer):
         gradients: Tensors = [cast(Tensor, parameter.grad) for parameter in parameters]
         if group["adapt"]:
             gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
-            ratios = trust_ratios(parameters, gradients, group["trust_coefficient"])
-            torch._foreach_mul_(gradients, ratios)
-        gradients = torch._foreach_mul(gradients, group["lr"])
+            ratios = trust_ratios(parameters, gradients, group["trust_coefficient"]) * group["lr"]
+            torch._foreach_mul_(gradients, ratios.unbind())
+        else:
+            gradients = torch._foreach_mul(gradients, group["lr"])
         buffers = [self.buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
@@ -79,11 +81,10 @@ class LARS(TorchOptimizer):
         return cast(Tensor, state["momentum_buffer"])
 
 
-def trust_ratios(parameters: Tensors, gradients: Tensors, coefficient: float) -> list[Tensor]:
+def trust_ratios(parameters: Tensors, gradients: Tensors, coefficient: float) -> Float[Tensor, " parameters"]:
     """Ratios coefficient * |w| / |g|, and 1 where either norm is 0; they stay on the device."""
     weights, slopes = (torch.stack(torch._foreach_norm(each)) for each in (parameters, gradients))
-    ratios = torch.where((weights > 0) & (slopes > 0), coefficient * weights / slopes, 1.0)
-    return list(ratios.unbind())
+    return torch.where((weights > 0) & (slopes > 0), coefficient * weights / slopes, 1.0)
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -128,8 +128,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def check_precision(config: Stage, device: torch.device) -> None:
-    """Whether the device computes in the precision of the config. Raises ConfigError."""
-    if config.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+    """Whether the device computes in the precision of every stage of the chain. Raises ConfigError."""
+    low = any(stage.precision == "bfloat16" for stage in config.chain)
+    if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
 
@@ -137,16 +138,23 @@ def check_precision(config: Stage, device: torch.device) -> None:
 def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
     """A network's function by `torch.compile` where CLRKIT_COMPILE=1 asks for it, else as it is.
 
-    It takes about a minute at the start of a run and changes results in their last bits. Where this machine
-    cannot compile (no C++ compiler, say), a warning says so and the run goes on uncompiled.
+    It takes up to a minute at the start of a run and changes results in their last bits, so the record notes
+    it. Where this machine cannot compile (no C++ compiler, say), a warning says so and the run goes on
+    uncompiled. A memory's network, and measuring, are never compiled.
     """
-    if os.environ.get("CLRKIT_COMPILE", "0") != "1":
+    if not compiling():
         return function
     reason = why_not_compiled(device.type)
     if reason:
         warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=2)
         return function
+    torch.compiler.reset()  # networks of earlier runs count towards a limit, beyond which nothing compiles
     return cast(Callable[[Tensor], Tensor], torch.compile(function))
+
+
+def compiling() -> bool:
+    """Whether compiled networks are asked for."""
+    return os.environ.get("CLRKIT_COMPILE", "0") == "1"
 
 
 @cache
@@ -256,10 +264,9 @@ def begin(config: Stage, data: DataSet, device: torch.device, parent: Model | No
         parent: the pretrained model, for `Probe` and `Finetune`.
 
     Raises:
-        ConfigError: as `check`, and for a precision that the device lacks.
+        ConfigError: as `check`.
     """
     check(config, data)
-    check_precision(config, device)
     return Training(
         config, initial_model(config, len(data.classes), parent), image_count(config, data), device
     )

@@ -13,17 +13,27 @@ import numpy as np
 import pytest
 import torch
 from test_stages import DATA, FINETUNE, PRETRAIN, REMEMBERING, STAGES, parent
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clrkit import stages
-from clrkit.config import ConfigError, Optimizer, Stage, key, keyed_fields, with_fields
+from clrkit.config import ConfigError, Stage, key, keyed_fields, with_fields
 from clrkit.stages import begin, steps
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-LARS = Optimizer(learning_rate=0.1)
 PROBE, SUPERVISED, DISTILL = STAGES[1], STAGES[2], STAGES[4]
 TRAINED = [PRETRAIN, REMEMBERING, SUPERVISED, FINETUNE, DISTILL, replace(DISTILL, label_weight=0.5)]
+
+
+class NoTensorsFromLists(TorchFunctionMode):
+    """Refuses `torch.tensor(list, device=gpu)`, which waits for the device unseen by a dispatch mode."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = torch.device((kwargs or {}).get("device") or "cpu")
+        assert function not in (torch.tensor, torch.as_tensor, torch.from_numpy) or place == CPU, args
+        return function(*args, **(kwargs or {}))
 
 
 class Uploads(TorchDispatchMode):
@@ -43,30 +53,51 @@ class Uploads(TorchDispatchMode):
         return out
 
 
-def on_meta(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Uploads:
+def on_meta(stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str = "lars") -> Uploads:
     """A run on the meta device: as from a GPU that is at work, nothing can be read back."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
-    training = begin(replace(stage, optimizer=LARS), DATA, META, parent(stage))
+    training = begin(
+        with_fields(stage, {"optimizer.optimizer": kind, "blur": True}), DATA, META, parent(stage)
+    )
     teacher = parent(stage)
     run = steps(training.config, DATA, training, teacher and teacher.to(META))
     next(run)  # the first step sets up: labels and a teacher go to the device
-    with Uploads() as uploads:
+    with NoTensorsFromLists(), Uploads() as uploads:
         for step in run:
             assert step.loss.device == META
     return uploads
 
 
+@pytest.mark.parametrize("kind", ["lars", "sgd"])
 @pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: stage.name)
-def test_no_step_waits_for_the_device(stage, monkeypatch):
-    assert on_meta(stage, monkeypatch).waiting == []
+def test_no_step_waits_for_the_device(stage, kind, monkeypatch):
+    assert on_meta(stage, monkeypatch, kind).waiting == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: stage.name)
+def test_no_step_waits_for_a_gpu(stage):
+    device = torch.device("cuda")
+    training, teacher = begin(stage, DATA, device, parent(stage)), parent(stage)
+    run = steps(stage, DATA, training, teacher and teacher.to(device))
+    next(run)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in zip(range(2), run, strict=False):  # the last step of an epoch looks at accuracy, and waits
+            pass
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_waiting_transfer_would_be_noticed(monkeypatch):
     monkeypatch.setattr(stages, "sent", lambda tensor, device: tensor.to(device))
     assert on_meta(PRETRAIN, monkeypatch).waiting
-    monkeypatch.setattr(stages.Training, "update", lambda self, loss: loss.item())  # which raises
-    with pytest.raises(RuntimeError, match="meta"):
-        on_meta(PRETRAIN, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Training, "update", lambda self, loss: loss.item())
+        with pytest.raises(RuntimeError, match="meta"):
+            on_meta(PRETRAIN, monkeypatch)
+    with pytest.raises(AssertionError), NoTensorsFromLists():
+        torch.tensor([1.0], device=META)
 
 
 # Precision
@@ -82,9 +113,13 @@ def test_bfloat16_is_near_to_float32_and_keeps_weights_in_float32(stage):
     low = replace(stage, precision="bfloat16")
     training = begin(low, DATA, CPU, parent(low))
     run = steps(low, DATA, training, parent(low))
+    seen: set[torch.dtype] = set()
+    for module in training.model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
     first = next(run).loss
+    assert seen == {torch.bfloat16}
     assert first.dtype == torch.float32
-    assert first.item() != losses(stage)[0] or stage in (FINETUNE, SUPERVISED, PROBE)  # zero logits are exact
     for step in run:
         assert step.loss.isfinite()
     np.testing.assert_allclose(first.item(), losses(stage)[0], rtol=0.02)
@@ -111,6 +146,9 @@ def test_a_gpu_without_bfloat16_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
     stages.check_precision(PRETRAIN, torch.device("cuda"))
+    low = with_fields(FINETUNE, {"pretrain.precision": "bfloat16"})
+    with pytest.raises(ConfigError, match="Old GPU does not"):
+        stages.check_precision(low, torch.device("cuda"))
     with pytest.raises(ConfigError, match="Old GPU does not compute in bfloat16; set precision to float32"):
         stages.check_precision(replace(PRETRAIN, precision="bfloat16"), torch.device("cuda"))
 
@@ -150,6 +188,7 @@ def test_compiled_networks_train_as_uncompiled_ones(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         compiled = [losses(stage) for stage in (PRETRAIN, SUPERVISED)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     assert stages.why_not_compiled("cpu") == ""
     monkeypatch.setenv("CLRKIT_COMPILE", "0")
     uncompiled = [losses(stage) for stage in (PRETRAIN, SUPERVISED)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import augmentation, loss, memory, peers, startup, timing
+from benchmarks import augmentation, check, cost, loss, memory, page, peers, startup, timing
 from benchmarks.timing import Contestant, Work
 from clrkit.config import Augmentation
 from clrkit.losses import nt_xent
@@ -196,3 +197,80 @@ def test_neither_help_nor_import_clrkit_loads_torch(monkeypatch: pytest.MonkeyPa
     record = startup.measure(rounds=1)
     assert record["loads_torch"] == {name: name == "import torch" for name in startup.COMMANDS}
     assert set(record["ratio_to_torch"]) == set(startup.COMMANDS) - {"import torch"}
+
+
+# The page and the check
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of records in which the plain loss did not fit."""
+    spread = {"median": 2.0, "low": 1.5, "high": 3.0}
+    machine = timing.machine(torch.device("cpu"))
+    batch = {
+        "seconds": {"ours": spread},
+        "ratio_to": {},
+        "extra_mb": {"ours": 3.0, "plain": "failed: too large"},
+    }
+    step = {
+        "preset": "mini",
+        "batch_size": 64,
+        "image_size": 28,
+        "images": "noise",
+        "whole_over_bare": spread,
+    }
+    step |= {"ratio_to": {"lightly": spread}, "images_per_second": {"whole": spread, "lightly": spread}}
+    found = {
+        "loss": {"dim": 8, "batch": {"512": batch}, "machine": machine},
+        "step-mini-cpu": step | {"machine": machine},
+    }
+    for name, record in found.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    for module in (page, check):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_the_page_shows_who_failed_as_failed_and_every_ratio_with_its_extremes(records: Path) -> None:
+    page.main()
+    text = (records / "README.md").read_text()
+    assert "| 512 | ours | 1 | 3.0 |" in text
+    assert "| 512 | plain | – | failed: too large |" in text
+    assert "| mini, batch 64, 28 pixels, images of noise | cpu | 2 (1.5 to 3) | 2 (1.5 to 3) | – |" in text
+    assert (records / "loss.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("reached", "verdict"), [(1.5, "reached"), (1.3, "too low")])
+def test_the_check_fails_where_a_ratio_has_fallen(
+    records: Path,
+    reached: float,
+    verdict: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(check, "CHECKS", {("step-mini-cpu", "whole_over_bare"): lambda: reached})
+    if verdict == "reached":
+        check.main()
+    else:
+        with pytest.raises(SystemExit, match="fallen below"):
+            check.main()
+    assert f"{verdict}: step-mini-cpu whole_over_bare" in capsys.readouterr().out
+
+
+def test_the_check_names_a_record_that_is_missing(records: Path) -> None:
+    (records / "step-mini-cpu.json").unlink()
+    with pytest.raises(SystemExit, match=r"step-mini-cpu.json is missing; `make bench` writes it"):
+        check.main()
+
+
+def test_what_the_published_recipes_compute_is_what_is_known_of_their_networks() -> None:
+    """ResNet-50 takes 4.1 GMAC forward at 224 pixels: for two views, with the gradient, six times, at two each."""
+    row = cost.requirement("imagenet_r50")
+    assert row["parameters"] / 1e6 == pytest.approx(23.5, abs=0.1)
+    assert row["operations_per_image"] == pytest.approx(2 * 3 * 2 * 4.1e9, rel=0.02)
+    assert row["operations"] == pytest.approx(row["operations_per_image"] * 4096 * row["steps"])
+
+
+def test_an_exponent_is_the_slope_of_the_logarithms() -> None:
+    rows = [{"value": x, "time": {"median": 3 * x**2}, "memory": 5 * x} for x in (1.0, 2.0, 8.0)]
+    assert cost.exponents(rows) == {"time": 2.0, "memory": 1.0}
