@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,14 @@ def said(spread: Spread, digits: int = 3) -> str:
 def beside(record: Record, name: str) -> str:
     """A contestant's time over ours; none where it did not finish."""
     return said(record["ratio_to"][name]) if name in record["ratio_to"] else ("1" if name == "ours" else "–")
+
+
+def megabytes(extra: float | str) -> str:
+    """Extra memory, or that there was not enough."""
+    if not isinstance(extra, str):
+        return f"{extra:g}"
+    asked = re.search(r"allocate (\d+) bytes", extra)
+    return f"failed: asked for {int(asked[1]) / 1e9:.0f} GB" if asked else extra
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -134,7 +143,7 @@ def losses(records: Mapping[str, Record]) -> list[str]:
             axes.minorticks_off()
         figure.legend(loc="outside lower center", ncols=3)
     rows = [
-        [size, name, beside(row, name), extra]
+        [size, name, beside(row, name), megabytes(extra)]
         for size, row in batch.items()
         for name, extra in row["extra_mb"].items()
     ]
@@ -154,7 +163,7 @@ def loss_notes(record: Record) -> list[str]:
     for name, what in (("queue", "a queue of"), ("gathered", "gathered, with gradient,")):
         if name in record:
             part = record[name]
-            rows = [[each, beside(part, each), extra] for each, extra in part["extra_mb"].items()]
+            rows = [[each, beside(part, each), megabytes(extra)] for each, extra in part["extra_mb"].items()]
             notes.append(f"With {what} {part['negatives']} further negatives at 2N = {part['anchors']}:")
             notes.append(table(["", "time over ours", "extra memory, MB"], rows))
     if "largest" in record:

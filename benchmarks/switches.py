@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
     options = parser.parse_args()
     os.environ.pop("CLRKIT_COMPILE", None)  # the base is not compiled
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # to compile takes as long as the first time
     config = preset(options.preset).finetune.pretrain
     config = replace(config, batch_size=options.batch_size or config.batch_size)
     device = stages.choose_device(options.device)
