@@ -43,8 +43,9 @@ bench: .venv/installed-bench  ## Speed and memory beside the peers, about 25 min
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.streaming
-	$(BIN)/python -m benchmarks.switches --preset mini --accuracy
+	$(BIN)/python -m benchmarks.switches --preset mini
 	$(BIN)/python -m benchmarks.switches --preset cifar10_official --batch_size 32 --seconds 4
+	$(BIN)/python -m benchmarks.precision --preset mini
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.page

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from benchmarks.timing import RESULTS
 from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, canvas, encode, tint
@@ -16,6 +17,7 @@ from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, 
 Record = Mapping[str, Any]
 Spread = Mapping[str, float]
 COLORS = {"ours": RED, "whole": RED}
+LIMITS, TICKS = ((0.2, 25), (120, 2000)), ((0.25, 1, 4, 16), (200, 500, 1000))  # of the plots of cost
 PEERS = ("lightly", "hand-written")
 OTHERS = (BLUE, GREEN, ORANGE, PINK, SKY, BLACK)
 
@@ -50,9 +52,14 @@ def conditions(record: Record) -> str:
     return f"{place}, {machine['cores']} cores, torch {machine['torch']}, {day}{busy}"
 
 
-def said(spread: Spread, digits: int = 3) -> str:
+def rounded(value: float) -> str:
+    """To three digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def said(spread: Spread) -> str:
     """A median with the extremes of its rounds."""
-    median, low, high = (f"{spread[name]:.{digits}g}" for name in ("median", "low", "high"))
+    median, low, high = (rounded(spread[name]) for name in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
 
 
@@ -83,13 +90,15 @@ def bars(axes: Axes, values: Mapping[str, Spread], label: str) -> None:
         error = [[middle - spread["low"]], [spread["high"] - middle]]
         axes.barh(place, middle, 0.62, xerr=error, color=tint(color), edgecolor=color, ecolor="#222222")
         axes.annotate(
-            f" {middle:.3g}", (spread["high"], place), (3, 0), textcoords="offset points", va="center"
+            f" {rounded(middle)}", (spread["high"], place), (3, 0), textcoords="offset points", va="center"
         )
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
     axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.margins(x=0.18)
 
 
@@ -190,18 +199,24 @@ def switches(records: Mapping[str, Record]) -> list[str]:
             bars(axes[0], record["ratio"], "ratio; above 1 the switch pays")
             axes[0].axvline(1, color=BLACK, lw=0.9, ls=":")
         parts.append(keep(name, figure, f"What each switch is worth, {where}"))
-        if "accuracy" in record:
-            found = record["accuracy"]
-            apart = ", ".join(f"{100 * value:+.1f}" for value in found["bfloat16_minus_float32"])
-            parts.append(
-                f"Accuracy in bfloat16 ({where}): kNN after {found['epochs']} epochs "
-                f"{100 * found['knn']['bfloat16']:.1f}, in float32 {100 * found['knn']['float32']:.1f}; "
-                f"differences by seed {apart} points."
-            )
         took = record["seconds_to_compile"]
         said_of = "not compiled: " if isinstance(took, str) else "seconds to compile it: "
         parts.append(f"The network ({where}), {said_of}{took}.")
     return ["## Ways of computing the same step", *parts] if parts else []
+
+
+def precisions(records: Mapping[str, Record]) -> list[str]:
+    """Whether bfloat16 costs accuracy."""
+    parts = []
+    for name, record in records.items():
+        if name.startswith("precision-"):
+            apart = ", ".join(f"{100 * value:+.1f}" for value in record["bfloat16_minus_float32"])
+            low, full = (100 * record["knn"][precision] for precision in ("bfloat16", "float32"))
+            parts.append(
+                f"Accuracy in bfloat16 ({record['preset']}, {record['machine']['device']}): kNN after "
+                f"{record['epochs']} epochs {low:.1f}, in float32 {full:.1f}; by seed {apart} points."
+            )
+    return parts
 
 
 def cost(records: Mapping[str, Record]) -> list[str]:
@@ -218,7 +233,8 @@ def cost(records: Mapping[str, Record]) -> list[str]:
             for row, (numbers, color) in enumerate(zip(series, (RED, BLUE), strict=True)):
                 panel = axes[row * len(axes_of) + column]
                 panel.plot(values, numbers, color=color, marker="os"[row])
-                panel.set(xscale="log", yscale="log")
+                panel.set(xscale="log", yscale="log", ylim=LIMITS[row])
+                panel.set_yticks(TICKS[row], [f"{tick:,g}" for tick in TICKS[row]])
                 panel.set_xticks(values, [f"{value:g}" for value in values], size=7.5, rotation=45)
                 panel.minorticks_off()
                 slope = record["exponents"][name][("time", "memory")[row]]
@@ -344,7 +360,7 @@ def startups(records: Mapping[str, Record]) -> list[str]:
     return ["## Start-up", conditions(record), table(["process", "seconds", "loads torch"], rows)]
 
 
-SECTIONS = (steps, losses, augmentations, streams, switches, cost, startups)
+SECTIONS = (steps, losses, augmentations, streams, switches, precisions, cost, startups)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each way of computing the same step is worth, one at a time, and whether it costs accuracy.
+"""What each way of computing the same step is worth, one at a time.
 
     python -m benchmarks.switches --preset mini --json
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from statistics import mean
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ from clrkit.presets import preset
 from clrkit.stages import Training
 
 Change = Callable[[Training, Tensor], Tensor]
-SEEDS, EPOCHS = (0, 1, 2), 20  # of the runs that compare accuracy
 BY_LARS = Optimizer(optimizer="lars", learning_rate=0.3, weight_decay=1e-4)
 BY_ADAMW = Optimizer(optimizer="adamw", learning_rate=4e-3, weight_decay=1e-4)
 
@@ -41,18 +40,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, help="images; the preset's unless given")
     parser.add_argument("--seconds", type=float, default=1.2, help="length of a contestant's turn")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--accuracy", action="store_true", help="short runs in both precisions, three seeds")
     parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
     options = parser.parse_args()
     os.environ.pop("CLRKIT_COMPILE", None)  # the base is not compiled
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # to compile takes as long as the first time
     config = preset(options.preset).finetune.pretrain
     config = replace(config, batch_size=options.batch_size or config.batch_size)
     device = stages.choose_device(options.device)
     result: dict[str, Any] = {"preset": options.preset, "batch_size": config.batch_size}
-    result |= measure(replace(config, epochs=FOREVER), device, options.seconds)
-    if options.accuracy:
-        result["accuracy"] = accuracy(config, device)
+    with tempfile.TemporaryDirectory(prefix="clrkit-") as kernels:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels  # to compile takes as long as the first time
+        result |= measure(replace(config, epochs=FOREVER), device, options.seconds)
     result["machine"] = machine(device)
     report(f"switches-{options.preset}-{device.type}", result, options.json)
 
@@ -168,23 +165,6 @@ def compiled_variant(config: Pretrain, data: DataSet, device: torch.device) -> C
         yield steps[0]
 
     return session
-
-
-def accuracy(config: Pretrain, device: torch.device) -> dict[str, Any]:
-    """KNN accuracy within the training images after short runs, by precision, and their difference."""
-    data = images_of(config.data)
-    reached: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-    for seed in SEEDS:
-        for precision, values in reached.items():
-            short = {"precision": precision, "seed": seed, "epochs": EPOCHS, "monitor_epochs": EPOCHS}
-            run = replace(config, **short)  # type: ignore[arg-type]
-            for step in stages.pretrain(run, data, stages.begin(run, data, device)):
-                if step.metrics:
-                    values.append(step.metrics["knn"])
-    pairs = zip(reached["bfloat16"], reached["float32"], strict=True)
-    differences = [round(low - full, 4) for low, full in pairs]
-    kept = {name: round(mean(values), 4) for name, values in reached.items()}
-    return {"epochs": EPOCHS, "seeds": SEEDS, "knn": kept, "bfloat16_minus_float32": differences}
 
 
 if __name__ == "__main__":
