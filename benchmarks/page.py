@@ -136,7 +136,7 @@ def losses(records: Mapping[str, Record]) -> list[str]:
     batch, names = record["batch"], list(next(iter(record["batch"].values()))["extra_mb"])
     title = f"NT-Xent, forward and backward, d = {record['dim']}"
     with canvas(title, conditions(record), columns=2, width=8.4) as (figure, (left, right)):
-        for look, name in zip(ORDERED, names, strict=True):
+        for look, name in zip(ORDERED[: len(names)], names, strict=True):
             seconds = {
                 int(size): row["seconds"][name]["median"]
                 for size, row in batch.items()
