@@ -1,6 +1,6 @@
 """What notebooks show while they work, without a browser: plan, course of a run, ablation panel."""
 
-from __future__ import annotations
+from __future__ import re
 
 import signal
 import threading
@@ -84,16 +84,17 @@ def test_a_plan_says_what_is_there_and_what_will_be_trained(
         next(work)
     work.close()
     plan([SHORT, other], store)
+    # (How long depends on the reference's times.)
     states = [
-        line.split("seed 0  ")[-1].split("together")[-1].strip()
+        re.sub(r"about \d+ s", "about N s", line.split("seed 0  ")[-1].split("together")[-1].strip())
         for line in capsys.readouterr().out.splitlines()
     ]
     assert states == [
         "will train, time not known yet",
         "time not known yet",
         "cached",
-        "partial 10%, will go on, about 1 s",
-        "about 1 s",
+        "partial 10%, will go on, about N s",
+        "about N s",
     ]
 
 
