@@ -1,7 +1,8 @@
 """What notebooks show while they work, without a browser: plan, course of a run, ablation panel."""
 
-from __future__ import re
+from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
