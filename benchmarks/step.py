@@ -9,7 +9,7 @@ images never wait. `ratio_to` is our images a second over each peer's.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,19 +35,28 @@ STAND_INS = 5000  # images of noise where a preset's own are not embedded: their
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = step_parser(__doc__)
+    parser.add_argument("--no-peers", action="store_true", help="the bare and the whole step alone")
+    options = parser.parse_args()
+    config, device = step_config(options), stages.choose_device(options.device)
+    result = measure(options.preset, config, device, options.seconds, not options.no_peers)
+    report(f"step-{options.preset}-{device.type}", result, options.json)
+
+
+def step_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of the benchmarks that time a preset's step."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--batch_size", type=int, help="images; the preset's unless given")
     parser.add_argument("--seconds", type=float, default=1.2, help="length of a contestant's turn")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--no-peers", action="store_true", help="the bare and the whole step alone")
     parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
-    options = parser.parse_args()
+    return parser
+
+
+def step_config(options: argparse.Namespace) -> Pretrain:
     config = preset(options.preset).finetune.pretrain
-    config = replace(config, batch_size=options.batch_size or config.batch_size)
-    device = stages.choose_device(options.device)
-    result = measure(options.preset, config, device, options.seconds, not options.no_peers)
-    report(f"step-{options.preset}-{device.type}", result, options.json)
+    return replace(config, batch_size=options.batch_size or config.batch_size)
 
 
 def measure(
@@ -101,8 +110,8 @@ def bare(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
 
     @contextmanager
     def session() -> Iterator[Work]:
-        training = stages.begin(config, data, device)
-        yield bare_step(training, views_of(config, data, device))
+        step, views = update(stages.begin(config, data, device)), views_of(config, data, device)
+        yield lambda: step(views)
 
     return session
 
@@ -114,15 +123,15 @@ def views_of(config: Pretrain, data: DataSet, device: torch.device) -> Tensor:
     return stages.channels_last(random_view(pixels.repeat(2, 1, 1, 1), config.augmentation, size, rng))
 
 
-def bare_step(training: Training, views: Tensor, loss: peers.Loss | None = None) -> Work:
-    """One update on views that are there, as `clrkit.stages.pretrain` makes it; perhaps with another loss."""
+def update(training: Training, loss: peers.Loss | None = None) -> Callable[[Tensor], None]:
+    """What makes an update of both views of a batch, as `clrkit.stages.pretrain`; perhaps by another loss."""
     config, model = training.config, training.model
     assert isinstance(config, Pretrain)
     assert isinstance(model, Model)
     project, summed = stages.compiled(model.project, training.device), config.summed_views
     compare = loss or (lambda z1, z2: nt_xent(z1, z2, config.temperature, summed_views=summed))
 
-    def step() -> None:
+    def step(views: Tensor) -> None:
         with training.autocast():
             z1, z2 = project(views).chunk(2)
         training.update(compare(in_float(z1), in_float(z2)))
@@ -145,12 +154,12 @@ def peer(name: str, config: Pretrain, data: DataSet, device: torch.device) -> Co
 
     @contextmanager
     def session() -> Iterator[Work]:
-        training = stages.begin(config, data, device)
+        update_by = update(stages.begin(config, data, device), compare)
         batches = endless(peers.loader(pixels, views, config.batch_size, device.type == "cuda"))
 
         def step() -> None:
             both = torch.cat(next(batches)).to(device, non_blocking=True)
-            bare_step(training, stages.channels_last(both), compare)()
+            update_by(stages.channels_last(both))
 
         yield step
         batches.close()

@@ -8,7 +8,6 @@ step as `clrkit.stages` makes it (channels-last memory, foreach LARS or fused Ad
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -20,13 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.step import FOREVER, bare_step, images_of, views_of
+from benchmarks.step import FOREVER, images_of, step_config, step_parser, update, views_of
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
 from clrkit import stages
 from clrkit.config import Optimizer, Pretrain
 from clrkit.data import DataSet
 from clrkit.optim import LARS
-from clrkit.presets import preset
 from clrkit.stages import Training
 
 Change = Callable[[Training, Tensor], Tensor]
@@ -35,17 +33,9 @@ BY_ADAMW = Optimizer(optimizer="adamw", learning_rate=4e-3, weight_decay=1e-4)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", default="mini")
-    parser.add_argument("--batch_size", type=int, help="images; the preset's unless given")
-    parser.add_argument("--seconds", type=float, default=1.2, help="length of a contestant's turn")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
-    options = parser.parse_args()
+    options = step_parser(__doc__).parse_args()
     os.environ.pop("CLRKIT_COMPILE", None)  # the base is not compiled
-    config = preset(options.preset).finetune.pretrain
-    config = replace(config, batch_size=options.batch_size or config.batch_size)
-    device = stages.choose_device(options.device)
+    config, device = step_config(options), stages.choose_device(options.device)
     result: dict[str, Any] = {"preset": options.preset, "batch_size": config.batch_size}
     with tempfile.TemporaryDirectory(prefix="clrkit-") as kernels:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels  # to compile takes as long as the first time
@@ -144,7 +134,8 @@ def variant(config: Pretrain, data: DataSet, device: torch.device, change: Chang
         training = stages.begin(config, data, device)
         views = change(training, views_of(config, data, device))
         try:
-            yield bare_step(training, views)
+            step = update(training)
+            yield lambda: step(views)
         finally:
             torch.backends.cudnn.benchmark = False
 
@@ -159,8 +150,8 @@ def compiled_variant(config: Pretrain, data: DataSet, device: torch.device) -> C
     def session() -> Iterator[Work]:
         if not steps:
             os.environ["CLRKIT_COMPILE"] = "1"
-            training = stages.begin(config, data, device)
-            steps.append(bare_step(training, views_of(config, data, device)))
+            step, views = update(stages.begin(config, data, device)), views_of(config, data, device)
+            steps.append(lambda: step(views))
             del os.environ["CLRKIT_COMPILE"]
         yield steps[0]
 

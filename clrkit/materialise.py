@@ -236,7 +236,7 @@ class Work:
             "peak_memory_mb": self.log.peak_memory_mb,
             "device": device,
             "threads": torch.get_num_threads(),
-            **({"compiled": True} if stages.compiling() else {}),
+            **({"compiled": True} if stages.compiling(self.device) else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
         }

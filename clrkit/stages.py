@@ -142,19 +142,19 @@ def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Call
     it. Where this machine cannot compile (no C++ compiler, say), a warning says so and the run goes on
     uncompiled. A memory's network, and measuring, are never compiled.
     """
-    if not compiling():
-        return function
-    reason = why_not_compiled(device.type)
-    if reason:
-        warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=2)
+    if not compiling(device):
         return function
     torch.compiler.reset()  # networks of earlier runs count towards a limit, beyond which nothing compiles
     return cast(Callable[[Tensor], Tensor], torch.compile(function))
 
 
-def compiling() -> bool:
-    """Whether compiled networks are asked for."""
-    return os.environ.get("CLRKIT_COMPILE", "0") == "1"
+def compiling(device: torch.device) -> bool:
+    """Whether compiled networks are asked for and the device has them; a warning where it has not."""
+    if os.environ.get("CLRKIT_COMPILE", "0") != "1":
+        return False
+    if reason := why_not_compiled(device.type):
+        warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=3)
+    return not reason
 
 
 @cache
