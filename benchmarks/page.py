@@ -18,6 +18,7 @@ Record = Mapping[str, Any]
 Spread = Mapping[str, float]
 COLORS = {"ours": RED, "whole": RED}
 LIMITS, TICKS = ((0.2, 25), (120, 2000)), ((0.25, 1, 4, 16), (200, 500, 1000))  # of the plots of cost
+PAPER = {"fc": "white", "ec": "none", "pad": 0.6}  # behind numbers
 PEERS = ("lightly", "hand-written")
 OTHERS = (BLUE, GREEN, ORANGE, PINK, SKY, BLACK)
 
@@ -90,7 +91,12 @@ def bars(axes: Axes, values: Mapping[str, Spread], label: str) -> None:
         error = [[middle - spread["low"]], [spread["high"] - middle]]
         axes.barh(place, middle, 0.62, xerr=error, color=tint(color), edgecolor=color, ecolor="#222222")
         axes.annotate(
-            f" {rounded(middle)}", (spread["high"], place), (3, 0), textcoords="offset points", va="center"
+            f" {rounded(middle)}",
+            (spread["high"], place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            bbox=PAPER,
         )
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.45, -0.55)

@@ -27,8 +27,8 @@ class BlockwiseNTXent(torch.autograd.Function):
     """Mean over all anchors of log-sum-exp over the candidates less the positive; `clrkit.losses.nt_xent`.
 
     Inputs are normalised rows: `z` (2N, dim; both views, one after the other), `keys` (2N, dim; the positive
-    of each anchor by a memory's network, or None for the other view in `z`) and `negatives` (further, dim; may
-    be empty). `z` gets a gradient, and so do `negatives` that want one: projections gathered from other
+    of each anchor by a memory's network, or None for the other view in `z`) and `negatives` (further, dim;
+    may be empty). `z` gets a gradient, and so do `negatives` that want one: projections gathered from other
     processes do, a queue's do not.
     """
 
