@@ -119,7 +119,11 @@ def steps(records: Mapping[str, Record]) -> list[str]:
         shown = {each: rates[each] for each in rates if each != "bare"}
         where = f"{record['preset']}, batch {record['batch_size']}, {record['image_size']} pixels"
         where += ", images of noise" if record["images"] == "noise" else ""
-        with canvas(f"Images a second of a whole step: {where}", conditions(record), height=2.6) as (
+        with canvas(
+            f"Images a second of a whole step: {record['preset']}",
+            f"{where}; {conditions(record)}",
+            height=2.6,
+        ) as (
             figure,
             axes,
         ):
