@@ -121,14 +121,16 @@ def steps(records: Mapping[str, Record]) -> list[str]:
         where += ", images of noise" if record["images"] == "noise" else ""
         with canvas(
             f"Images a second of a whole step: {record['preset']}",
-            f"{where}; {conditions(record)}",
+            conditions(record),
             height=2.6,
         ) as (
             figure,
             axes,
         ):
             bars(
-                axes[0], {{"whole": "ours"}.get(each, each): rate for each, rate in shown.items()}, "images/s"
+                axes[0],
+                {{"whole": "ours"}.get(each, each): rate for each, rate in shown.items()},
+                f"images/s ({where})",
             )
         parts.append(keep(name, figure, f"Images a second by contestant, {where}"))
         ratios = [beside(record, peer) for peer in PEERS]
