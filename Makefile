@@ -4,7 +4,7 @@ PRESET ?= mini
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test exactness bench bench-check lab reference clean
+.PHONY: help reproduce test exactness faults bench bench-check lab reference clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -26,12 +26,15 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not notebooks and not ui and not slow" --numprocesses auto --dist loadfile \
-		--check-exactness
-	$(BIN)/python -m pytest -m "notebooks or ui or slow"
+		--check-exactness --check-faults
+	$(BIN)/python -m pytest -m "notebooks or ui or slow" --check-faults
 
 exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
 	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
 	$(BIN)/python -m pytest $$(grep -lE 'def test.*\bexact\b' tests/test_*.py) --exactness docs/exactness.md
+
+faults: .venv/installed-test  ## Write docs/faults.md anew: what goes wrong in the tests, and what it costs.
+	$(BIN)/python -m pytest $$(grep -lE '\bfault\(' tests/test_*.py) --faults docs/faults.md
 
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 import torch
-from exactness import TABLE, WHOLE_SET, Deviation, disagreement, markdown
+from exactness import WHOLE_SET, Deviation, ExactnessTable
+from faults import Fault, FaultTable, function_of
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from session_table import SessionTable
 
 import clrkit.config  # noqa: F401  (checks its types itself, so it comes before the hook)
 
@@ -30,6 +33,10 @@ Golden = Callable[[str], dict[str, Any]]
 
 class Exact(Protocol):
     def __call__(self, part: str, ours: Any, official: Any, bound: float, remark: str = "") -> None: ...
+
+
+class Record(Protocol):
+    def __call__(self, name: str, injected: str, lost: str, times: int = 1) -> None: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,51 +86,45 @@ def exact(request: pytest.FixtureRequest) -> Exact:
     def compare(part: str, ours: Any, official: Any, bound: float, remark: str = "") -> None:
         remark = f"{WHOLE_SET} {remark}".strip() if needs_all else remark
         deviation = Deviation.between(part, ours, official, bound, remark)
-        request.node.user_properties.append(("exact", deviation.record()))
+        request.node.user_properties.append(("exactness", asdict(deviation)))
         deviation.check()
 
     return compare
 
 
-# The table of deviations
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Record:
+    """Records a fault that the test injected, for docs/faults.md; called last, after all is asserted.
+
+    `fault(name, injected, lost, times=1)`: `name` is a heading of docs/faults.md and what goes wrong
+    ("store: a full disk while a state is written"), `injected` how ("a tmpfs of 1 MB"), `lost` what the test
+    asserts was lost ("nothing"), `times` how many injections it made. A parametrised test is slow as a whole or not at
+    all, so that every session knows all it records.
+    """
+
+    def record(name: str, injected: str, lost: str, times: int = 1) -> None:
+        noted = Fault(name, injected, lost, function_of(request.node.nodeid), times)
+        request.node.user_properties.append(("faults", asdict(noted)))
+
+    return record
+
+
+# The tables made of what tests noted
+
+TABLES: tuple[type[SessionTable], ...] = (ExactnessTable, FaultTable)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("clrkit")
-    group.addoption("--exactness", metavar="PATH", help="write the deviations from the official code to PATH")
-    group.addoption(
-        "--check-exactness", action="store_true", help="fail unless docs/exactness.md lists what was compared"
-    )
+    for table in TABLES:
+        file = f"docs/{table.name}.md"
+        group.addoption(f"--{table.name}", metavar="PATH", help=f"write {file} anew, to PATH")
+        check = f"fail unless {file} lists what the tests noted"
+        group.addoption(f"--check-{table.name}", action="store_true", help=check)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Workers send their reports to the process that started them, which alone makes the table.
+    # Workers send their reports to the process that started them, which alone makes the tables.
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(ExactnessTable(config))
-
-
-class ExactnessTable:
-    """Gathers what the tests of a session compared; after a session without failure, writes or checks it."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.path, self.check = config.getoption("exactness"), config.getoption("check_exactness")
-        self.deviations: list[Deviation] = []
-        self.difference = ""
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            noted = [value for name, value in report.user_properties if name == "exact"]
-            self.deviations += [Deviation(**value) for value in noted]
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus == pytest.ExitCode.OK and self.path:
-            Path(self.path).write_text(markdown(self.deviations))
-        if exitstatus == pytest.ExitCode.OK and self.check:
-            self.difference = disagreement(self.deviations, TABLE.read_text() if TABLE.exists() else "")
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED if self.difference else exitstatus
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.difference:
-            terminalreporter.section("docs/exactness.md is out of date: run `make exactness`", red=True)
-            terminalreporter.write_line(self.difference)
+        for table in TABLES:
+            config.pluginmanager.register(table(config))

@@ -7,11 +7,12 @@ one part and precision make one row of docs/exactness.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import pytest
+from session_table import DOCS, SessionTable
 from torch import Tensor
 
 HEADINGS = (
@@ -27,7 +28,7 @@ HEADINGS = (
     "training step",
     "checkpoints",
 )
-TABLE = Path(__file__).parents[1] / "docs" / "exactness.md"
+TABLE = DOCS / "exactness.md"
 COLUMNS = "| compared | precision | tensors | largest deviation | bound | remark |"
 
 PREFACE = """\
@@ -86,10 +87,6 @@ class Deviation:
     def check(self) -> None:
         message = f"{self.part} ({self.precision}) deviates by {self.largest:.3g}, bound {self.bound:g}"
         assert self.largest <= self.bound, message
-
-    def record(self) -> dict[str, Any]:
-        """Plain values, which a test process can send to the one that started it."""
-        return asdict(self)
 
     def row(self) -> str:
         what = self.part.partition(": ")[2]
@@ -165,3 +162,22 @@ def disagreement(deviations: Iterable[Deviation], table: str) -> str:
     stale = {row for row in committed - made if not row[-1].startswith(WHOLE_SET)}
     lines = [f"  compared, not in the table: {' | '.join(row)}" for row in sorted(unlisted)]
     return "\n".join(lines + [f"  in the table, not compared: {' | '.join(row)}" for row in sorted(stale)])
+
+
+class ExactnessTable(SessionTable):
+    """docs/exactness.md."""
+
+    name = "exactness"
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
+        self.deviations: list[Deviation] = []
+
+    def note(self, value: dict[str, Any]) -> None:
+        self.deviations.append(Deviation(**value))
+
+    def markdown(self) -> str:
+        return markdown(self.deviations)
+
+    def disagreement(self, committed: str) -> str:
+        return disagreement(self.deviations, committed)
