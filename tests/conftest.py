@@ -98,8 +98,8 @@ def fault(request: pytest.FixtureRequest) -> Record:
 
     `fault(name, injected, lost, times=1)`: `name` is a heading of docs/faults.md and what goes wrong
     ("store: a full disk while a state is written"), `injected` how ("a tmpfs of 1 MB"), `lost` what the test
-    asserts was lost ("nothing"), `times` how many injections it made. A parametrised test is slow as a whole or not at
-    all, so that every session knows all it records.
+    asserts was lost ("nothing"), `times` how many injections it made. A parametrised test that records is
+    slow as a whole or not at all, so that a session that runs it knows all its rows.
     """
 
     def record(name: str, injected: str, lost: str, times: int = 1) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from faults import HEADINGS, TABLE, Fault, FaultTable, disagreement, gathered, listed, markdown, function_of
+from faults import HEADINGS, TABLE, Fault, FaultTable, disagreement, function_of, gathered, listed, markdown
 
 FULL = Fault("store: a full disk", "a tmpfs of 1 MB", "nothing", "test_runs.py::test_full", 2)
 KILL = Fault("training: a kill", "SIGKILL", "the steps since the last state", "test_resume.py::test_kill")
