@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from clrkit.config import Stage
-from clrkit.runs import Progress, Run, Store, seconds_expected
+from clrkit.durations import seconds_expected, seconds_per_epoch
+from clrkit.runs import Progress, Store
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 
@@ -77,6 +78,9 @@ class ProgressLine:
         """Show where a single run stands."""
         share = progress.step / progress.total
         metrics = "".join(f", {name} {value:.3f}" for name, value in progress.metrics.items())
+        if progress.elsewhere:
+            self.show(f"{describe(progress.config)}: {share:.0%}, made by another process")
+            return
         self.show(
             f"{describe(progress.config)}: {share:.0%}, loss {progress.loss:.3f}{metrics}, "
             f"{progress.rate:,.0f} images/s, {duration(progress.seconds_left)} left",
@@ -87,7 +91,7 @@ class SweepLine:
     """The line for many runs: how many are done, the rate, and the time left by what such runs took."""
 
     def __init__(self, todo: Sequence[Stage], store: Store, workers: int) -> None:
-        known: list[Run] = [*store.all(), *store.reference.all()]
+        known = seconds_per_epoch(store)
         self.expected = {stage: seconds_expected(stage, known) for stage in todo}
         self.line, self.workers, self.total = ProgressLine(), workers, len(todo)
         self.begun, self.working, self.done = monotonic(), dict[Stage, Progress](), set[Stage]()
@@ -133,7 +137,7 @@ def plan_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 def plan_summary(rows: Sequence[dict[str, Any]]) -> str:
     """The states of some planned runs in words, with the processor time the missing ones need."""
     states = [row["state"] for row in rows]
-    names = {"cached": "cached", "partial": "partial", "missing": "to train"}
+    names = {"cached": "cached", "damaged": "damaged", "partial": "partial", "missing": "to train"}
     words = ", ".join(f"{states.count(state)} {names[state]}" for state in names if state in states)
     seconds = [row["seconds"] for row in rows if row["state"] != "cached"]
     if not seconds:

@@ -25,11 +25,13 @@ from clrkit.model import Model
 from clrkit.provenance import provenance
 from clrkit.runs import (
     NOTE_SECONDS,
+    Busy,
     Progress,
     Run,
     RunError,
     Store,
     conclude,
+    progress_noted,
     working_folder,
     write_json,
     write_whole,
@@ -102,17 +104,20 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
     stages.check_precision(config, stages.choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
-    with working_folder(path) as partial:
-        # Another process may have made it while we waited for the folder.
-        if not (path / "record.json").exists():
-            work = Work(config, partial, stages.choose_device(device), parent)
-            yield from work.train()
-            work.record(path.name.rpartition("-")[2], parent)
-            conclude(partial, path)
-        else:
-            partial.rmdir()
-    run = store.find(config)
-    assert run is not None
+    while not (run := store.find(config)):
+        try:
+            with working_folder(path) as partial:
+                # Another process may have made it since we looked.
+                if not store.find(config):
+                    work = Work(config, partial, stages.choose_device(device), parent)
+                    yield from work.train()
+                    work.record(path.name.rpartition("-")[2], parent)
+                    conclude(partial, path)
+                else:
+                    partial.rmdir()
+        except Busy:
+            step, total = progress_noted(path) or (0, 1)
+            yield Progress(config, step, total, math.nan, 0.0, math.nan, {}, elsewhere=True)
     return run
 
 

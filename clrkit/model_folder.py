@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrkit import config as configs
+from clrkit.checksums import check_file, read_sums
 from clrkit.config import ConfigError
 from clrkit.images import reason
 from clrkit.model import Model, ModelConfig
@@ -102,6 +103,8 @@ def read_model(folder: Path) -> Model:
     settings, weights = read_settings(folder), folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; the committed reference holds records only.")
+    if sums := read_sums(folder):  # of a run; what is hashed stays in memory and is mapped from there
+        check_file(weights, sums)
     try:
         with torch.device("meta"):  # weights that are replaced at once need not be drawn
             model = Model(settings)

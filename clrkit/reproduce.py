@@ -13,9 +13,10 @@ from clrkit.config import ConfigError, Stage, to_dict
 from clrkit.console import ProgressLine, SweepLine
 from clrkit.data import fingerprint
 from clrkit.grid import Preset
+from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.headless import RESULTS_VARIABLE, NotebookError, execute, notebooks
 from clrkit.provenance import available_cores
-from clrkit.runs import Run, Store, seconds_expected
+from clrkit.runs import Run, Store
 from clrkit.sweep import missing, run_all
 
 
@@ -78,10 +79,11 @@ def complete(stages: Sequence[Stage]) -> list[Stage]:
 
 def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     """What making these runs would take: per run its stage, key, state, share done and expected seconds."""
-    known = [*store.all(), *store.reference.all()]
+    wanted = complete(stages)
+    states = [store.state(stage) for stage in wanted]
+    known = {} if all(state == "cached" for state, _ in states) else seconds_per_epoch(store)
     rows = []
-    for stage in complete(stages):
-        state, share = store.state(stage)
+    for stage, (state, share) in zip(wanted, states, strict=True):
         seconds = seconds_expected(stage, known) if state != "cached" else 0.0
         rows.append(
             {

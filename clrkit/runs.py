@@ -1,8 +1,8 @@
 """The store: content-addressed runs, made once, whole or not at all.
 
-A run is a folder `<stage>-<key>` with record.json, history.json and weights.safetensors. It is worked on
-in `<stage>-<key>.partial` under a lock; a rename makes it a result, and existing means done. Reading the
-store does not load torch.
+A run is a folder `<stage>-<key>` with record.json, history.json, weights.safetensors and their checksums. It
+is worked on in `<stage>-<key>.partial` under a lock; a rename makes it a result, and existing means done.
+What is read is checked. Reading the store does not load torch.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from clrkit import config as configs
+from clrkit.checksums import SUMS, Damaged, listing, read_checked, read_sums
 from clrkit.config import ConfigError, Stage
 from clrkit.data import fingerprint
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 NOTE_SECONDS = 1.0  # between notes of progress for other processes
+RECORD, HISTORY, WEIGHTS = "record.json", "history.json", "weights.safetensors"
 
 # Listing a large folder for every run of a sweep would cost more than the rest of a plan.
 fingerprint_once = lru_cache(maxsize=None)(fingerprint)
@@ -37,6 +38,10 @@ fingerprint_once = lru_cache(maxsize=None)(fingerprint)
 
 class RunError(ConfigError):
     """A run that cannot be made or read; the message says why in one sentence."""
+
+
+class Busy(RunError):  # noqa: N818  (says what it is)
+    """Another process has the partial folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Progress:
         rate: images a second since the run began or went on.
         seconds_left: at that rate.
         metrics: last monitored, by name.
+        elsewhere: whether it is another process that makes the run; loss and rate are not known then.
     """
 
     config: Stage
@@ -60,6 +66,7 @@ class Progress:
     rate: float
     seconds_left: float
     metrics: dict[str, float]
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,17 @@ class Run:
 
     @property
     def history(self) -> dict[str, Any]:
-        """Logged `step`, `loss`, `learning_rate` as lists, and [step, value] lists of what was monitored."""
-        return dict(read_json(self.folder / "history.json"))
+        """Logged `step`, `loss`, `learning_rate` as lists, and [step, value] lists of what was monitored.
+
+        Raises Damaged where the file is not what was written.
+        """
+        return dict(json.loads(read_checked(self.folder / HISTORY, read_sums(self.folder) or {})))
 
     def model(self) -> Model:
-        """The trained model, on the CPU. Raises ModelError where its weights are not kept (the reference)."""
+        """The trained model, on the CPU.
+
+        Raises ModelError where its weights are not kept (the reference), Damaged where they were changed.
+        """
         from clrkit.model_folder import read_model
 
         return read_model(self.folder)
@@ -123,7 +136,7 @@ class Store:
         return self.runs / f"{config.name}-{key}"
 
     def find(self, config: Stage) -> Run | None:
-        """The finished run of a config, or None."""
+        """The finished run of a config, or None. Raises Damaged where it is not what was written."""
         return read_run(self.path(config))
 
     def find_all(self, stages: Iterable[Stage]) -> list[Run]:
@@ -131,17 +144,24 @@ class Store:
         return [run for run in map(self.find, stages) if run]
 
     def all(self) -> list[Run]:
-        """Every finished run, by folder name."""
-        folders = sorted(folder for folder in self.runs.glob("*-*") if not folder.suffix)
-        return [run for run in map(read_run, folders) if run]
+        """Every finished run, by folder name. Raises Damaged where one is not what was written."""
+        return [run for run in map(read_run, self.folders()) if run]
+
+    def folders(self) -> list[Path]:
+        """Folders of finished runs; those of partial and damaged ones have an ending."""
+        there = self.runs.iterdir() if self.runs.is_dir() else ()
+        return sorted(folder for folder in there if "-" in folder.name and not folder.suffix)
 
     def state(self, config: Stage) -> tuple[str, float]:
-        """What is there of a run: ("cached", 1), ("partial", share done) or ("missing", 0)."""
+        """What is there of a run, "cached", "damaged", "partial" or "missing", and the share that is done."""
         path = self.path(config)
-        if (path / "record.json").exists():
-            return "cached", 1.0
-        note = read_json(partial_of(path) / "progress.json")
-        return ("partial", note["step"] / note["total"]) if note else ("missing", 0.0)
+        try:
+            if read_run(path):
+                return "cached", 1.0
+        except Damaged:
+            return "damaged", 0.0
+        note = progress_noted(path)
+        return ("partial", note[0] / note[1]) if note else ("missing", 0.0)
 
 
 def with_list_contents(config: Stage) -> Stage:
@@ -160,6 +180,12 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def progress_noted(path: Path) -> tuple[int, int] | None:
+    """Steps done and in all of a run that is being made, as last noted; None where nothing is."""
+    note = read_json(partial_of(path) / "progress.json")
+    return (note["step"], note["total"]) if note else None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is none."""
     try:
@@ -167,15 +193,23 @@ def read_json(path: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError):
-        raise RunError(f"{path} cannot be read; delete its folder and the run is made again.") from None
+        raise RunError(f"{path} cannot be read; delete it.") from None
 
 
 def read_run(folder: Path) -> Run | None:
-    record = read_json(folder / "record.json")
-    if record is None:
+    """The finished run in a folder, or None. Raises Damaged where it is not what was written."""
+    sums, path = read_sums(folder), folder / RECORD
+    if sums is None:
+        if path.exists():
+            raise Damaged(folder / SUMS, "is missing")
         return None
+    content = read_checked(path, sums)
+    try:
+        record = json.loads(content)
+    except ValueError:
+        record = None
     if not isinstance(record, dict) or not {"stage", "key", "config", "metrics"} <= record.keys():
-        raise RunError(f"{folder / 'record.json'} is no record; delete its folder and the run is made again.")
+        raise Damaged(path, "is no record of a run")
     return Run(folder, record)
 
 
@@ -194,58 +228,73 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def working_folder(path: Path) -> Iterator[Path]:
-    """The partial folder of a run, ours alone until the end; waits while another process has it.
+def locked(lock: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file; a dead process holds none.
+
+    Only who holds the lock deletes its file, and does so while holding it. A process that waited for a file
+    which is deleted by then does not hold the lock (filelock looks, since 3.21) and begins anew, so at most
+    one process holds the file that has the name.
 
     Raises:
+        Timeout: where another process holds it for longer than `timeout` seconds.
+    """
+    with FileLock(lock, timeout=timeout):
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # on Windows, where filelock deletes the file
+                lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def working_folder(path: Path) -> Iterator[Path]:
+    """The partial folder of a run, ours alone until the end.
+
+    Raises:
+        Busy: while another process has it.
         RunError: if the results folder cannot be written, naming it; what is there already stays.
     """
     partial = partial_of(path)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock")
-        with FileLock(lock):
+        with locked(lock_of(partial), NOTE_SECONDS):
             partial.mkdir(exist_ok=True)
             yield partial
-        lock.unlink(missing_ok=True)  # only once the run is there, so nobody who still waits will make it
+    except Timeout:
+        raise Busy(f"Another process is making {path}.") from None
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
 
 
+def lock_of(partial: Path) -> Path:
+    return partial.with_suffix(".lock")
+
+
 def unused(partial: Path) -> bool:
     """Whether no process works in a partial folder now; its lock is taken away with it."""
-    lock = partial.with_suffix(".lock")
     try:
-        with FileLock(lock, timeout=0):
-            lock.unlink(missing_ok=True)
+        with locked(lock_of(partial), timeout=0):
             return True
     except Timeout:
         return False
 
 
 def conclude(partial: Path, path: Path) -> None:
-    """Make a result of a partial folder that holds a record."""
-    for leftover in ("state.pt", "progress.json"):
-        (partial / leftover).unlink(missing_ok=True)
+    """Make a result of a partial folder that holds a record; its states go last, once nobody needs them."""
+    write_run_sums(partial)
     if path.exists():  # only a folder without a record can be in the way
         shutil.rmtree(path)
     partial.rename(path)
+    for file in path.iterdir():
+        if file.name not in (RECORD, HISTORY, WEIGHTS, SUMS):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
-def seconds_expected(config: Stage, known: Iterable[Run]) -> float | None:
-    """Time a run may take, from known runs of the same stage, network and fraction; None without any."""
-    alike = [run.record for run in known if run.record["stage"] == config.name]
-    times = [
-        record["provenance"]["seconds"] / record["config"]["epochs"] * config.epochs
-        for record in alike
-        if network_of(record["config"]) == network_of(configs.to_dict(config))
-        and record["config"].get("fraction") == getattr(config, "fraction", None)
-    ]
-    return median(times) if times else None
+def write_run_sums(folder: Path) -> None:
+    """Write the checksums of a run's files; whatever it should be is then as it lies there."""
+    write_sums(folder, [name for name in (RECORD, HISTORY, WEIGHTS) if (folder / name).exists()])
 
 
-def network_of(values: dict[str, Any]) -> Any:
-    """Network of a config given as a dict: its own, else that of what it builds on."""
-    while "network" not in values:
-        values = values.get("pretrain") or values["teacher"]
-    return values["network"]
+def write_sums(folder: Path, names: Iterable[str]) -> None:
+    """Write the folder's SHA256SUMS over these of its files."""
+    write_whole(folder / SUMS, listing(folder, names))

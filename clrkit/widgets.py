@@ -65,6 +65,8 @@ def plan(configs: Sequence[Stage], store: Store) -> None:
 def state_of(row: Mapping[str, Any]) -> str:
     if row["state"] == "cached":
         return "cached"
+    if row["state"] == "damaged":
+        return "damaged, see: python -m clrkit check"
     begun = f"partial {row['share']:.0%}, will go on" if row["state"] == "partial" else "will train"
     return f"{begun}, {expected([row['seconds']])}"
 

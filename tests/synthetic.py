@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import pandas as pd
 
 from clrkit import frames
 from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, key, to_dict
+from clrkit.data import fingerprint
+from clrkit.runs import Store, write_run_sums
 
 FRACTIONS = (0.01, 0.1, 1.0)
 PARAMETERS = {0.5: 19_700, 1.0: 77_680, 2.0: 308_450}
@@ -124,6 +127,20 @@ def record(stage: Stage, accuracy: Accuracy = noisy) -> dict[str, Any]:
         "metrics": metrics,
         "provenance": PROVENANCE | {"started": f"2026-11-23T01:0{stage.seed}:00Z"},
     }
+
+
+def put(store: Store, stage: Stage, accuracy: Accuracy = noisy) -> Path:
+    """Write the record of a run that never was where the store has its place; returns its folder."""
+    folder = store.path(stage)
+    folder.mkdir(parents=True)
+    made = record(stage, accuracy)
+    made["key"] = folder.name.rpartition("-")[2]
+    made["parent"] = store.path(stage.source).name.rpartition("-")[2] if stage.source else None
+    made["dataset"]["fingerprint"] = fingerprint(stage.images)
+    (folder / "record.json").write_text(json.dumps(made))
+    (folder / "history.json").write_text(json.dumps({"step": [1], "loss": [0.5], "learning_rate": [0.1]}))
+    write_run_sums(folder)
+    return folder
 
 
 PROVENANCE = {

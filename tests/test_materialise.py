@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from clrkit import materialise as module
+from clrkit.checksums import Damaged
 from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
 from clrkit.materialise import finish, materialise
 from clrkit.model_folder import ModelError
@@ -61,6 +62,7 @@ def test_nothing_but_results_is_left_in_the_store(store: Store) -> None:
         "record.json",
         "history.json",
         "weights.safetensors",
+        "SHA256SUMS",
     }
 
 
@@ -148,7 +150,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
 def test_a_damaged_record_is_named_not_used(store: Store, damage: bytes) -> None:
     run = finish(materialise(short(), store))
     (run.folder / "record.json").write_bytes(damage)
-    with pytest.raises(RunError, match=r"record\.json"):
+    with pytest.raises(Damaged, match=r"record\.json"):
         store.find(short())
 
 

@@ -1,0 +1,84 @@
+"""What a file should hold: a SHA256SUMS in every folder of results, as `sha256sum --check` reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from clrkit.config import ConfigError
+from clrkit.images import reason
+
+SUMS = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")  # a digest and a file of the same folder
+
+
+class Damaged(ConfigError):  # noqa: N818  (says what is wrong)
+    """A file of a run that is not what was written; the message names it and says what to do.
+
+    Attributes:
+        problem: the file and what is wrong with it.
+    """
+
+    def __init__(self, path: Path, wrong: str) -> None:
+        self.problem = f"{path} {wrong}"
+        super().__init__(
+            f"{self.problem}; `python -m clrkit check --set-aside` puts its run aside, "
+            "`reproduce` then makes it again."
+        )
+
+
+def listing(folder: Path, names: Iterable[str]) -> bytes:
+    """The content of a folder's SHA256SUMS over some of its files, in the order of their names."""
+    return "".join(f"{digest_of(folder / name)}  {name}\n" for name in sorted(names)).encode()
+
+
+def read_sums(folder: Path) -> dict[str, str] | None:
+    """Digests by name from a folder's SHA256SUMS; None where there is no such file.
+
+    Raises:
+        Damaged: where it is no list of checksums.
+    """
+    path = folder / SUMS
+    try:
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+    found = [match.groups() for match in map(LINE.fullmatch, lines) if match]
+    if not lines or len(found) < len(lines):
+        raise Damaged(path, "is no list of checksums")
+    return {name: digest for digest, name in found}
+
+
+def read_checked(path: Path, sums: dict[str, str]) -> bytes:
+    """The content of a file, read once. Raises Damaged unless it is what the folder's SHA256SUMS says."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+    compare(path, hashlib.sha256(content).hexdigest(), sums)
+    return content
+
+
+def check_file(path: Path, sums: dict[str, str]) -> None:
+    """Raises Damaged unless a file, of any size, is what the folder's SHA256SUMS says."""
+    try:
+        found = digest_of(path)
+    except OSError as error:
+        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+    compare(path, found, sums)
+
+
+def compare(path: Path, found: str, sums: dict[str, str]) -> None:
+    if path.name not in sums:
+        raise Damaged(path, f"is not listed in the {SUMS} beside it")
+    if found != sums[path.name]:
+        raise Damaged(path, f"was changed since it was written: its SHA-256 is not the one in {SUMS}")
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
