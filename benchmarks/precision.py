@@ -16,6 +16,7 @@ from benchmarks.step import images_of
 from benchmarks.timing import machine, report
 from clrkit import stages
 from clrkit.config import Pretrain
+from clrkit.devices import choose_device
 from clrkit.presets import preset
 
 SEEDS, EPOCHS = (0, 1, 2), 20
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print the result and keep nothing")
     options = parser.parse_args()
-    config, device = preset(options.preset).finetune.pretrain, stages.choose_device(options.device)
+    config, device = preset(options.preset).finetune.pretrain, choose_device(options.device)
     result = {"preset": options.preset, "batch_size": config.batch_size}
     result |= accuracy(config, device) | {"machine": machine(device)}
     report(f"precision-{options.preset}-{device.type}", result, options.json)

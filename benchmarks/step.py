@@ -25,10 +25,11 @@ from clrkit import stages
 from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
 from clrkit.data import DataSet, Part, PixelArray
+from clrkit.devices import choose_device, compiled
 from clrkit.losses import in_float, nt_xent
 from clrkit.model import Model
 from clrkit.presets import preset
-from clrkit.stages import Training
+from clrkit.training import Training, step_generator
 
 FOREVER = 10**6  # epochs
 STAND_INS = 5000  # images of noise where a preset's own are not embedded: their content takes no time
@@ -38,7 +39,7 @@ def main() -> None:
     parser = step_parser(__doc__)
     parser.add_argument("--no-peers", action="store_true", help="the bare and the whole step alone")
     options = parser.parse_args()
-    config, device = step_config(options), stages.choose_device(options.device)
+    config, device = step_config(options), choose_device(options.device)
     result = measure(options.preset, config, device, options.seconds, not options.no_peers)
     report(f"step-{options.preset}-{device.type}", result, options.json)
 
@@ -119,8 +120,9 @@ def bare(config: Pretrain, data: DataSet, device: torch.device) -> Contestant:
 def views_of(config: Pretrain, data: DataSet, device: torch.device) -> Tensor:
     """Both views of a batch."""
     pixels = next(data.train.pixels.batches([np.arange(config.batch_size)])).to(device)
-    rng, size = stages.step_generator(config, 0), config.data.image_size
-    return stages.channels_last(random_view(pixels.repeat(2, 1, 1, 1), config.augmentation, size, rng))
+    rng, size = step_generator(config, 0), config.data.image_size
+    views = random_view(pixels.repeat(2, 1, 1, 1), config.augmentation, size, rng)
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def update(training: Training, loss: peers.Loss | None = None) -> Callable[[Tensor], None]:
@@ -128,13 +130,13 @@ def update(training: Training, loss: peers.Loss | None = None) -> Callable[[Tens
     config, model = training.config, training.model
     assert isinstance(config, Pretrain)
     assert isinstance(model, Model)
-    project, summed = stages.compiled(model.project, training.device), config.summed_views
+    project, summed = compiled(model.project, training.device), config.summed_views
     compare = loss or (lambda z1, z2: nt_xent(z1, z2, config.temperature, summed_views=summed))
 
     def step(views: Tensor) -> None:
         with training.autocast():
             z1, z2 = project(views).chunk(2)
-        training.update(compare(in_float(z1), in_float(z2)))
+        training.update((compare(in_float(z1), in_float(z2)),))
 
     return step
 
@@ -159,7 +161,7 @@ def peer(name: str, config: Pretrain, data: DataSet, device: torch.device) -> Co
 
         def step() -> None:
             both = torch.cat(next(batches)).to(device, non_blocking=True)
-            update_by(stages.channels_last(both))
+            update_by(both.contiguous(memory_format=torch.channels_last))
 
         yield step
         batches.close()

@@ -24,8 +24,9 @@ from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, rep
 from clrkit import stages
 from clrkit.config import Optimizer, Pretrain
 from clrkit.data import DataSet
+from clrkit.devices import choose_device, why_not_compiled
 from clrkit.optim import LARS
-from clrkit.stages import Training
+from clrkit.training import Training
 
 Change = Callable[[Training, Tensor], Tensor]
 BY_LARS = Optimizer(optimizer="lars", learning_rate=0.3, weight_decay=1e-4)
@@ -35,7 +36,7 @@ BY_ADAMW = Optimizer(optimizer="adamw", learning_rate=4e-3, weight_decay=1e-4)
 def main() -> None:
     options = step_parser(__doc__).parse_args()
     os.environ.pop("CLRKIT_COMPILE", None)  # the base is not compiled
-    config, device = step_config(options), stages.choose_device(options.device)
+    config, device = step_config(options), choose_device(options.device)
     result: dict[str, Any] = {"preset": options.preset, "batch_size": config.batch_size}
     with tempfile.TemporaryDirectory(prefix="clrkit-") as kernels:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels  # to compile takes as long as the first time
@@ -59,7 +60,7 @@ def measure(config: Pretrain, device: torch.device, seconds: float) -> dict[str,
     }
     if device.type == "cuda":
         contestants["cuDNN's search"] = variant(config, data, device, cudnn_search)
-    first: float | str = stages.why_not_compiled(device.type)
+    first: float | str = why_not_compiled(device.type)
     if not first:
         contestants["compiled"] = compiled_variant(config, data, device)
         first = round(duration_of_first(contestants["compiled"]), 1)

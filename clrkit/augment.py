@@ -68,6 +68,12 @@ class Drawn(NamedTuple):
     jitter: Jitter
     sigma: PerImage
 
+    def of(self, rows: Int[Tensor, " some"]) -> Drawn:
+        """What was drawn for some of the images."""
+        boxes = Boxes(*(values[rows] for values in self.boxes))
+        jitter = Jitter(*(values[rows] for values in self.jitter))
+        return Drawn(boxes, self.flip[rows], jitter, self.sigma[rows])
+
 
 def uniform(count: int, low: float | Tensor, high: float | Tensor, rng: Generator) -> PerImage:
     return torch.rand(count, generator=rng) * (high - low) + low
@@ -371,5 +377,12 @@ def random_view(
         aspects: width over height of the images before they were squashed, on the CPU; None: all square.
     """
     drawn = draw_view(len(pixels), pixels.shape[-1], augmentation, rng, aspects)
+    return drawn_view(pixels, drawn, augmentation, size)
+
+
+def drawn_view(
+    pixels: UInt8[Tensor, "batch 3 side side"], drawn: Drawn, augmentation: Augmentation, size: int
+) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """`random_view` with what was drawn before."""
     cut = cut_views_compiled if pixels.device.type == "cpu" else cut_views
     return cut(pixels, drawn, size, augmentation.brightness)

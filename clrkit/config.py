@@ -177,10 +177,22 @@ class Stage(Config):
         choices=("float32", "bfloat16"),
         added=True,
     )
+    micro_batch: int = setting(
+        0,
+        "images of a batch computed at once, so that large batches fit; 0: all. Batch norm then has the "
+        "statistics of these alone",
+        low=0,
+        added=True,
+    )
     optimizer: Optimizer = Optimizer()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.micro_batch and not 2 <= self.micro_batch <= self.batch_size:
+            raise ConfigError(
+                f"micro_batch must be 0 or from 2 to {self.batch_size}, the batch_size of {self.name}, "
+                f"not {self.micro_batch}."
+            )
         if self.optimizer.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"warmup_epochs must be at most {self.epochs}, the epochs of {self.name}, "
@@ -222,6 +234,13 @@ class Pretrain(Stage):
         "sum the two views' losses as the official code, not their mean as the paper: twice the gradient, "
         "which layers that LARS adapts do not notice, but batch norm's gamma and beta and plain SGD do",
         added=True,
+    )
+    two_pass: bool = setting(
+        True,
+        "compare projections of the whole batch where it is computed in micro-batches, at the price of a "
+        "second forward pass; false: those of each micro-batch alone, a loss with fewer negatives",
+        added=True,
+        needs="micro_batch",
     )
     memory: bool = setting(False, "take the memory's projections as further negatives (MoCo)", added=True)
     memory_size: int = setting(65536, "projections the memory holds", low=1, added=True, needs="memory")

@@ -21,6 +21,7 @@ from clrkit import config as configs
 from clrkit import evaluate, stages
 from clrkit.config import Distill, Labelled, Pretrain, Probe, Stage
 from clrkit.data import DataSet, load
+from clrkit.devices import check_precision, choose_device, compiling
 from clrkit.model import Model
 from clrkit.provenance import provenance
 from clrkit.runs import (
@@ -36,7 +37,7 @@ from clrkit.runs import (
     write_json,
     write_whole,
 )
-from clrkit.stages import Step, Training
+from clrkit.training import Step, Training
 
 STATE_SECONDS = 20.0  # between saved states
 HISTORY_ROWS = 200
@@ -101,7 +102,7 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
     if run := store.find(config):
         return run
     stages.check(config, load_once(config.images))
-    stages.check_precision(config, stages.choose_device(device))
+    check_precision(config, choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
     while not (run := store.find(config)):
@@ -109,7 +110,7 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
             with working_folder(path) as partial:
                 # Another process may have made it since we looked.
                 if not store.find(config):
-                    work = Work(config, partial, stages.choose_device(device), parent)
+                    work = Work(config, partial, choose_device(device), parent)
                     yield from work.train()
                     work.record(path.name.rpartition("-")[2], parent)
                     conclude(partial, path)
@@ -241,7 +242,7 @@ class Work:
             "peak_memory_mb": self.log.peak_memory_mb,
             "device": device,
             "threads": torch.get_num_threads(),
-            **({"compiled": True} if stages.compiling(self.device) else {}),
+            **({"compiled": True} if compiling(self.device) else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
         }

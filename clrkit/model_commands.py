@@ -26,7 +26,7 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     imported = command(
         "import-official", import_official, "Convert a released TensorFlow checkpoint into a model folder."
     )
-    about = "prefix of a checkpoint, or folder of a checkpoint or SavedModel"
+    about = "prefix of a checkpoint, or folder (or zip, tar, tar.gz) of a checkpoint or SavedModel"
     imported.add_argument("checkpoint", type=Path, metavar="PATH", help=about)
     imported.add_argument("folder", type=Path, metavar="OUT", help="model folder to write")
     about = (
@@ -54,12 +54,14 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 
 def import_official(options: argparse.Namespace) -> int:
     """Read a checkpoint, convert it, write the model folder, and say what it is."""
+    from clrkit.archives import is_archive, unpacked
     from clrkit.model_folder import refuse_existing, write_model
     from clrkit.official import convert, read_checkpoint
     from clrkit.provenance import provenance
 
     refuse_existing(options.folder)
-    variables = read_checkpoint(options.checkpoint, model_only=True)
+    checkpoint = unpacked(options.checkpoint) if is_archive(options.checkpoint) else options.checkpoint
+    variables = read_checkpoint(checkpoint, model_only=True)
     told = {"tap_layer": options.tap_layer, "sk_ratio": options.sk_ratio, "ema": options.ema}
     config, state = convert(variables, **told)
     source = {"source": str(options.checkpoint.resolve()), **told, **provenance()}
@@ -72,6 +74,7 @@ def import_official(options: argparse.Namespace) -> int:
 
 def evaluate_model(options: argparse.Namespace) -> int:
     """Measure a model on the test part of a data set, and print its accuracy."""
+    from clrkit.console import ProgressLine
     from clrkit.data import load_evaluation
     from clrkit.model_folder import read_classes, read_model
     from clrkit.provenance import provenance
@@ -84,7 +87,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     model = read_model(options.model)
     if model.classifier is None:
         raise ConfigError(f"{options.model} has no classifier, so it has no accuracy.")
-    part, classes = load_evaluation(data, options.resize)
+    part, classes = load_evaluation(data, options.resize, ProgressLine().show)
     check_classes(options, read_classes(options.model), model.config.classes, classes)
     metrics = measured(model, part, size, options.device)
     if options.json:
@@ -131,7 +134,7 @@ def measured(model: Model, part: Part, size: int, device: str) -> dict[str, floa
 
     from clrkit import evaluate
     from clrkit.console import ProgressLine
-    from clrkit.stages import choose_device
+    from clrkit.devices import choose_device
 
     line, chunks, done = ProgressLine(), [], 0
     place = choose_device(device)

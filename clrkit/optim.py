@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
+from clrkit import parallel
 from clrkit.config import Optimizer
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -104,14 +107,34 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
-    """The optimiser of a config over a model's trainable parameters; its rate is set before every step."""
-    groups, lr = parameter_groups(model), config.learning_rate
+    """The optimiser of a config over a model's trainable parameters; its rate is set before every step.
+
+    Where CLRKIT_SHARD=1 asks for it, every process of a run keeps the optimiser's state of a part of the
+    parameters alone (ZeRO stage 1), updates these and sends them to the others. Results are the same.
+    """
+    groups, (kind, settings) = parameter_groups(model), rule(config)
+    if parallel.world_size() > 1 and os.environ.get("CLRKIT_SHARD", "0") == "1":
+        return ZeroRedundancyOptimizer(groups, kind, **settings)
+    return kind(groups, **settings)
+
+
+def rule(config: Optimizer) -> tuple[type[TorchOptimizer], dict[str, Any]]:
+    """The update rule of a config and its settings."""
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "lars":
-        return LARS(groups, lr, config.momentum, config.weight_decay)
+        return LARS, common | {"momentum": config.momentum}
     if config.optimizer == "sgd":
-        nesterov = config.momentum > 0
-        return SGD(groups, lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
-    return AdamW(groups, lr, (config.momentum, 0.999), weight_decay=config.weight_decay, fused=True)
+        return SGD, common | {"momentum": config.momentum, "nesterov": config.momentum > 0}
+    return AdamW, common | {"betas": (config.momentum, 0.999), "fused": True}
+
+
+def whole_state(optimizer: TorchOptimizer) -> dict[str, Any]:
+    """The state of an optimiser; of one that is shared out, all of it in the first process, else nothing."""
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict(to=0)
+        if not parallel.is_first():
+            return {}
+    return optimizer.state_dict()
 
 
 def peak_rate(config: Optimizer, batch_size: int) -> float:

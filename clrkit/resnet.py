@@ -7,6 +7,8 @@ three-stage CIFAR residual networks of He et al. (2016), for machines without an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clrkit import parallel
 from clrkit.config import ConfigError, Network
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -25,11 +28,23 @@ Pooled = Float[Tensor, "batch features"]
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose running variance is the biased one, as TensorFlow's (PyTorch's is unbiased)."""
+    """Batch norm whose running variance is the biased one, as TensorFlow's (PyTorch's is unbiased).
+
+    Statistics are those of the whole batch where several processes share it.
+    """
+
+    follows = True  # whether running statistics follow the batches in training mode
 
     def forward(self, x: Maps) -> Maps:
         if not self.training:
             return super().forward(x)
+        if parallel.world_size() > 1:
+            y, mean, variance = parallel.GlobalBatchNorm.apply(x, self.weight, self.bias, self.eps)
+            if self.follows:
+                self.follow(mean, variance)
+            return cast(Tensor, y)
+        if not self.follows:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         variance, momentum = cast(Tensor, self.running_var), cast(float, self.momentum)
         unbiased = variance.clone()
         y = F.batch_norm(x, self.running_mean, unbiased, self.weight, self.bias, True, momentum, self.eps)
@@ -38,6 +53,25 @@ class BatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             variance.mul_((1 - momentum) / count).add_(unbiased, alpha=(count - 1) / count)
         return y
+
+    @torch.no_grad()
+    def follow(self, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]) -> None:
+        """One step of the moving averages towards a batch's mean and biased variance."""
+        for running, latest in ((self.running_mean, mean), (self.running_var, variance)):
+            cast(Tensor, running).lerp_(latest, cast(float, self.momentum))
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Within, batch norm in training mode leaves its running statistics as they are."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:
+        norm.follows = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.follows = True
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

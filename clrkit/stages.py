@@ -1,181 +1,35 @@
 """The training loops: pretraining, linear probe, supervised baseline, fine-tuning, distillation.
 
-Each stage is a generator of steps, one visible loop. To cancel is to stop iterating. Whatever is random in
-step s is drawn from the seed and s alone, so that a run resumed at any step goes on as if never stopped.
+Each stage is a generator of steps, one visible loop. To cancel is to stop iterating.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
-from torch import Generator, Tensor, nn
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from clrkit import data as datasets
-from clrkit.augment import random_view, sent
+from clrkit import parallel
+from clrkit.augment import sent
 from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
 from clrkit.data import DataSet, Part
+from clrkit.devices import compiled
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
-from clrkit.memory import Memory
 from clrkit.model import Model, ModelConfig
-from clrkit.optim import learning_rate, make_optimizer
+from clrkit.resnet import statistics_kept
+from clrkit.training import Division, Scalar, Step, Training, Views, batches, own_order, seed_of
 
 MONITOR_IMAGES = 2000
 
-Batch = tuple[
-    int, Int64[Tensor, " batch"], UInt8[Tensor, "batch 3 side side"], Float[Tensor, " batch"] | None
-]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimiser step.
-
-    Attributes:
-        step: steps done, this one included.
-        total: steps of the whole run.
-        loss: of the batch, a scalar tensor on the training device.
-        learning_rate: of this step.
-        metrics: what was monitored after this step, by name.
-    """
-
-    step: int
-    total: int
-    loss: Float[Tensor, ""]
-    learning_rate: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-class Training:
-    """A run under way: model, optimiser, memory and the number of steps done; all that a resumed run needs.
-
-    Args:
-        config: the stage's epochs, batch size and optimiser.
-        model: is moved to the device and put in training mode.
-        images: number of images in an epoch.
-        device: where to train.
-    """
-
-    def __init__(self, config: Stage, model: nn.Module, images: int, device: torch.device) -> None:
-        self.config, self.images, self.device = config, images, device
-        self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(config.optimizer, model)
-        self.memory = empty_memory(config, self.model)
-        self.step = 0
-        self.steps_per_epoch = images // config.batch_size
-        self.total = config.epochs * self.steps_per_epoch
-
-    def update(self, loss: Float[Tensor, ""]) -> Step:
-        """One optimiser step down the gradient of `loss`, at the schedule's learning rate."""
-        config = self.config
-        rate = learning_rate(config.optimizer, self.step, config.batch_size, self.images, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.step += 1
-        return Step(self.step, self.total, loss.detach(), rate)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Where networks run: in the precision of the config."""
-        low = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
-
-    def state_dict(self) -> dict[str, Any]:
-        memory = {"memory": self.memory.state_dict()} if self.memory else {}
-        optimizer = self.optimizer.state_dict()
-        return {"model": self.model.state_dict(), "optimizer": optimizer, "step": self.step, **memory}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        if self.memory:
-            self.memory.load_state_dict(state["memory"])
-
-
-def empty_memory(config: Stage, model: nn.Module) -> Memory | None:
-    """The memory of a pretraining run that has one, as it is before the first step."""
-    if not (isinstance(config, Pretrain) and config.memory):
-        return None
-    assert isinstance(model, Model)
-    return Memory(model, config.memory_size, config.memory_momentum)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the best there is: cuda, then mps, then cpu.
-
-    Raises:
-        ConfigError: for a device that this machine does not have.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    names = [kind for kind, available in there.items() if available]
-    if name != "auto" and name not in names:
-        raise ConfigError(f"device must be one of auto, {', '.join(names)} on this machine, not {name!r}.")
-    return torch.device(names[0] if name == "auto" else name)
-
-
-def check_precision(config: Stage, device: torch.device) -> None:
-    """Whether the device computes in the precision of every stage of the chain. Raises ConfigError."""
-    low = any(stage.precision == "bfloat16" for stage in config.chain)
-    if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
-        raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
-
-
-def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A network's function by `torch.compile` where CLRKIT_COMPILE=1 asks for it, else as it is.
-
-    It takes up to a minute at the start of a run and changes results in their last bits, so the record notes
-    it. Where this machine cannot compile (no C++ compiler, say), a warning says so and the run goes on
-    uncompiled. A memory's network, and measuring, are never compiled.
-    """
-    if not compiling(device):
-        return function
-    torch.compiler.reset()  # networks of earlier runs count towards a limit, beyond which nothing compiles
-    return cast(Callable[[Tensor], Tensor], torch.compile(function))
-
-
-def compiling(device: torch.device) -> bool:
-    """Whether compiled networks are asked for and the device has them; a warning where it has not."""
-    if os.environ.get("CLRKIT_COMPILE", "0") != "1":
-        return False
-    if reason := why_not_compiled(device.type):
-        warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=3)
-    return not reason
-
-
-@cache
-def why_not_compiled(device: str) -> str:
-    """Tries a function of one operation; "" if it compiles, else the reason."""
-    try:
-        torch.compile(torch.sin)(torch.zeros(8, device=device))
-    except Exception as error:  # of whatever kind the compilers' failures are
-        return str(error).strip().partition("\n")[0] or type(error).__name__
-    return ""
-
-
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from what it is for; equal parts give equal seeds, others unrelated ones."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def step_generator(config: Stage, step: int) -> Generator:
-    """The source of everything random in one step."""
-    return Generator().manual_seed(seed_of(config.seed, "augment", step))
+Network = Callable[[Tensor], Tensor]
+Projections = Float[Tensor, "_ dim"]
 
 
 def new_model(config: Stage, settings: ModelConfig) -> Model:
@@ -183,32 +37,6 @@ def new_model(config: Stage, settings: ModelConfig) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "weights"))
         return Model(settings)
-
-
-def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.ndarray, " batch"]]:
-    """Indices of every batch from step `start` on; each epoch is permuted anew and drops its remainder."""
-    size, per_epoch = config.batch_size, images // config.batch_size
-    permutation = np.arange(0)
-    for step in range(start, config.epochs * per_epoch):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or step == start:
-            random = np.random.RandomState(seed_of(config.seed, "order", epoch) % 2**32)
-            permutation = random.permutation(images)
-        yield permutation[position * size : (position + 1) * size]
-
-
-def batches(part: Part, training: Training) -> Iterator[Batch]:
-    """Step, indices, pixels and (on the CPU) aspects of every batch that is still to be trained on."""
-    config, start = training.config, training.step
-    chunks = part.pixels.squares(batch_order(config, len(part), start))
-    order = batch_order(config, len(part), start)
-    for step, indices, chunk in zip(range(start, training.total), order, chunks, strict=True):
-        yield (
-            step,
-            sent(torch.from_numpy(indices), training.device),
-            sent(chunk.pixels, training.device),
-            chunk.aspects,
-        )
 
 
 def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " chosen"]:
@@ -246,6 +74,12 @@ def check(config: Stage, data: DataSet) -> None:
         if images < stage.batch_size:
             raise ConfigError(
                 f"batch_size {stage.batch_size} of {stage.name} is larger than its {images} training images."
+            )
+        smallest = min(map(min, Division(stage.batch_size, stage.micro_batch or stage.batch_size).counts))
+        if smallest == 0:
+            raise ConfigError(
+                f"The batches of {stage.name} cannot be shared out among {parallel.world_size()} processes; "
+                "raise batch_size or micro_batch."
             )
         if isinstance(stage, Pretrain) and stage.memory and stage.memory_size > images:
             raise ConfigError(
@@ -310,24 +144,79 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
     model, memory, size = training.model, training.memory, config.data.image_size
     assert isinstance(model, Model)
     project = compiled(model.project, training.device)
-    for step, _, pixels, aspects in batches(data.train, training):
-        both, twice = torch.cat((pixels, pixels)), None if aspects is None else aspects.repeat(2)
-        rng = step_generator(config, step)
-        views = channels_last(random_view(both, config.augmentation, size, rng, twice))
-        with training.autocast():
-            z1, z2 = project(views).chunk(2)
+    contrast = two_passes if config.micro_batch and config.two_pass else one_pass
+    for batch in batches(data.train, training):
+        views = training.views(batch, config.augmentation, size, copies=2)
+        keys = []
         if memory:
             with training.autocast():
-                k1, k2 = memory.project(views).chunk(2)
-            loss = nt_xent(z1, z2, config.temperature, memory.negatives, config.summed_views, (k1, k2))
-            done = training.update(loss)
-            memory.update(model, k1)
-        else:
-            done = training.update(nt_xent(z1, z2, config.temperature, summed_views=config.summed_views))
+                keys = [memory.project(each) for each in views]
+        done = training.update(contrast(config, training, project, views, keys))
+        if memory:
+            memory.update(model, training.division.whole(halves(keys)[0]))
         if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
-            metrics = monitor(model, data, size, training.device)
-            done = Step(done.step, done.total, done.loss, done.learning_rate, metrics)
+            done = replace(done, metrics=monitor(model, data, size, training.device))
         yield done
+
+
+def one_pass(
+    config: Pretrain, training: Training, project: Network, views: list[Views], keys: list[Projections]
+) -> Iterator[Scalar]:
+    """NT-Xent of every micro-batch by itself (usually the whole batch is one)."""
+    for place, images in enumerate(views):
+        with training.autocast():
+            z = project(images)
+        loss = compare(config, training, z, keys[place] if keys else None, training.division.counts[place])
+        yield loss * training.division.weight(len(z) // 2)
+
+
+def two_passes(
+    config: Pretrain, training: Training, project: Network, views: list[Views], keys: list[Projections]
+) -> Iterator[Scalar]:
+    """NT-Xent of the whole batch, of which one micro-batch at a time is in memory (Gao et al., 2021).
+
+    A first pass gives all projections, and so the loss and its gradient by each of them; in the second every
+    micro-batch's projections are pulled along that gradient.
+    """
+    with torch.no_grad(), statistics_kept(training.model), training.autocast():
+        z = torch.cat(halves([in_float(project(images)) for images in views])).requires_grad_()
+    counts = [sum(each) for each in zip(*training.division.counts, strict=True)]
+    loss = compare(config, training, z, torch.cat(halves(keys)) if keys else None, counts)
+    loss = loss * training.division.weight(len(z) // 2)
+    (slope,) = torch.autograd.grad(loss, z)
+    for images, part in zip(views, training.division.parts(slope, copies=2), strict=True):
+        with training.autocast():
+            pull = (in_float(project(images)) * part).sum()
+        # Its gradient, with a share of the loss as its value.
+        yield pull - pull.detach() + loss.detach() / len(views)
+
+
+def compare(
+    config: Pretrain, training: Training, z: Projections, keys: Projections | None, counts: list[int]
+) -> Scalar:
+    """Mean NT-Xent of this process's anchors, which meet the projections of all processes.
+
+    Args:
+        config: temperature, and how the views' losses count.
+        training: with the memory, if there is one.
+        z: this process's projections of both views, one after the other.
+        keys: the memory network's of the same.
+        counts: images that each process has here.
+    """
+    training.watch.see_projections(training.step + 1, z)
+    others = parallel.from_others(F.normalize(in_float(z)), [2 * count for count in counts])
+    negatives = training.memory.negatives if training.memory else None
+    if others is not None:
+        negatives = others if negatives is None else torch.cat((others, negatives))
+    z1, z2 = z.chunk(2)
+    pair = None if keys is None else (keys[: len(z1)], keys[len(z1) :])
+    return nt_xent(z1, z2, config.temperature, negatives, config.summed_views, pair)
+
+
+def halves(parts: list[Projections]) -> tuple[Projections, Projections]:
+    """First and second views of all micro-batches, each of which has one after the other."""
+    first, second = zip(*(both.chunk(2) for both in parts), strict=True)
+    return torch.cat(first), torch.cat(second)
 
 
 def supervised(config: Supervised, data: DataSet, training: Training) -> Iterator[Step]:
@@ -344,12 +233,19 @@ def classify(config: Labelled, data: DataSet, training: Training) -> Iterator[St
     part = data.train.subset(labelled_indices(config, data))
     labels = torch.from_numpy(part.labels).to(training.device)
     model = compiled(training.model, training.device)
-    for step, at, pixels, aspects in batches(part, training):
-        rng = step_generator(config, step)
-        view = random_view(pixels, config.augmentation, config.images.image_size, rng, aspects)
+    for batch in batches(part, training):
+        views = training.views(batch, config.augmentation, config.images.image_size)
+        yield training.update(classified(training, model, views, labels[batch.at]))
+
+
+def classified(
+    training: Training, model: Network, inputs: list[Tensor], labels: Int64[Tensor, " rows"]
+) -> Iterator[Scalar]:
+    """Cross-entropy of this process's rows of a batch, by micro-batch."""
+    for each, truth in zip(inputs, training.division.parts(labels), strict=True):
         with training.autocast():
-            logits = model(channels_last(view))
-        yield training.update(F.cross_entropy(in_float(logits), labels[at]))
+            logits = model(each)
+        yield F.cross_entropy(in_float(logits), truth) * training.division.weight(len(truth))
 
 
 def distill(config: Distill, data: DataSet, training: Training, teacher: Model) -> Iterator[Step]:
@@ -358,20 +254,39 @@ def distill(config: Distill, data: DataSet, training: Training, teacher: Model) 
     labels = torch.from_numpy(part.labels).to(training.device)
     labelled = torch.from_numpy(np.isin(part.names, labelled_names(config, data))).float().to(training.device)
     teacher = teacher.to(device=training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model, teach = (compiled(each, training.device) for each in (training.model, teacher))
-    for step, at, pixels, aspects in batches(part, training):
-        rng = step_generator(config, step)
-        view = channels_last(random_view(pixels, config.augmentation, size, rng, aspects))
+    model, softened = (compiled(each, training.device) for each in (training.model, teacher))
+
+    def teach(view: Tensor) -> Tensor:
+        with frozen(teacher):
+            return softened(view)
+
+    for batch in batches(part, training):
+        views = training.views(batch, config.augmentation, size)
+        truth = labels[batch.at], labelled[batch.at]
+        yield training.update(imitated(config, training, model, teach, views, *truth))
+
+
+def imitated(
+    config: Distill,
+    training: Training,
+    model: Network,
+    teacher: Network,
+    views: list[Views],
+    labels: Int64[Tensor, " rows"],
+    labelled: Float[Tensor, " rows"],
+) -> Iterator[Scalar]:
+    """The student's loss on this process's rows of a batch, by micro-batch; arguments as `distillation`."""
+    parts = zip(views, *map(training.division.parts, (labels, labelled)), strict=True)
+    for view, truth, known in parts:
         with training.autocast():
-            with frozen(teacher):
-                target = in_float(teach(view))
+            target = in_float(teacher(view))
             student = in_float(model(view))
         if config.label_weight == 0:
             loss = distillation(student, target, config.temperature)
         else:
             weights = (config.temperature, config.label_weight)
-            loss = mixed_distillation(student, target, labels[at], labelled[at], *weights)
-        yield training.update(loss)
+            loss = mixed_distillation(student, target, truth, known, *weights)
+        yield loss * training.division.weight(len(view))
 
 
 def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -> Iterator[Step]:
@@ -383,19 +298,14 @@ def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -
     encoder = pretrained.encoder.to(training.device)
     features = extract(encoder, part, config.images.image_size, training.device).to(training.device)
     labels = torch.from_numpy(part.labels).to(training.device)
-    for indices in batch_order(config, len(part), training.step):
+    for indices in own_order(training, len(part)):
         at = sent(torch.from_numpy(indices), training.device)
-        with training.autocast():
-            logits = training.model(features[at])
-        yield training.update(F.cross_entropy(in_float(logits), labels[at]))
+        inputs = training.division.parts(features[at])
+        yield training.update(classified(training, training.model, inputs, labels[at]))
 
 
 def labelled_names(config: Distill, data: DataSet) -> list[str]:
     return [data.train.names[index] for index in labelled_indices(config.teacher, data)]
-
-
-def channels_last(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dict[str, float]:

@@ -18,9 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clrkit import stages
+from clrkit import training as training_module
 from clrkit.config import ConfigError, Stage, key, keyed_fields, with_fields
+from clrkit.devices import check_precision, compiled, why_not_compiled
 from clrkit.stages import begin, steps
+from clrkit.training import Training
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 PROBE, SUPERVISED, DISTILL = STAGES[1], STAGES[2], STAGES[4]
@@ -90,10 +92,10 @@ def test_no_step_waits_for_a_gpu(stage):
 
 
 def test_a_waiting_transfer_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(stages, "sent", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(training_module, "sent", lambda tensor, device: tensor.to(device))
     assert on_meta(PRETRAIN, monkeypatch).waiting
     with monkeypatch.context() as patch:
-        patch.setattr(stages.Training, "update", lambda self, loss: loss.item())
+        patch.setattr(Training, "update", lambda self, losses: next(iter(losses)).item())
         with pytest.raises(RuntimeError, match="meta"):
             on_meta(PRETRAIN, monkeypatch)
     with pytest.raises(AssertionError), NoTensorsFromLists():
@@ -145,12 +147,12 @@ def test_precision_makes_another_run_and_float32_is_the_run_that_always_was():
 def test_a_gpu_without_bfloat16_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-    stages.check_precision(PRETRAIN, torch.device("cuda"))
+    check_precision(PRETRAIN, torch.device("cuda"))
     low = with_fields(FINETUNE, {"pretrain.precision": "bfloat16"})
     with pytest.raises(ConfigError, match="Old GPU does not"):
-        stages.check_precision(low, torch.device("cuda"))
+        check_precision(low, torch.device("cuda"))
     with pytest.raises(ConfigError, match="Old GPU does not compute in bfloat16; set precision to float32"):
-        stages.check_precision(replace(PRETRAIN, precision="bfloat16"), torch.device("cuda"))
+        check_precision(replace(PRETRAIN, precision="bfloat16"), torch.device("cuda"))
 
 
 # Compiled networks
@@ -160,15 +162,15 @@ def test_a_gpu_without_bfloat16_says_so(monkeypatch):
 def asked(monkeypatch):
     """CLRKIT_COMPILE=1, and nothing known of earlier trials."""
     monkeypatch.setenv("CLRKIT_COMPILE", "1")
-    stages.why_not_compiled.cache_clear()
+    why_not_compiled.cache_clear()
     yield
-    stages.why_not_compiled.cache_clear()
+    why_not_compiled.cache_clear()
 
 
 def test_nothing_is_compiled_unasked(monkeypatch):
     monkeypatch.delenv("CLRKIT_COMPILE", raising=False)
     monkeypatch.setattr(torch, "compile", lambda function: pytest.fail("compiled"))
-    assert stages.compiled(torch.sin, CPU) is torch.sin
+    assert compiled(torch.sin, CPU) is torch.sin
 
 
 @pytest.mark.usefixtures("asked")
@@ -178,7 +180,7 @@ def test_a_machine_that_cannot_compile_says_why_and_trains_uncompiled(monkeypatc
 
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.warns(UserWarning, match=r"uncompiled on this machine: No working C\+\+ compiler$"):
-        assert stages.compiled(torch.sin, CPU) is torch.sin
+        assert compiled(torch.sin, CPU) is torch.sin
 
 
 @pytest.mark.slow
@@ -187,10 +189,10 @@ def test_a_machine_that_cannot_compile_says_why_and_trains_uncompiled(monkeypatc
 def test_compiled_networks_train_as_uncompiled_ones(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        compiled = [losses(stage) for stage in (PRETRAIN, SUPERVISED)]
+        fast = [losses(stage) for stage in (PRETRAIN, SUPERVISED)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
-    assert stages.why_not_compiled("cpu") == ""
+    assert why_not_compiled("cpu") == ""
     monkeypatch.setenv("CLRKIT_COMPILE", "0")
     uncompiled = [losses(stage) for stage in (PRETRAIN, SUPERVISED)]
-    for one, other in zip(compiled, uncompiled, strict=True):
+    for one, other in zip(fast, uncompiled, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3)

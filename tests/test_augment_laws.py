@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from clrkit import augment
 from clrkit.augment import Boxes
 from clrkit.config import Augmentation, Pretrain
-from clrkit.stages import step_generator
+from clrkit.training import step_generator
 
 CHANCE = 1e-4
 COUNT = 20_000

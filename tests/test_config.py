@@ -66,6 +66,8 @@ def built(draw: st.DrawFn, kind: type[Config]) -> Config:
     if "optimizer" in values and "epochs" in values:
         warmup = draw(st.floats(0, values["epochs"]))
         values["optimizer"] = dataclasses.replace(values["optimizer"], warmup_epochs=warmup)
+    if "micro_batch" in values:
+        values["micro_batch"] = draw(st.sampled_from([0, 2, values["batch_size"]]))
     if kind is Finetune:
         values["tap_layer"] = draw(st.integers(0, values["pretrain"].head_layers))
     return kind(**values)
@@ -120,6 +122,12 @@ def test_a_tap_beyond_the_head_is_refused_with_the_depth_of_the_head():
         ConfigError, match="tap_layer must be at most 2, the depth of the projection head, not 3"
     ):
         Finetune(pretrain=Pretrain(head_layers=2), tap_layer=3)
+
+
+@pytest.mark.parametrize("size", [1, 257])
+def test_a_micro_batch_is_a_part_of_a_batch_with_statistics(size):
+    with pytest.raises(ConfigError, match=f"^micro_batch must be 0 or from 2 to 256, .* not {size}"):
+        Pretrain(micro_batch=size)
 
 
 def test_a_config_cannot_be_changed():
@@ -308,6 +316,8 @@ UNKEYED = {"root", "labels_csv", "monitor_epochs"}
 
 
 def other_value(item: dataclasses.Field, value: Any) -> Any:
+    if item.name == "micro_batch":  # 1 image has no batch-norm statistics
+        return 2
     if item.metadata["choices"]:
         return next(choice for choice in item.metadata["choices"] if choice != value)
     if isinstance(value, bool | str):
@@ -318,7 +328,8 @@ def other_value(item: dataclasses.Field, value: Any) -> Any:
 @pytest.mark.parametrize(("kind", "path", "item"), LEAVES)
 def test_a_key_changes_with_every_field_of_the_chain_that_changes_the_mathematics(kind, path, item):
     needed = item.metadata["needs"]
-    stage = with_fields(kind(), {".".join((*path[:-1], needed)): True} if needed else {})
+    first = {".".join((*path[:-1], needed)): 2 if needed == "micro_batch" else True} if needed else {}
+    stage = with_fields(kind(), first)
     value = other_value(item, configs.value_at(stage, path))
     changed = with_fields(stage, {".".join(path): value})
     assert changed != stage

@@ -18,7 +18,7 @@ from clrkit.augment import to_float
 from clrkit.config import Network, Optimizer, Pretrain
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
-from clrkit.stages import Training
+from clrkit.training import Training
 
 STEPS = 4
 BOUND = 1e-6  # of a float64 run whose learning rates the official code rounds to float32
@@ -109,7 +109,7 @@ def test_four_whole_pretraining_steps_are_the_official_ones(numbers, exact):
         exact("training step: projections and logits", found.projections, read["proj_out"], BOUND)
         exact("training step: projections and logits", found.logits, read["logits_sup"], BOUND)
         same_losses(exact, found, metrics(found, labels, settings["temp"]), read)
-        done = training.update(found.total_loss)
+        done = training.update((found.total_loss,))
         exact("training step: learning rate", done.learning_rate, read["lr"], BOUND)
         same_variables(exact, tensors(training.model), numbers, read)
 

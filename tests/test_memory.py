@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clrkit import stages
-from clrkit.augment import random_view
+from clrkit import training as training_module
+from clrkit.augment import drawn_view, random_view
 from clrkit.config import Augmentation, ConfigError, Data, Network, Optimizer, Pretrain
 from clrkit.data import DataSet, Part, PixelArray
 from clrkit.evaluate import frozen
 from clrkit.losses import nt_xent
 from clrkit.memory import Memory
 from clrkit.model import Model, ModelConfig
-from clrkit.stages import Training, begin, steps
+from clrkit.stages import begin, steps
+from clrkit.training import Training, batch_order, step_generator
 
 CPU = torch.device("cpu")
 DIM = 4
@@ -188,7 +189,7 @@ def train(config: Pretrain) -> tuple[Training, list[float]]:
 
 def views_of(config: Pretrain, step: int, indices: np.ndarray) -> Tensor:
     pixels = torch.from_numpy(DATA.train.pixels.array[indices])
-    rng = stages.step_generator(config, step)
+    rng = step_generator(config, step)
     return random_view(torch.cat((pixels, pixels)), config.augmentation, 8, rng).double()
 
 
@@ -210,12 +211,12 @@ def slow_pretraining(config: Pretrain) -> list[float]:
     model, follower = training.model.double(), copy.deepcopy(training.model)
     queue: list[Tensor] = []
     losses = []
-    for step, indices in enumerate(stages.batch_order(config, 40, 0)):
+    for step, indices in enumerate(batch_order(config, 40, 0)):
         views = views_of(config, step, indices)
         with torch.no_grad():
             keys = F.normalize(follower.project(views))
         loss = slow_loss(config, F.normalize(model.project(views)), keys, queue)
-        losses.append(training.update(loss).loss.item())
+        losses.append(training.update((loss,)).loss.item())
         with torch.no_grad():
             for mine, trained in zip(follower.parameters(), model.parameters(), strict=True):
                 mine.copy_(config.memory_momentum * mine + (1 - config.memory_momentum) * trained)
@@ -227,7 +228,7 @@ def slow_pretraining(config: Pretrain) -> list[float]:
 def test_pretraining_with_a_memory_is_what_a_slow_loop_does(changes, monkeypatch):
     config = replace(PRETRAIN, **changes)
     expected = slow_pretraining(config)
-    monkeypatch.setattr(stages, "random_view", lambda *arguments: random_view(*arguments).double())
+    monkeypatch.setattr(training_module, "drawn_view", lambda *arguments: drawn_view(*arguments).double())
     training = begin(config, DATA, CPU)
     training.model.double()
     training.memory.double()

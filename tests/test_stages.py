@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from clrkit import stages
-from clrkit.augment import random_view
+from clrkit import training as training_module
+from clrkit.augment import Drawn, draw_view, drawn_view
 from clrkit.config import (
     ConfigError,
     Data,
@@ -30,11 +31,13 @@ from clrkit.config import (
     with_fields,
 )
 from clrkit.data import DataSet, Part, PixelArray
+from clrkit.devices import choose_device
 from clrkit.evaluate import evaluation_view
 from clrkit.model import Model, ModelConfig
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
-from clrkit.stages import Step, Training, batch_order, batches, begin, choose_device, steps
+from clrkit.stages import begin, steps
+from clrkit.training import Step, Training, batch_order, batches, seed_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 CPU = torch.device("cpu")
@@ -234,10 +237,10 @@ def test_every_view_of_every_step_is_drawn_anew(monkeypatch):
     seen: list[Tensor] = []
 
     def look(*arguments: Any) -> Tensor:
-        seen.append(random_view(*arguments))
+        seen.append(drawn_view(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(stages, "random_view", look)
+    monkeypatch.setattr(training_module, "drawn_view", look)
     alike = np.repeat(DATA.train.pixels.array[:1], 40, axis=0)
     train(PRETRAIN, altered(pixels=alike))
     views = torch.cat(seen).flatten(1)
@@ -253,13 +256,19 @@ def test_every_image_is_cropped_in_its_own_geometry(stage, monkeypatch):
     pixels = numbers[:, None, None, None] * np.ones((1, 3, 8, 8), dtype=np.uint8)
     squares = PixelArray(pixels, 1 + numbers.astype(np.float32) / 40)
     seen: list[Tensor] = []
+    drawn_with: list[Tensor] = []
 
-    def look(images: Tensor, *arguments: Any) -> Tensor:
-        torch.testing.assert_close(arguments[-1], 1 + images[:, 0, 0, 0] / 40)
+    def draw(*arguments: Any) -> Drawn:
+        drawn_with.append(arguments[-1])
+        return draw_view(*arguments)
+
+    def cut(images: Tensor, *arguments: Any) -> Tensor:
+        torch.testing.assert_close(drawn_with[-1], 1 + images[:, 0, 0, 0] / 40)
         seen.append(images)
-        return random_view(images, *arguments)
+        return drawn_view(images, *arguments)
 
-    monkeypatch.setattr(stages, "random_view", look)
+    monkeypatch.setattr(training_module, "draw_view", draw)
+    monkeypatch.setattr(training_module, "drawn_view", cut)
     train(stage, replace(DATA, train=replace(DATA.train, pixels=squares)))
     assert seen
 
@@ -318,7 +327,7 @@ def test_another_seed_is_another_run(stage):
 
 
 def test_seeds_are_unrelated_and_fit_a_generator():
-    seeds = {stages.seed_of(seed, what, step) for seed in range(5) for what in "ab" for step in range(50)}
+    seeds = {seed_of(seed, what, step) for seed in range(5) for what in "ab" for step in range(50)}
     assert len(seeds) == 500
     assert all(0 <= seed < 2**63 for seed in seeds)
 

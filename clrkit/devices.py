@@ -1,0 +1,82 @@
+"""Where networks run: the device, its precision, and whether networks are compiled for it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from clrkit import parallel
+from clrkit.config import ConfigError, Stage
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The named device, or the best there is: cuda, then mps, then cpu.
+
+    Of several processes on a machine each has a GPU of its own.
+
+    Raises:
+        ConfigError: for a device that this machine does not have, or fewer GPUs than processes.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = [kind for kind, available in there.items() if available]
+    if name != "auto" and name not in names:
+        raise ConfigError(f"device must be one of auto, {', '.join(names)} on this machine, not {name!r}.")
+    device = torch.device(names[0] if name == "auto" else name)
+    if not parallel.launched() or device.type == "cpu":
+        return device
+    if device.type == "mps":
+        raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")
+    if parallel.local_rank() >= torch.cuda.device_count():
+        raise ConfigError(
+            f"This machine has {torch.cuda.device_count()} GPUs, fewer than the processes started on it; "
+            "lower --nproc-per-node."
+        )
+    return torch.device("cuda", parallel.local_rank())
+
+
+def check_precision(config: Stage, device: torch.device) -> None:
+    """Whether the device computes in the precision of every stage of the chain. Raises ConfigError."""
+    low = any(stage.precision == "bfloat16" for stage in config.chain)
+    if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
+
+
+def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A network's function by `torch.compile` where CLRKIT_COMPILE=1 asks for it, else as it is.
+
+    It takes up to a minute at the start of a run and changes results in their last bits, so the record notes
+    it. Where this machine cannot compile (no C++ compiler, say), a warning says so and the run goes on
+    uncompiled. A memory's network, and measuring, are never compiled.
+    """
+    if not compiling(device):
+        return function
+    torch.compiler.reset()  # networks of earlier runs count towards a limit, beyond which nothing compiles
+    return cast(Callable[[Tensor], Tensor], torch.compile(function))
+
+
+def compiling(device: torch.device) -> bool:
+    """Whether compiled networks are asked for and the device has them; a warning where it has not."""
+    if os.environ.get("CLRKIT_COMPILE", "0") != "1":
+        return False
+    if reason := why_not_compiled(device.type):
+        warnings.warn(f"Networks run uncompiled on this machine: {reason}", stacklevel=3)
+    return not reason
+
+
+@cache
+def why_not_compiled(device: str) -> str:
+    """Tries a function of one operation; "" if it compiles, else the reason."""
+    if parallel.world_size() > 1:
+        return "batch norm that several processes share is not compiled"
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of whatever kind the compilers' failures are
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""

@@ -1,0 +1,290 @@
+"""One run by several processes: what they share, gather and agree on under `torchrun`.
+
+Every process computes its share of each global batch. A loss is the process's share of the batch's loss, so
+that losses and gradients add up over processes to those of one process with the whole batch; batch norm takes
+the statistics of all shares together, and every anchor of NT-Xent meets the projections of all processes.
+In a process that is alone every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clrkit.config import ConfigError
+
+T = TypeVar("T")
+
+Rows = Float[Tensor, "_ dim"]
+Maps = Float[Tensor, "batch channels height width"]
+PerChannel = Float[Tensor, " channels"]
+
+STALLED = timedelta(minutes=30)  # a collective of training that takes longer is an error
+WAITING = timedelta(days=7)  # for the first process, while another run of the folder has its lock
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; the first, 0, is the only one that writes."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def launched() -> bool:
+    """Whether `torchrun` started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """Which process of its machine this is, and so which of its GPUs it has."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class ToldError(ConfigError):
+    """An error that another process of the run tells."""
+
+
+@contextmanager
+def group(cuda: bool) -> Iterator[None]:
+    """Within, the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        ConfigError: of the process that is the first to fail, or when another process has ended.
+        ToldError: a ConfigError in the others.
+    """
+    if not launched():
+        yield
+        return
+    if cuda:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=STALLED)
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise spoken(ConfigError(LOST)) from None
+    except ConfigError as error:
+        raise spoken(error) from None
+    finally:
+        control.cache_clear()
+        dist.destroy_process_group()
+
+
+LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone or stuck."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def spoken(error: ConfigError) -> ConfigError:
+    """The error where this process is the first of the run that has one to tell, else `ToldError`."""
+    store = dist.distributed_c10d._get_default_store()
+    return error if int(store.add("clrkit/told", 1)) == 1 else ToldError(str(error))
+
+
+@cache
+def control() -> Any:
+    """The gloo group for what processes say to each other beside training; it has patience."""
+    return dist.new_group(backend="gloo", timeout=WAITING)
+
+
+# What the processes agree on
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process; the same answer in all of them."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=control())
+    return bool(flags)
+
+
+def together(make: Callable[[], T]) -> T:
+    """`make` in every process; where it fails in one, it fails in all, with the same message.
+
+    Raises:
+        ConfigError: of the first process that had one.
+    """
+    if world_size() == 1:
+        return make()
+    failure, made = "", None
+    try:
+        made = make()
+    except ConfigError as error:
+        failure = str(error)
+    failed = torch.tensor([rank() if failure else world_size()])
+    dist.all_reduce(failed, dist.ReduceOp.MIN, group=control())
+    if int(failed) < world_size():
+        raise ConfigError(broadcast(failure.encode(), int(failed)).decode())
+    return made  # type: ignore[return-value]
+
+
+def broadcast(content: bytes, source: int = 0) -> bytes:
+    """The bytes that process `source` has, in all of them."""
+    length = torch.tensor([len(content)])
+    dist.broadcast(length, source, group=control())
+    buffer = bytearray(content if rank() == source else int(length))
+    if buffer:
+        dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), source, group=control())
+    return bytes(buffer)
+
+
+def from_first(make: Callable[[], bytes]) -> bytes:
+    """What `make` returns in the first process, in all of them. Raises its ConfigError in all of them."""
+    if world_size() == 1:
+        return make()
+    return broadcast(together(make if is_first() else bytes))
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """`make` in the first process of each machine, then in the others, which find what it left on disk."""
+    made = [together(make) for turn in (True, False) if (local_rank() == 0) == turn]
+    return made[0]
+
+
+# Shares
+
+
+def shares(count: int) -> list[slice]:
+    """Which of `count` things in a row each process has; their numbers differ by at most one."""
+    size = world_size()
+    return [slice(count * i // size, count * (i + 1) // size) for i in range(size)]
+
+
+def share(count: int) -> slice:
+    """Which of `count` things in a row this process has."""
+    return shares(count)[rank()]
+
+
+def lengths(parts: Iterable[slice]) -> list[int]:
+    return [part.stop - part.start for part in parts]
+
+
+class Gather(torch.autograd.Function):
+    """The rows of every process, one after the other; the gradient of a row is the sum over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Rows, counts: Sequence[int]) -> Rows:
+        start = sum(counts[: rank()])
+        ctx.mine = slice(start, start + counts[rank()])
+        # All send as much: those with fewer rows send some that nobody reads.
+        padded = mine.new_zeros(max(counts), *mine.shape[1:])
+        padded[: len(mine)] = mine
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        return torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Rows) -> tuple[Rows, None]:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.mine], None
+
+
+def gather(mine: Rows, counts: Sequence[int]) -> Rows:
+    """The rows of all processes in their order, with gradient; `counts` says how many each has."""
+    gathered: Rows = mine if world_size() == 1 else Gather.apply(mine, counts)
+    return gathered
+
+
+def from_others(mine: Rows, counts: Sequence[int]) -> Rows | None:
+    """The rows of the other processes, with gradient; None in a process that is alone."""
+    if world_size() == 1:
+        return None
+    parts = gather(mine, counts).split_with_sizes(list(counts))
+    return torch.cat([rows for owner, rows in enumerate(parts) if owner != rank()])
+
+
+def add_up(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+    """Sums gradients over processes, in place, and returns the sum of the losses: one message for all."""
+    if world_size() == 1:
+        return loss
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+    dist.all_reduce(flat)
+    total, *sums = flat.split_with_sizes([1, *(gradient.numel() for gradient in gradients)])
+    for gradient, summed in zip(gradients, sums, strict=True):
+        gradient.copy_(summed.view(gradient.shape))
+    return total.squeeze()
+
+
+def copy_from_first(model: nn.Module) -> None:
+    """Gives every process the first one's weights and statistics."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+# Batch norm over all processes
+
+
+class GlobalBatchNorm(torch.autograd.Function):
+    """Batch norm in training mode, on the statistics of all processes' batches (official `global_bn`).
+
+    Returns the normalised maps, and the mean and (biased) variance of all values of a channel.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Maps, weight: PerChannel, bias: PerChannel | None, eps: float
+    ) -> tuple[Maps, PerChannel, PerChannel]:
+        mean, variance, count = global_statistics(x)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.count, ctx.has_bias = count, bias is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Maps, *_: Any) -> tuple[Maps, PerChannel, PerChannel | None, None]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        slope = upstream.to(mean.dtype)
+        normal = (x.to(mean.dtype) - of_channel(mean)) * of_channel(inverse)
+        mine = torch.stack((slope.sum((0, 2, 3)), (slope * normal).sum((0, 2, 3))))
+        everyones = mine.clone()
+        dist.all_reduce(everyones)
+        along, across = everyones / ctx.count
+        slope = slope - of_channel(along) - normal * of_channel(across)
+        gradient = slope * of_channel(inverse * weight)
+        return gradient.to(x.dtype), mine[1], mine[0] if ctx.has_bias else None, None
+
+
+def of_channel(values: PerChannel) -> Float[Tensor, "channels 1 1"]:
+    return values[:, None, None]
+
+
+def global_statistics(x: Maps) -> tuple[PerChannel, PerChannel, Float[Tensor, ""]]:
+    """Mean and biased variance of each channel over all processes, and how many values they are of.
+
+    From each process's own mean and variance: sums of squares would lose digits.
+    """
+    variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float)), (0, 2, 3), correction=0)
+    count = mean.new_full((1,), x.numel() // x.shape[1])
+    mine = torch.cat((mean, variance, count))
+    received = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(received, mine)
+    means, variances, counts = torch.stack(received).split_with_sizes([len(mean), len(mean), 1], 1)
+    weights = counts / counts.sum()
+    mean = (weights * means).sum(0)
+    return mean, (weights * (variances + (means - mean).square())).sum(0), counts.sum()
