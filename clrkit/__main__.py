@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
-from clrkit import model_commands
+from clrkit import model_commands, sweep_command
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
 from clrkit.presets import PRESETS, preset
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = make_parser().parse_known_args(arguments)
     try:
         options.fields = read_fields(rest)
-        if options.fields and options.command != "run":
+        if options.fields and options.command not in ("run", "sweep"):
             raise ConfigError(f"{options.command} has no option --{next(iter(options.fields))}.")
         status: int = options.do(options)
         return status
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clrkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if options.command in ("run", "reproduce"):
+        if options.command in ("run", "reproduce", "sweep"):
             return interrupted()
         print("clrkit: stopped.", file=sys.stderr)
         return 130
@@ -77,8 +77,10 @@ def make_parser() -> argparse.ArgumentParser:
     whole = command(
         "reproduce", reproduce, "Make every run, execute the notebooks, draw the figures, compare."
     )
-    whole.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
-    for made in (run, whole):
+    sweep_command.add_workers(whole)
+    swept = sweep_command.add(command)
+    swept.epilog, swept.formatter_class = run.epilog, run.formatter_class
+    for made in (run, whole, swept):
         made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     command(
         "figures", draw_figures, "Draw figures, tables and INDEX.md from the records; nothing is trained."
@@ -179,8 +181,9 @@ def reproduce(options: argparse.Namespace) -> int:
     from clrkit.console import noting
 
     chosen, store = opened(options)
+    cluster = sweep_command.chosen_cluster(options)
     with noting(*STOPPING) as stopped:
-        if not whole.make_runs(chosen, store, options.workers, options.device, stopped):
+        if not whole.make_runs(chosen.runs, store, options.workers, options.device, stopped, cluster):
             return interrupted()
     print(whole.publish(chosen, store))
     return 0

@@ -16,6 +16,7 @@ from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.runs import Progress, Store
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+MOST_NAMES = 8  # of runs in one line
 
 
 def duration(seconds: float | None) -> str:
@@ -77,10 +78,10 @@ class ProgressLine:
     def run(self, progress: Progress) -> None:
         """Show where a single run stands."""
         share = progress.step / progress.total
-        metrics = "".join(f", {name} {value:.3f}" for name, value in progress.metrics.items())
         if progress.elsewhere:
             self.show(f"{describe(progress.config)}: {share:.0%}, made by another process")
             return
+        metrics = "".join(f", {name} {value:.3f}" for name, value in progress.metrics.items())
         self.show(
             f"{describe(progress.config)}: {share:.0%}, loss {progress.loss:.3f}{metrics}, "
             f"{progress.rate:,.0f} images/s, {duration(progress.seconds_left)} left",
@@ -96,16 +97,27 @@ class SweepLine:
         self.line, self.workers, self.total = ProgressLine(), workers, len(todo)
         self.begun, self.working, self.done = monotonic(), dict[Stage, Progress](), set[Stage]()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress | None) -> None:
+        """Show where the runs stand, after news of one or none."""
+        if progress:
+            self.note(progress)
+        rate = sum(each.rate for each in self.working.values())
+        self.line.show(
+            f"{len(self.done)} of {self.total} runs; {self.names()}; "
+            f"{rate:,.0f} images/s, {duration(self.left())} left"
+        )
+
+    def note(self, progress: Progress) -> None:
         self.working[progress.config] = progress
         if progress.step == progress.total:
             del self.working[progress.config]
             self.done.add(progress.config)
-        rate = sum(each.rate for each in self.working.values())
-        self.line.show(
-            f"{len(self.done)} of {self.total} runs; {' | '.join(map(describe, self.working))}; "
-            f"{rate:,.0f} images/s, {duration(self.left())} left"
-        )
+
+    def names(self) -> str:
+        """The runs at work, or the first of very many."""
+        names = [describe(stage) for stage in self.working]
+        more = f" | and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return " | ".join(names[:MOST_NAMES]) + more or "none at work yet"
 
     def clear(self) -> None:
         self.line.clear()

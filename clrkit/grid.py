@@ -80,7 +80,7 @@ class Preset:
     def pretrain(self) -> Pretrain:
         return self.finetune.pretrain
 
-    def resolve(self, stage: str, **settings: Any) -> Any:
+    def resolve(self, stage: str, /, **settings: Any) -> Any:
         """The standard run of a stage with single fields changed by name; None changes nothing.
 
         Raises:

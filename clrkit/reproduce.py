@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clrkit.config import ConfigError, Stage, to_dict
 from clrkit.console import ProgressLine, SweepLine
 from clrkit.data import fingerprint
-from clrkit.grid import Preset
 from clrkit.durations import seconds_expected, seconds_per_epoch
+from clrkit.grid import Preset
 from clrkit.headless import RESULTS_VARIABLE, NotebookError, execute, notebooks
 from clrkit.provenance import available_cores
 from clrkit.runs import Run, Store
 from clrkit.sweep import missing, run_all
+
+if TYPE_CHECKING:
+    from clrkit.cluster import Cluster
 
 
 def project_root() -> Path:
@@ -98,22 +102,30 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def make_runs(preset: Preset, store: Store, workers: int, device: str, stopped: Sequence[int]) -> bool:
-    """Make the preset's missing runs, showing a line; False if `stopped` fills before the end."""
-    fingerprint(preset.pretrain.images, ProgressLine().show)
-    todo = missing(preset.runs, store)
+def make_runs(
+    stages: Sequence[Stage],
+    store: Store,
+    workers: int,
+    device: str,
+    stopped: Sequence[int],
+    cluster: Cluster | None = None,
+) -> bool:
+    """Make those of the runs that are missing, showing a line; False if `stopped` fills before the end."""
+    for images in dict.fromkeys(stage.images for stage in stages):
+        fingerprint(images, ProgressLine().show)
+    todo = missing(stages, store)
     if not todo:
-        print(f"All {len(complete(preset.runs))} runs of {preset.name} are there; nothing is trained.")
+        print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
         return True
     line = SweepLine(todo, store, workers or available_cores())
-    with closing(run_all(preset.runs, store, workers, device)) as progress:
-        for each in progress:
+    with closing(run_all(stages, store, workers, device, cluster)) as news:
+        for progress in news:
             if stopped:
                 line.clear()
                 return False
-            line.show(each)
+            line.show(progress)
     line.clear()
-    print(f"{len(todo)} runs of {preset.name} made in {line.elapsed()}.")
+    print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
     return True
 
 

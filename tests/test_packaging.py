@@ -116,6 +116,7 @@ def test_the_version_is_the_same_everywhere():
 @pytest.mark.parametrize("folder", ["clrkit", "tests", "benchmarks"])
 def test_whatever_is_imported_is_a_dependency_or_what_one_of_them_needs(folder):
     declared = set(requirements(extras=folder != "clrkit"))
+    declared |= {Requirement(text).name for text in PROJECT["optional-dependencies"]["cluster"]}  # on demand
     declared |= {needed for name in declared for needed in required(name)}
     modules = metadata.packages_distributions()
     own = {

@@ -1,0 +1,139 @@
+"""The command `sweep`: the runs of a grid of settings, and a table of what came out."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from clrkit.config import STAGES, ConfigError, Stage
+from clrkit.grid import Preset
+from clrkit.presets import preset
+
+if TYPE_CHECKING:
+    from clrkit.cluster import Cluster
+    from clrkit.runs import Run, Store
+
+Command = Callable[[argparse.Namespace], int]
+Settings = dict[str, str]
+
+ABOUT = "Make the runs of a grid: every field of a stage may be a list, such as --temperature 0.05,0.1,0.5."
+# What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
+METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
+
+
+def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the command to the parser that `command` makes parsers for."""
+    made = command("sweep", sweep, ABOUT)
+    made.add_argument("stage", choices=[stage.name for stage in STAGES], help="stage to run")
+    made.add_argument("--json", action="store_true", help="one object a run, in place of the table")
+    add_workers(made)
+    return made
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who makes many runs."""
+    about = "runs at a time (default: one a core; on SLURM, as many as it takes)"
+    parser.add_argument("--workers", type=int, default=0, help=about)
+    about = "make each run as a job: of SLURM, or of this machine to try it out (docs/sweeps.md)"
+    parser.add_argument("--cluster", choices=("slurm", "local"), help=about)
+    about = "a parameter of the jobs by submitit's name, such as slurm_partition=gpu; repeatable"
+    parser.add_argument(
+        "--cluster_set", "--cluster-set", action="append", default=[], metavar="NAME=VALUE", help=about
+    )
+
+
+def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
+    """The cluster that the options ask for, or None."""
+    from clrkit.cluster import Cluster, read_parameters
+
+    if options.cluster:
+        return Cluster(options.cluster, read_parameters(options.cluster_set))
+    if options.cluster_set:
+        raise ConfigError("--cluster_set is for jobs; it needs --cluster slurm or --cluster local.")
+    return None
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Make the runs of a grid, then print what came out."""
+    from clrkit.console import noting
+    from clrkit.reproduce import make_runs
+    from clrkit.runs import Store
+
+    chosen = preset(options.preset)
+    store, cluster = Store(options.results, chosen.name), chosen_cluster(options)
+    points = grid(chosen, options.stage, options.fields)
+    check_all(list(points), store)
+    with noting(signal.SIGINT, signal.SIGTERM) as stopped:
+        if not make_runs(list(points), store, options.workers, options.device, stopped, cluster):
+            raise KeyboardInterrupt
+    made = [(settings, run) for stage, settings in points.items() if (run := store.find(stage))]
+    print(json.dumps(objects(made), indent=1) if options.json else "\n".join(table(made)))
+    return 0
+
+
+def grid(chosen: Preset, stage: str, fields: Mapping[str, str]) -> dict[Stage, Settings]:
+    """Every run of a grid, with the settings it was asked for by.
+
+    Args:
+        chosen: the experiment whose standard run is varied.
+        stage: which stage.
+        fields: a value, or comma-separated values, by name.
+
+    Raises:
+        ConfigError: for an unknown stage or field, or an impossible value.
+    """
+    values = [text.split(",") for text in fields.values()]
+    points = [dict(zip(fields, point, strict=True)) for point in itertools.product(*values)]
+    return {chosen.resolve(stage, **point): point for point in points}
+
+
+def check_all(stages: Sequence[Stage], store: Store) -> None:
+    """Whether the data allow every run that is to be made, before the first is. Raises ConfigError."""
+    from clrkit.materialise import load_once
+    from clrkit.stages import check
+    from clrkit.sweep import missing
+
+    for stage in missing(stages, store):
+        check(stage, load_once(stage.images))
+
+
+def objects(made: Iterable[tuple[Settings, Run]]) -> list[dict[str, object]]:
+    """What came out, as plain JSON values."""
+    return [
+        {"stage": run.record["stage"], "key": run.key, "settings": settings, "metrics": run.metrics}
+        for settings, run in made
+    ]
+
+
+def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
+    """What came out, as lines: a row for each setting of the varied fields, over its seeds."""
+    metric = next(name for name in METRICS if all(name in run.metrics for _, run in made))
+    heading, scale, decimals = METRICS[metric]
+    varied = [name for name in made[0][0] if name != "seed" and len({point[name] for point, _ in made}) > 1]
+    values: dict[tuple[str, ...], list[float]] = {}
+    for settings, run in made:
+        row = tuple(settings[name] for name in varied)
+        values.setdefault(row, []).append(scale * run.metrics[metric])
+    rows = [(*row, spread(found, decimals), str(len(found))) for row, found in values.items()]
+    remark = f"{len(made)} runs; {heading} is a mean ± its standard error over seeds."
+    return [remark, "", *aligned([(*varied, heading, "seeds"), *rows])]
+
+
+def spread(values: Sequence[float], decimals: int) -> str:
+    """A mean, with its standard error where there are several values."""
+    mean = f"{fmean(values):.{decimals}f}"
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else ""
+    return mean + error
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [line.rstrip() for line in lines]
