@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clrkit.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.config import Data
 from clrkit.folders import list_evaluation, list_images, root_of
-from clrkit.images import DataError, ImageArray, Resize, reason, stored_side
+from clrkit.images import DataError, Resize, stored_side
+from clrkit.known_sets import known_images
 from clrkit.labels import hold_out, label_subset, listed_subset
 from clrkit.pixels import (
     CHUNK,
     Indices,
-    Originals,
     Part,
     Parts,
     PixelArray,
@@ -78,7 +77,7 @@ def load(data: Data, show: Show = lambda line: None) -> DataSet:
     Raises:
         DataError: naming what cannot be read.
     """
-    source = find(data)
+    source = find(data, show)
     parts, digest = read_cache(source, show) or read(source, show)
     train, measured = parts.train, parts.test
     if data.evaluation == "validation":
@@ -93,7 +92,9 @@ def as_measured(part: Part) -> Part:
     return Part(part.views, part.labels, part.names)
 
 
-def load_evaluation(data: Data, resize: Resize = "tf2") -> tuple[Part, tuple[str, ...]]:
+def load_evaluation(
+    data: Data, resize: Resize = "tf2", show: Show = lambda line: None
+) -> tuple[Part, tuple[str, ...]]:
     """The test part as the official code measures it, and its classes: unrounded views, streamed.
 
     Needs no training part and keeps nothing. A folder is `val/<class>/` (or `test/<class>/`), or laid out as
@@ -102,6 +103,7 @@ def load_evaluation(data: Data, resize: Resize = "tf2") -> tuple[Part, tuple[str
     Args:
         data: which images, at which size; its `evaluation` plays no part.
         resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
+        show: takes a line of progress while a known set is downloaded.
 
     Returns:
         A part whose pixels are float32 in [0, 1], (batch, 3, image_size, image_size) (of tinted_mnist, which
@@ -117,7 +119,7 @@ def load_evaluation(data: Data, resize: Resize = "tf2") -> tuple[Part, tuple[str
         files = list_evaluation(data)
         images, classes = files.originals(files.test), files.classes
     else:
-        images, classes = known_images(data, "test")
+        images, classes = known_images(data.dataset, "test", known_root(data), show)
     return images.to_measure(data.image_size, exact=True, resize=resize), classes
 
 
@@ -137,7 +139,7 @@ def source_id(data: Data) -> str:
     return f"{source.entry}-{source.identity}"
 
 
-def find(data: Data) -> Source:
+def find(data: Data, show: Show = lambda line: None) -> Source:
     """Where a data set's images are. Folders are listed; nothing is downloaded or decoded."""
     if data.labels_csv and data.dataset != "folder":
         raise DataError(f"labels_csv goes with the data set folder, not with {data.dataset}.")
@@ -147,7 +149,9 @@ def find(data: Data) -> Source:
         place = hashlib.sha256(f"{images.root}\n{data.labels_csv}".encode(errors="surrogateescape"))
         read_files = partial(images.parts, data.image_size)
         return Source(f"{entry}-{place.hexdigest()[:8]}", images.identity(), read_files)
-    return Source(entry, "", partial(tinted_mnist if data.dataset == "tinted_mnist" else known_set, data))
+    if data.dataset == "tinted_mnist":
+        return Source(entry, "", partial(tinted_mnist, data))
+    return Source(entry, "", partial(known_set, data, show))
 
 
 def read(source: Source, show: Show) -> tuple[Parts, str]:
@@ -217,32 +221,17 @@ def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArr
     return PixelArray(array, None if (aspects == 1).all() else aspects)
 
 
-def known_set(data: Data) -> Parts:
-    """CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled part) through torchvision, downloaded if missing."""
-    (train, classes), (test, _) = (known_images(data, part) for part in ("train", "test"))
+def known_set(data: Data, show: Show) -> Parts:
+    """CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled part), downloaded if missing."""
+    (train, classes), (test, _) = (
+        known_images(data.dataset, part, known_root(data), show) for part in ("train", "test")
+    )
     return Parts(train.to_train(data.image_size), test.to_measure(data.image_size), classes)
 
 
-def known_images(data: Data, part: str) -> tuple[Originals, tuple[str, ...]]:
-    """The part ("train" or "test") of a torchvision set, and its classes."""
-    from torchvision import datasets
-
-    root = Path(root_of(data)).expanduser() if root_of(data) else cache_folder() / "downloads"
-    try:
-        if data.dataset == "stl10":
-            split = "train+unlabeled" if part == "train" else part
-            found: Any = datasets.STL10(root, split, download=True)
-            array, labels = found.data.transpose(0, 2, 3, 1), found.labels
-        else:
-            kind = datasets.CIFAR10 if data.dataset == "cifar10" else datasets.CIFAR100
-            found = kind(root, train=part == "train", download=True)
-            array, labels = found.data, found.targets
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{data.dataset} is not in {root} and cannot be downloaded: {reason(error)}."
-        ) from None
-    names = [f"{part}/{index:06d}" for index in range(len(array))]
-    return Originals(ImageArray(array), np.asarray(labels, dtype=np.int64), names), tuple(found.classes)
+def known_root(data: Data) -> Path:
+    """The folder that known sets lie in, or are downloaded to."""
+    return Path(root_of(data)).expanduser() if root_of(data) else cache_folder() / "downloads"
 
 
 def tinted_mnist(data: Data) -> Parts:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clrkit.archives import unpacked
 from clrkit.config import Data
 from clrkit.images import DataError, ImageFiles, reason
 from clrkit.labels import hold_out
@@ -123,11 +124,14 @@ def root_of(data: Data) -> str:
 
 
 def existing_root(data: Data) -> Path:
+    """The folder of a set's images, which may be given as an archive of it."""
     if not root_of(data):
         raise DataError(
             f"{data.dataset} needs the folder of its images; give it with --root DIR or in CLRKIT_ROOT."
         )
     root = Path(root_of(data)).expanduser().resolve()
+    if root.is_file():
+        return unpacked(root)
     if not root.is_dir():
         raise DataError(f"The folder of images {root} does not exist; --root DIR names it.")
     return root

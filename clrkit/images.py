@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +24,9 @@ Resize = Literal["tf2", "tf1"]
 
 SMALL = 64  # up to this side, images are stored for training without a margin
 WHOLE = 32  # up to this side, images are measured whole (tf2/data.py: neither cropped nor resized)
-MAX_PIXELS = 89_478_485  # Pillow warns from here on
+MAX_PIXELS = 89_478_485  # Pillow warns from here on; as RGB 268 MB
+MAX_BYTES = 2**29  # of a file: metadata is read whole, and may be all there is
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow hands others to outside programs
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FLIPPED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # then rows, columns
 
@@ -76,7 +79,8 @@ def read_photo(path: str, enough: int | None = None) -> Photo:
         DataError: naming a file that is missing, broken, smaller than 2 x 2 or absurdly large.
     """
     try:
-        with Image.open(path) as image:
+        check_bytes(path)
+        with Image.open(path, formats=FORMATS) as image:
             check_size(path, image.size)
             size, drafted = image.size, None
             if enough:
@@ -94,6 +98,11 @@ def read_photo(path: str, enough: int | None = None) -> Photo:
         raise DataError(f"The image {path} is broken, or not an image that Pillow can read.") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a malformed file
         raise DataError(f"The image {path} cannot be decoded: {reason(error)}.") from None
+
+
+def check_bytes(path: str) -> None:
+    if (size := Path(path).stat().st_size) > MAX_BYTES:
+        raise DataError(f"The image {path} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
 
 
 def check_size(path: str, size: tuple[int, int]) -> None:

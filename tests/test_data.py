@@ -1,7 +1,6 @@
 """Data sets from source to pixels: the tinted digits, known sets, folders, cache and stream."""
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from clrkit.data import (
     load_evaluation,
     source_id,
 )
-from clrkit.pixels import Parts
+from clrkit.images import ImageArray
+from clrkit.pixels import Originals, Parts
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -453,93 +453,30 @@ print({{"torch", "torchvision", "mlxtend", "pandas"}} & set(sys.modules))
     assert run(code).split() == [digest, "set()"]
 
 
-# Known sets, in the files' own formats
+# Known sets, in the files' own formats (tests/test_known_sets.py has the files)
 
 
-def batch(path: Path, images: np.ndarray, **entries: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    path.write_bytes(pickle.dumps({"data": rows, **entries}))
+def test_a_known_set_is_decoded_and_measured_as_it_is(tmp_path, monkeypatch):
+    images = np.random.RandomState(0).randint(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    parts = {"train": (images[:3], [1, 0, 1]), "test": (images[3:], [0, 1])}
 
+    def known_images(name, part, root, show):
+        array, labels = parts[part]
+        found = Originals(ImageArray(array), np.array(labels), [f"{part}/{i}" for i in range(len(labels))])
+        return found, (name, str(root))
 
-@pytest.fixture
-def complete(monkeypatch):
-    """Take files as complete whatever their checksums."""
-    import torchvision.datasets as sets
-
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
-    monkeypatch.setattr(sets.STL10, "_check_integrity", lambda self: True)
-
-
-@pytest.mark.usefixtures("complete")
-def test_cifar10_is_read_as_it_is(tmp_path):
-    images = np.random.RandomState(0).randint(0, 256, (12, 32, 32, 3)).astype(np.uint8)
-    folder = tmp_path / "root" / "cifar-10-batches-py"
-    for index in range(5):
-        batch(folder / f"data_batch_{index + 1}", images[2 * index : 2 * index + 2], labels=[index, 9])
-    batch(folder / "test_batch", images[10:], labels=[7, 0])
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": CIFAR10}))
-    found = load(Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32))
-    assert found.classes == CIFAR10
-    assert found.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
-    assert found.evaluation.labels.tolist() == [7, 0]
-    assert np.array_equal(pixels(found.train), images[:10].transpose(0, 3, 1, 2))
-    assert np.array_equal(pixels(found.evaluation), images[10:].transpose(0, 3, 1, 2))
-    part, classes = load_evaluation(Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32))
-    exact = to_float(torch.from_numpy(images[10:].transpose(0, 3, 1, 2).copy()))
+    monkeypatch.setattr(data, "known_images", known_images)
+    config = Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32)
+    for _ in range(2):  # decoded, then from the cache
+        found = load(config)
+        assert found.classes == ("cifar10", str(tmp_path / "root"))
+        assert (found.train.labels.tolist(), found.evaluation.labels.tolist()) == ([1, 0, 1], [0, 1])
+        assert np.array_equal(pixels(found.train), images[:3].transpose(0, 3, 1, 2))
+        assert np.array_equal(pixels(found.evaluation), images[3:].transpose(0, 3, 1, 2))
+    part, _ = load_evaluation(config)
+    exact = to_float(torch.from_numpy(images[3:].transpose(0, 3, 1, 2).copy()))
     assert next(iter(part.pixels.batches([np.arange(2)]))).equal(exact)
-    assert (part.labels.tolist(), classes) == ([7, 0], CIFAR10)
-
-
-@pytest.mark.usefixtures("complete")
-def test_cifar100_has_its_fine_classes_and_the_default_root_lies_in_the_cache(tmp_path):
-    images = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype(np.uint8)
-    folder = tmp_path / "cache" / "downloads" / "cifar-100-python"
-    batch(folder / "train", images[:2], fine_labels=[99, 3], coarse_labels=[1, 2])
-    batch(folder / "test", images[2:], fine_labels=[5, 4], coarse_labels=[1, 2])
-    names = [f"class {index:02d}" for index in range(100)]
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
-    found = load(Data(dataset="cifar100", image_size=32))
-    assert found.classes == tuple(names)
-    assert found.train.labels.tolist() == [99, 3]
-    assert np.array_equal(pixels(found.evaluation), images[2:].transpose(0, 3, 1, 2))
-
-
-@pytest.mark.usefixtures("complete")
-def test_stl10_has_its_unlabelled_images(tmp_path):
-    folder, random = tmp_path / "root" / "stl10_binary", np.random.RandomState(0)
-    folder.mkdir(parents=True)
-    flat = {name: np.repeat(random.randint(0, 256, (count, 3)), 96 * 96, 1) for name, count in
-            (("train", 2), ("unlabeled", 3), ("test", 1))}  # fmt: skip
-    for name, rows in flat.items():
-        rows.astype(np.uint8).tofile(folder / f"{name}_X.bin")
-    np.array([10, 1], np.uint8).tofile(folder / "train_y.bin")
-    np.array([2], np.uint8).tofile(folder / "test_y.bin")
-    (folder / "class_names.txt").write_text("airplane\nbird\n")
-    found = load(Data(dataset="stl10", root=str(tmp_path / "root"), image_size=96))
-    assert found.train.labels.tolist() == [9, 0, -1, -1, -1]
-    assert found.evaluation.labels.tolist() == [1]
-    expected = np.concatenate([flat["train"], flat["unlabeled"]]).reshape(5, 3, 96, 96)[:, :, :1, :1]
-    assert pixels(found.train).shape == (5, 3, 110, 110)
-    assert (pixels(found.train) == expected).all()
-    assert pixels(found.evaluation).shape == (1, 3, 96, 96)
-    assert found.train.pixels.aspects is None
-    (views,) = found.train.views.batches([np.array([1, 0])])
-    assert np.abs(views[:, :, ::95, ::95].numpy() - expected[[1, 0]].astype(int)).max() <= 1
-
-
-def test_a_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):
-    from urllib.error import URLError
-
-    def refuse(*arguments, **options):
-        raise URLError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
-    with pytest.raises(
-        DataError,
-        match=rf"^cifar10 is not in {tmp_path}/root and cannot be downloaded: [^\n]*no network[^\n]*\.$",
-    ):
-        load(Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32))
+    assert data.known_root(Data(dataset="stl10")) == tmp_path / "cache" / "downloads"
 
 
 # The real CIFAR-10

@@ -1,0 +1,301 @@
+"""CIFAR-10, CIFAR-100 and STL-10: their authors' binary files, downloaded from a server of the test's."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clrkit import known_sets
+from clrkit.archives import ArchiveError
+from clrkit.images import DataError
+from clrkit.known_sets import KNOWN, KnownSet, known_images
+
+RANDOM = np.random.RandomState(0)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = tuple(f"class_{index:02d}" for index in range(100))
+
+
+def noise(count: int, side: int) -> np.ndarray:
+    """Images (count, 3, side, side)."""
+    return RANDOM.randint(0, 256, (count, 3, side, side)).astype(np.uint8)
+
+
+def rows(images: np.ndarray, *labels: list[int]) -> bytes:
+    """As CIFAR's files are: the labels of an image, then its pixels, channel by channel, row by row."""
+    columns = [np.array(column, np.uint8)[:, None] for column in labels]
+    return np.hstack([*columns, images.reshape(len(images), -1)]).tobytes()
+
+
+IMAGES = noise(12, 32)
+LARGER = noise(6, 96)
+FILES = {
+    "cifar10": {
+        **{f"data_batch_{n + 1}.bin": rows(IMAGES[2 * n : 2 * n + 2], [n, 9 - n]) for n in (4, 0, 1, 2, 3)},
+        "test_batch.bin": rows(IMAGES[10:], [7, 0]),
+        "batches.meta.txt": "\n".join([*CIFAR10, "", ""]).encode(),
+        "readme.html": b"",
+    },
+    "cifar100": {
+        "train.bin": rows(IMAGES[:2], [1, 2], [99, 3]),
+        "test.bin": rows(IMAGES[2:4], [1, 2], [5, 4]),
+        "fine_label_names.txt": "\n".join(CIFAR100).encode(),
+        "coarse_label_names.txt": b"a\nb\n",
+    },
+    "stl10": {
+        "train_X.bin": LARGER[:2].transpose(0, 1, 3, 2).tobytes(),
+        "train_y.bin": bytes([10, 1]),
+        "unlabeled_X.bin": LARGER[2:5].transpose(0, 1, 3, 2).tobytes(),
+        "test_X.bin": LARGER[5:].transpose(0, 1, 3, 2).tobytes(),
+        "test_y.bin": bytes([2]),
+        "class_names.txt": "\n".join(CIFAR10).encode(),
+    },
+}
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+def archived(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for file, data in FILES[name].items():
+            info = tarfile.TarInfo(f"{KNOWN[name].folder}/{file}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def small(name: str, url: str, archive: bytes) -> KnownSet:
+    """A known set of the files above."""
+    sums = {
+        part: {file: md5(FILES[name][file]) for file in files} for part, files in KNOWN[name].files.items()
+    }
+    return replace(KNOWN[name], url=url, md5=md5(archive), files=sums)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the archives of the small sets, which take the place of the real ones; its folder."""
+    served = tmp_path / "served"
+    served.mkdir()
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=served))
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+    for name in FILES:
+        file = KNOWN[name].url.rpartition("/")[2]
+        (served / file).write_bytes(archived(name))
+        url = f"http://127.0.0.1:{running.server_port}/{file}"
+        monkeypatch.setitem(known_sets.KNOWN, name, small(name, url, archived(name)))
+    yield served
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "deep/root"
+
+
+def read(name: str, part: str, root: Path) -> tuple[np.ndarray, list[int], tuple[str, ...]]:
+    """Images (count, 3, side, side), labels and classes."""
+    found, classes = known_images(name, part, root, lambda line: None)
+    assert found.names == [f"{part}/{index:06d}" for index in range(len(found.labels))]
+    return found.found.array.transpose(0, 3, 1, 2), found.labels.tolist(), classes
+
+
+@pytest.mark.usefixtures("server")
+def test_cifar10_is_read_batch_by_batch(root):
+    images, labels, classes = read("cifar10", "train", root)
+    assert classes == CIFAR10
+    assert labels == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
+    assert np.array_equal(images, IMAGES[:10])
+    images, labels, _ = read("cifar10", "test", root)
+    assert labels == [7, 0]
+    assert np.array_equal(images, IMAGES[10:])
+
+
+@pytest.mark.usefixtures("server")
+def test_cifar100_has_its_fine_classes(root):
+    images, labels, classes = read("cifar100", "train", root)
+    assert (labels, classes) == ([99, 3], CIFAR100)
+    assert np.array_equal(images, IMAGES[:2])
+    images, labels, _ = read("cifar100", "test", root)
+    assert labels == [5, 4]
+    assert np.array_equal(images, IMAGES[2:4])
+
+
+@pytest.mark.usefixtures("server")
+def test_stl10_has_its_unlabelled_images_upright(root):
+    images, labels, classes = read("stl10", "train", root)
+    assert (labels, classes) == ([9, 0, -1, -1, -1], CIFAR10)
+    assert np.array_equal(images, LARGER[:5])
+    images, labels, _ = read("stl10", "test", root)
+    assert labels == [1]
+    assert np.array_equal(images, LARGER[5:])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_the_binary_version_is_read_as_torchvision_reads_the_pickled_one(
+    root, server, tmp_path, monkeypatch, name, part
+):
+    import pickle
+
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    folder = tmp_path / "pickled" / kind.base_folder
+    folder.mkdir(parents=True)
+    label_bytes = 1 if name == "cifar10" else 2
+    for file, _ in (*kind.train_list, *kind.test_list):
+        table = np.frombuffer(FILES[name][f"{file}.bin"], np.uint8).reshape(-1, label_bytes + 3072)
+        key = "labels" if label_bytes == 1 else "fine_labels"
+        content = {"data": table[:, label_bytes:], key: table[:, label_bytes - 1].tolist()}
+        (folder / file).write_bytes(pickle.dumps(content))
+    classes = list(CIFAR10 if name == "cifar10" else CIFAR100)
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: classes}))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
+    theirs = kind(tmp_path / "pickled", train=part == "train")
+    found, names = known_images(name, part, root, lambda line: None)
+    assert np.array_equal(found.found.array, theirs.data)
+    assert found.labels.tolist() == theirs.targets
+    assert list(names) == theirs.classes
+
+
+def test_stl10_is_read_as_torchvision_reads_it(root, server, monkeypatch):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
+    for part, split in (("train", "train+unlabeled"), ("test", "test")):
+        found, names = known_images("stl10", part, root, lambda line: None)
+        theirs = datasets.STL10(root, split)
+        assert np.array_equal(found.found.array, theirs.data.transpose(0, 2, 3, 1))
+        assert found.labels.tolist() == theirs.labels.astype(int).tolist()
+        assert list(names) == theirs.classes
+
+
+def test_the_parts_and_sums_of_the_real_files_are_distinct():
+    for known in KNOWN.values():
+        sums = [known.md5, *(sum for files in known.files.values() for sum in files.values())]
+        assert len(set(sums)) == len(sums)
+        assert all(len(sum) == 32 and int(sum, 16) for sum in sums)
+        assert known.url.startswith("https://")
+
+
+# Where a set is found
+
+
+def test_a_set_is_downloaded_once_with_progress_and_read_without_the_server(root, server):
+    lines = []
+    first, _ = known_images("cifar10", "test", root, lines.append)
+    archive = root / "cifar-10-binary.tar.gz"
+    megabytes = f"{archive.stat().st_size / 1e6:,.0f}"
+    assert lines[0].startswith("downloading http://127.0.0.1")
+    assert lines[0].endswith(f": {megabytes} of {megabytes} MB")
+    assert lines[-1] == f"unpacking {archive}"
+    assert {path.name for path in root.iterdir()} == {"cifar-10-batches-bin", archive.name}
+    for file in (*server.iterdir(), archive):
+        file.unlink()
+    again, _ = known_images("cifar10", "test", root, pytest.fail)
+    assert np.array_equal(again.found.array, first.found.array)
+
+
+def test_an_archive_that_lies_there_is_not_downloaded(root, server):
+    root.mkdir(parents=True)
+    (server / "cifar-10-binary.tar.gz").rename(root / "cifar-10-binary.tar.gz")
+    assert read("cifar10", "test", root)[1] == [7, 0]
+
+
+def test_a_set_that_cannot_be_downloaded_is_named(root, server):
+    (server / "cifar-10-binary.tar.gz").unlink()
+    message = (
+        rf"^Neither cifar-10-batches-bin nor cifar-10-binary\.tar\.gz is in {root}, and http[^ ]*gz cannot "
+        r"be downloaded: HTTP Error 404: File not found\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        read("cifar10", "train", root)
+    assert list(root.iterdir()) == []
+
+
+def test_who_has_the_pickled_version_is_told_that_it_is_not_read(root, server):
+    (server / "cifar-10-binary.tar.gz").unlink()
+    (root / "cifar-10-batches-py").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"\(.*cifar-10-batches-py is pickled, and no pickle is read\)"):
+        read("cifar10", "train", root)
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[:-9], lambda old: old[:99] + b"?" + old[100:]])
+def test_a_damaged_download_is_refused_and_not_kept(root, server, damage, fault):
+    file = server / "cifar-10-binary.tar.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match="what arrived is not the archive that its authors offer"):
+        read("cifar10", "train", root)
+    assert list(root.iterdir()) == []
+    name = "outside files: a download is cut short or damaged"
+    fault(name, "other bytes from the server", "nothing: it is not kept")
+
+
+def test_an_endless_download_is_given_up(root, server, monkeypatch):
+    monkeypatch.setattr(known_sets, "LARGEST_DOWNLOAD", 100)
+    with pytest.raises(DataError, match="it has more than 100 bytes"):
+        read("cifar10", "train", root)
+    assert list(root.iterdir()) == []
+
+
+def test_an_archive_that_is_not_its_authors_is_refused(root, server):
+    root.mkdir(parents=True)
+    (root / "cifar-10-binary.tar.gz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"binary\.tar\.gz is not the archive that its authors offer; delete"):
+        read("cifar10", "train", root)
+
+
+def test_an_archive_that_leads_out_is_refused_though_its_sum_is_right(root, server, monkeypatch):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("../../out"))
+    known = replace(KNOWN["cifar10"], md5=md5(buffer.getvalue()))
+    monkeypatch.setitem(known_sets.KNOWN, "cifar10", known)
+    (server / "cifar-10-binary.tar.gz").write_bytes(buffer.getvalue())
+    with pytest.raises(ArchiveError, match="may lead out of its folder"):
+        read("cifar10", "train", root)
+    assert not (root / "cifar-10-batches-bin").exists()
+
+
+@pytest.mark.parametrize("file", ["data_batch_3.bin", "test_batch.bin"])
+def test_a_flipped_bit_in_an_unpacked_file_is_noticed(root, server, file, fault):
+    read("cifar10", "test", root)
+    path = root / "cifar-10-batches-bin" / file
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{file} is damaged or not what it should be; delete its folder"):
+        read("cifar10", "test" if "test" in file else "train", root)
+    fault(
+        "outside files: a flipped bit in CIFAR-10's files", "one bit of a file", "the file, which is refused"
+    )
+
+
+def test_missing_files_and_class_names_are_named(root, server):
+    read("cifar10", "test", root)
+    names = root / "cifar-10-batches-bin/batches.meta.txt"
+    names.write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"batches\.meta\.txt names 2 classes, fewer than there are\.$"):
+        read("cifar10", "test", root)
+    names.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"^cifar10 cannot be read from .*: 'ascii' codec"):
+        read("cifar10", "test", root)
+    names.unlink()
+    with pytest.raises(DataError, match=r"^cifar10 cannot be read from .*: No such file or directory\.$"):
+        read("cifar10", "test", root)
