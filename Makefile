@@ -61,7 +61,7 @@ lab: .venv/installed  ## Open JupyterLab on the notebooks.
 
 reference:  ## Make your own runs of the preset the committed reference: records, figures, notebooks, no weights.
 	rm -rf results/reference/$(PRESET)
-	tar -C results --exclude=weights.safetensors --exclude=*.lock -cf - $(PRESET) | tar -C results/reference -xf -
+	tar -C results --exclude=weights.safetensors --exclude=*.lock --exclude=*.damaged* -cf - $(PRESET) | tar -C results/reference -xf -
 
 clean:  ## Delete the virtual environment; results stay (see: python -m clrkit clean --help).
 	rm -rf .venv

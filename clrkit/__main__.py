@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clrkit import check_command, model_commands, sweep_command
 from clrkit import config as configs
-from clrkit import model_commands, sweep_command
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
 from clrkit.presets import PRESETS, preset
@@ -90,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")
     cleaned.add_argument("--all", action="store_true", help="delete finished runs, figures and notebooks too")
     model_commands.add(bare)
+    check_command.add(bare)
     return parser
 
 
@@ -179,18 +180,19 @@ def show_plan(options: argparse.Namespace) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     from clrkit import reproduce as whole
     from clrkit.console import noting
+    from clrkit.publish import publish
 
     chosen, store = opened(options)
     cluster = sweep_command.chosen_cluster(options)
     with noting(*STOPPING) as stopped:
         if not whole.make_runs(chosen.runs, store, options.workers, options.device, stopped, cluster):
             return interrupted()
-    print(whole.publish(chosen, store))
+    print(publish(chosen, store))
     return 0
 
 
 def draw_figures(options: argparse.Namespace) -> int:
-    from clrkit.reproduce import draw
+    from clrkit.publish import draw
 
     chosen, store = opened(options)
     index, verdict = draw(chosen, store)

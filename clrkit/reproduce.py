@@ -1,4 +1,4 @@
-"""The whole experiment: every run of a preset, the notebooks, figures, claims, and how they compare."""
+"""The whole experiment: what the runs of a preset are, which are there, and how the others are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clrkit.console import ProgressLine, SweepLine
 from clrkit.data import fingerprint
 from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.grid import Preset
-from clrkit.headless import RESULTS_VARIABLE, NotebookError, execute, notebooks
+from clrkit.headless import RESULTS_VARIABLE
 from clrkit.provenance import available_cores
 from clrkit.runs import Run, Store
 from clrkit.sweep import missing, run_all
@@ -113,6 +113,7 @@ def make_runs(
     """Make those of the runs that are missing, showing a line; False if `stopped` fills before the end."""
     for images in dict.fromkeys(stage.images for stage in stages):
         fingerprint(images, ProgressLine().show)
+    store.find_all(complete(stages))  # a damaged one is named before anything is trained
     todo = missing(stages, store)
     if not todo:
         print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
@@ -127,67 +128,3 @@ def make_runs(
     line.clear()
     print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
     return True
-
-
-def publish(preset: Preset, store: Store) -> str:
-    """Execute the notebooks, draw figures and index; returns how the numbers compare with the reference.
-
-    A notebook is executed anew where it, its library or the runs are younger than the executed copy.
-    """
-    line = ProgressLine()
-    folder = project_root() / "notebooks"
-    runs = [store.path(stage) for stage in complete(preset.runs)]
-    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *runs]))
-    for source in notebooks(folder):
-        target = store.folder / "notebooks" / source.name
-        if target.exists() and modified(target) > max(youngest, modified(source)):
-            continue
-        line.show(f"notebook {source.name}", always=True)
-        try:
-            execute(source, target, {"preset": preset.name}, store.results)
-        except NotebookError:
-            if target.exists():
-                os.utime(target, (0, 0))  # a copy that failed is never up to date
-            raise
-    line.clear()
-    index, verdict = draw(preset, store)
-    return f"{verdict}; see {index}"
-
-
-def modified(path: Path) -> float:
-    return path.stat().st_mtime
-
-
-def draw(preset: Preset, store: Store) -> tuple[Path, str]:
-    """Figures, tables and INDEX.md from the records; returns the index and the verdict of the comparison.
-
-    Raises:
-        ConfigError: if there are neither own runs nor a reference.
-    """
-    from clrkit import claims, comparison, drawing, figures, frames
-    from clrkit.index import Report, write_index
-
-    evidence = gather(preset, store)
-    runs = frames.frame(evidence.records)
-    drawings, missing = figures.draw_all(runs, preset.name)
-    for each in drawings:
-        drawing.save(each, store.folder / "figures")
-    reference = store.reference.find_all(complete(preset.runs))
-    compared = None
-    if reference and evidence.source != REFERENCE:
-        compared = comparison.compare(runs, frames.frame(run.record for run in reference))
-    report = Report(
-        preset=preset.name,
-        source=evidence.source,
-        runs=runs,
-        claims=claims.evaluate(runs),
-        drawings=drawings,
-        figures=store.folder / "figures",
-        missing=missing,
-        comparison=compared,
-        notebooks=sorted((store.folder / "notebooks").glob("*.ipynb")),
-    )
-    for index in (store.folder / "INDEX.md", store.results / "INDEX.md"):
-        write_index(index, report)
-    verdict = "no reference to compare with" if compared is None else comparison.summary_line(compared)
-    return store.results / "INDEX.md", verdict

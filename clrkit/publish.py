@@ -1,0 +1,189 @@
+"""What a reader sees of a preset: executed notebooks, figures, tables and INDEX.md, each with its checksum.
+
+One process at a time writes them in a results folder. What is whole and made from what is there now stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import Timeout
+
+from clrkit.checksums import SUMS, Damaged, check_file, digest_of, read_sums
+from clrkit.console import ProgressLine
+from clrkit.grid import Preset
+from clrkit.headless import NotebookError, execute, notebooks
+from clrkit.images import reason
+from clrkit.paper import PAPER
+from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root
+from clrkit.runs import NOTE_SECONDS, RECORD, Run, RunError, Store, locked, read_json, write_json, write_sums
+
+DRAWN = "drawn.json"  # in the folder of the figures: what they were drawn from
+DRAWN_WITH = ("matplotlib", "numpy", "pandas")
+INDEX = "INDEX.md"
+
+
+def publish(preset: Preset, store: Store) -> str:
+    """Execute the notebooks, draw figures and index; returns how the numbers compare with the reference.
+
+    A notebook is executed anew where it, its library or the runs are younger than the executed copy, or the
+    copy is not what was written.
+
+    Raises:
+        RunError: where the results folder cannot be written.
+        NotebookError: for a notebook that fails.
+    """
+    with publishing(store):
+        execute_notebooks(preset, store)
+    index, verdict = draw(preset, store)
+    return f"{verdict}; see {index}"
+
+
+@contextmanager
+def publishing(store: Store) -> Iterator[None]:
+    """Within, no other process publishes in the results folder; waits for one that does."""
+    lock = store.results / "publish.lock"
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(lock, NOTE_SECONDS))
+            except Timeout:
+                print(f"clrkit: waiting for a process that publishes in {store.results}", file=sys.stderr)
+                held.enter_context(locked(lock))
+            yield
+    except OSError as error:
+        raise RunError(f"{error.filename or store.results} cannot be written: {reason(error)}.") from None
+
+
+def execute_notebooks(preset: Preset, store: Store) -> None:
+    line, folder = ProgressLine(), store.folder / "notebooks"
+    runs = [store.path(stage) for stage in complete(preset.runs)]
+    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *runs]))
+    whole = {name for name, digest in sums_of(folder).items() if is_whole(folder / name, digest)}
+    for source in notebooks(project_root() / "notebooks"):
+        target = folder / source.name
+        if target.name in whole and modified(target) > max(youngest, modified(source)):
+            continue
+        line.show(f"notebook {source.name}", always=True)
+        try:
+            execute(source, target, {"preset": preset.name}, store.results)
+        except NotebookError:
+            if target.exists():
+                os.utime(target, (0, 0))  # a copy that failed is never up to date
+            raise
+        finally:
+            if target.exists():
+                write_sums(folder, [path.name for path in folder.glob("*.ipynb")])
+    line.clear()
+
+
+def modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """Digests by name, none where the folder's SHA256SUMS is missing or broken: all is made anew then."""
+    try:
+        return read_sums(folder) or {}
+    except Damaged:
+        return {}
+
+
+def is_whole(path: Path, digest: str) -> bool:
+    """Whether a file is what it was."""
+    try:
+        check_file(path, {path.name: digest})
+    except Damaged:
+        return False
+    return True
+
+
+def draw(preset: Preset, store: Store) -> tuple[Path, str]:
+    """Figures, tables and INDEX.md from the records; returns the index and the verdict of the comparison.
+
+    They are drawn anew unless they are whole and from the same records, code and libraries.
+
+    Raises:
+        ConfigError: if there are neither own runs nor a reference.
+        RunError: where the results folder cannot be written.
+    """
+    with publishing(store):
+        evidence, reference = gather(preset, store), store.reference.find_all(complete(preset.runs))
+        origin = origin_of(preset, evidence, reference, store)
+        index, note = store.results / INDEX, drawn(store)
+        if not note or note["origin"] != origin:
+            verdict = draw_anew(preset, store, evidence, reference)
+            note = {"origin": origin, "verdict": verdict, "index": digest_of(index)}
+            figures = store.folder / "figures"
+            write_json(figures / DRAWN, note)
+            write_sums(figures, [path.name for path in figures.iterdir() if path.name != SUMS])
+            for folder in (store.folder, store.results):
+                write_sums(folder, [INDEX])
+    return index, note["verdict"]
+
+
+def drawn(store: Store) -> dict[str, str] | None:
+    """The note of what was drawn and from what; None where any of it is not there as it was written."""
+    figures = store.folder / "figures"
+    sums = {folder: sums_of(folder) for folder in (figures, store.folder)}
+    files = {folder / name: digest for folder in sums for name, digest in sums[folder].items()}
+    if not {figures / DRAWN, store.folder / INDEX} <= files.keys():
+        return None
+    if not all(is_whole(path, digest) for path, digest in files.items()):
+        return None
+    note: dict[str, str] = read_json(figures / DRAWN)
+    last = is_whole(store.results / INDEX, note["index"])  # it is of the preset that was drawn last
+    return note if last else None
+
+
+def origin_of(preset: Preset, evidence: Evidence, reference: Sequence[Run], store: Store) -> str:
+    """SHA-256 over all that figures and index are made from: records, code, published numbers, libraries."""
+    code = [*sorted(Path(__file__).parent.glob("*.py")), PAPER]
+    content = [
+        [preset.name, evidence.source],
+        [sums_of(run.folder)[RECORD] for run in [*evidence.runs, *reference]],
+        [path.name for path in executed(store)],
+        [digest_of(path) for path in code if path.exists()],
+        [version(library) for library in DRAWN_WITH],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def executed(store: Store) -> list[Path]:
+    return sorted((store.folder / "notebooks").glob("*.ipynb"))
+
+
+def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Sequence[Run]) -> str:
+    """Draw and write figures and indices; returns the verdict of the comparison with the reference."""
+    from clrkit import claims, comparison, drawing, figures, frames
+    from clrkit.index import Report, write_index
+
+    runs = frames.frame(evidence.records)
+    drawings, missing = figures.draw_all(runs, preset.name)
+    for each in drawings:
+        drawing.save(each, store.folder / "figures")
+    compared = None
+    if reference and evidence.source != REFERENCE:
+        compared = comparison.compare(runs, frames.frame(run.record for run in reference))
+    report = Report(
+        preset=preset.name,
+        source=evidence.source,
+        runs=runs,
+        claims=claims.evaluate(runs),
+        drawings=drawings,
+        figures=store.folder / "figures",
+        missing=missing,
+        comparison=compared,
+        notebooks=executed(store),
+    )
+    for folder in (store.folder, store.results):
+        write_index(folder / INDEX, report)
+    return "no reference to compare with" if compared is None else comparison.summary_line(compared)
