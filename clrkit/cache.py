@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from clrkit.images import DataError, reason
 from clrkit.pixels import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
@@ -70,7 +71,9 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
 
 
 def read_part(folder: Path, name: str) -> Part:
-    arrays = {path.stem: np.load(path) for path in folder.glob(f"{name}_*.npy")}
+    # Mapped first: a header that promises more than the file has is noticed before there is memory for it.
+    maps = {path.stem: open_memmap(path, mode="r") for path in folder.glob(f"{name}_*.npy")}
+    arrays = {stem: np.array(mapped) for stem, mapped in maps.items()}
     pixels, labels = arrays[f"{name}_pixels"], arrays[f"{name}_labels"]
     aspects, views = arrays.get(f"{name}_aspects"), arrays.get(f"{name}_views")
     names = json.loads((folder / f"{name}_names.json").read_text())

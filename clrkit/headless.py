@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from clrkit.config import ConfigError, known
+from clrkit.images import reason
 
 if TYPE_CHECKING:
     from papermill.exceptions import PapermillExecutionError
@@ -45,8 +47,9 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
         results: folder of results that its runs read and write.
 
     Raises:
-        ConfigError: for a parameter the notebook does not have, naming the nearest.
-        NotebookError: for a cell that fails, or a copy that cannot be written.
+        ConfigError: for a parameter the notebook does not have, naming the nearest, or a value that is no
+            text, number, true, false, None or list of them.
+        NotebookError: for a file that is no notebook, a cell that fails, or a copy that cannot be written.
     """
     given = checked_parameters(source, parameters)
     try:
@@ -63,12 +66,52 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
 
 def checked_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, with what the notebook is told of having no reader. Raises as `execute`."""
-    import papermill  # loaded where it is used: notebooks import this module for its variable alone
-
-    names = list(papermill.inspect_notebook(str(source)))
-    for name in parameters:
+    names = parameter_names(source)
+    for name, value in parameters.items():
         known(name, names, f"parameter of {source.name}")
+        check_value(name, value)
     return {name: value for name, value in HEADLESS.items() if name in names} | dict(parameters)
+
+
+def parameter_names(source: Path) -> list[str]:
+    """Names in a notebook's `parameters` cell. Raises NotebookError for a file that is no notebook."""
+    import nbformat  # loaded where it is used: notebooks import this module for its variable alone
+    import papermill
+
+    try:
+        nbformat.validate(nbformat.read(source, as_version=4))
+        return list(papermill.inspect_notebook(literal(source.resolve())))
+    except Exception as error:  # nbformat and Papermill raise nearly anything on a malformed file
+        why = reason(error).strip().partition("\n")[0].rstrip(".:")
+        raise NotebookError(f"{source} is no notebook that can be run: {why}.") from None
+
+
+def check_value(name: str, value: Any) -> None:
+    """Refuse what Papermill would not quote: it writes parameters into a cell as Python source."""
+    if type(value) is list:
+        for each in value:
+            check_value(name, each)
+    elif type(value) not in (str, int, float, bool, NoneType):
+        raise ConfigError(
+            f"{name} must be a text, a number, true, false, None or a list of them, "
+            f"not a {type(value).__name__}."
+        )
+    elif isinstance(value, str) and not encodable(value):
+        raise ConfigError(f"{name} must be a text of Unicode characters, not {value!r}.")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written to a file; one that holds half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def literal(path: Path) -> str:
+    """A path as Papermill takes it, which would put the values of parameters in place of {names}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -77,8 +120,8 @@ def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> Non
 
     try:
         papermill.execute_notebook(
-            str(source),
-            str(target),
+            literal(source),
+            literal(target),
             parameters,
             kernel_name="python3",
             cwd=str(source.parent),

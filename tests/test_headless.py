@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -87,3 +88,67 @@ def test_notebooks_are_found_by_number_and_in_order(tmp_path: Path) -> None:
 def test_a_folder_without_notebooks_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookError, match="There are no numbered notebooks in"):
         notebooks(tmp_path)
+
+
+# What is written into a notebook is a value, never code
+
+HOSTILE = [
+    "__import__('os').system('touch executed')",
+    "'; import os; os.system('touch executed') #",
+    '"; import os; os.system("touch executed") #',
+    '"""\nimport os\nos.system("touch executed")\n"""',
+    "\\",
+    "\\'\\\"\\n",
+    "a\nb\r\nc\td",
+    "{preset} {0} {}",
+    "%s %(x)s",
+    "${HOME} $(touch executed) `touch executed`",
+    "größe 大 \u2028 \x85 \x00",
+    "",
+]
+
+
+def test_texts_arrive_as_they_are_and_are_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "{preset}").mkdir()
+    source = write(tmp_path / "{preset}/00_a.ipynb", "import json\nprint(json.dumps([preset, temperature]))")
+    for text in (HOSTILE, "\n".join(HOSTILE)):
+        given = {"preset": text, "temperature": [text, 0.1, 3, True, None]}
+        execute(source, tmp_path / "{0}/out.ipynb", given, tmp_path)
+        (line,) = printed(tmp_path / "{0}/out.ipynb")
+        assert json.loads(line) == list(given.values())
+    assert not list(tmp_path.rglob("executed"))
+
+
+class Quoted(str):
+    """A text whose source is not its value's."""
+
+
+@pytest.mark.parametrize(
+    "value", [Path("x"), {"a": 1}, ("a",), {1}, b"x", 1j, object(), Quoted("x"), ["a", ["b", Path("x")]]]
+)
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, value: object) -> None:
+    source = write(tmp_path / "01_b.ipynb")
+    with pytest.raises(
+        ConfigError, match=r"^temperature must be a text, a number, true, false, None or a lis"
+    ):
+        execute(source, tmp_path / "out.ipynb", {"temperature": value}, tmp_path)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_text_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "01_b.ipynb")
+    with pytest.raises(
+        ConfigError, match=r"temperature must be a text of Unicode characters, not '\\udcff'\.$"
+    ):
+        execute(source, tmp_path / "out.ipynb", {"temperature": "\udcff"}, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"\xff", b'{"cells": 3}', b"[" * 99_999])
+def test_a_file_that_is_no_notebook_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "01_b.ipynb").write_bytes(content)
+    with pytest.raises(NotebookError, match=r"01_b\.ipynb is no notebook that can be run: [^\n]*\.$"):
+        execute(tmp_path / "01_b.ipynb", tmp_path / "out.ipynb", {}, tmp_path)
+    assert not (tmp_path / "out.ipynb").exists()
