@@ -144,8 +144,9 @@ def canvas(
         assert engine is not None
         engine.set(rect=(0, 0, 1, 1 - TITLE_INCHES / height), w_pad=0.08, h_pad=0.06)  # type: ignore[call-arg]
         left, top = 0.08 / width, 1 - 0.08 / height
-        figure.text(left, top, title, size=12, weight="bold", va="top")
-        figure.text(left, top - 0.25 / height, subtitle, size=8.5, color="#555555", va="top")
+        as_it_is: Any = {"va": "top", "parse_math": False}
+        figure.text(left, top, title, size=12, weight="bold", **as_it_is)
+        figure.text(left, top - 0.25 / height, subtitle, size=8.5, color="#555555", **as_it_is)
         axes = figure.subplots(rows, columns, squeeze=False)
         yield figure, list(axes.flat)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
@@ -24,6 +25,7 @@ from clrkit.pixels import Originals, Parts
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
+UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters; bytes that are no UTF-8
 TEST_SHARE = 5  # one in so many labelled images is held out where no test part is given
 
 
@@ -163,6 +165,8 @@ def class_folders(root: Path, folder: Path) -> list[ImageFile]:
             f"{folder} has no class folders; put the images of each class into a folder of their own, "
             "or name the labels in a CSV (labels_csv)."
         )
+    if hidden := [name for name in classes if UNSHOWABLE.search(name)]:
+        raise DataError(f"The class folder {hidden[0]!r} in {folder} has a name that no text can show.")
     return [file for name in classes for file in images_of(root, folder / name, name)]
 
 

@@ -13,7 +13,7 @@ from clrkit.claims import SUPPORTED, Claim
 from clrkit.comparison import DIFFERS, summary_line
 from clrkit.drawing import Drawing
 from clrkit.frames import dataset_name
-from clrkit.tables import Table, all_tables, claims_table, duration, parts_table
+from clrkit.tables import Table, all_tables, claims_table, duration, parts_table, verbatim
 
 CLAIM_RULE = """\
 An effect is supported beyond two standard errors above zero, not supported beyond two below, else undecided;
@@ -106,11 +106,11 @@ def heading(report: Report) -> str:
     drawn = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     supported = [claim.claim for claim in whole if claim.verdict == SUPPORTED]
     train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
-    images = f"{train:,} training and {evaluation:,} {part} images"
+    images = f"{train:,} training and {evaluation:,} {verbatim(part)} images"
     spent = duration(runs["seconds"].sum())
     names = f" ({', '.join(supported)})" if supported else ""
     lines = [
-        f"# SimCLRv2 on {dataset_name(runs)}, preset `{report.preset}`\n",
+        f"# SimCLRv2 on {verbatim(dataset_name(runs))}, preset `{report.preset}`\n",
         f"{len(runs)} runs ({report.source}), {drawn}; {images}; {spent} of training in all.\n",
         f"- Claims of the paper: {len(supported)} of {len(whole)} supported{names}.",
     ]
@@ -164,4 +164,4 @@ def provenance(runs: pd.DataFrame) -> str:
 
 
 def occurring(runs: pd.DataFrame, column: str) -> str:
-    return ", ".join(sorted({str(value) for value in runs[column].dropna()} - {""}))
+    return ", ".join(sorted({verbatim(str(value)) for value in runs[column].dropna()} - {""}))

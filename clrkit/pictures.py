@@ -76,7 +76,7 @@ def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ())
                 axes.imshow(image.transpose(1, 2, 0).clip(0, 1))
             line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axes, title in zip(grid[0], titles, strict=False):
-            axes.set_title(title, size=8.5, loc="center")
+            axes.set_title(title, size=8.5, loc="center", parse_math=False)
     return Picture(figure, alt)
 
 
@@ -150,7 +150,7 @@ def embeddings(
             axes.set_title(name)
         if list(classes) != [str(number) for number in range(len(classes))] and len(classes) <= 20:
             names = "  ".join(f"{number} {name}" for number, name in enumerate(classes))
-            figure.supxlabel(names, size=8.5, color=GREY)
+            figure.supxlabel(names, size=8.5, color=GREY, parse_math=False)
     alt = f"{len(labels)} images in the plane, {len(classes)} classes: {', '.join(points)}."
     return Picture(figure, alt)
 
@@ -169,7 +169,8 @@ def soft_targets(
             axes.bar(range(len(classes)), probabilities, color=tint(BLUE), edgecolor=BLUE)
             axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
             axes.set_title(name, loc="center")
-            axes.set_xticks(range(len(classes)), classes, size=7.5, rotation=90 if len(classes[0]) > 1 else 0)
+            turned = 90 if len(classes[0]) > 1 else 0
+            axes.set_xticks(range(len(classes)), classes, size=7.5, rotation=turned, parse_math=False)
             axes.tick_params(length=0, labelleft=axes is grid[0, 1])
     return Picture(figure, alt)
 

@@ -79,8 +79,9 @@ def confusion(
 def name_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> None:
     """Class names on both axes and the count in every cell that has one."""
     slanted = max(map(len, classes)) > 3
-    axes.set_xticks(range(len(classes)), classes, **(SLANTED if slanted else {}))
-    axes.set_yticks(range(len(classes)), classes)
+    as_it_is = {"parse_math": False}  # a class may be called $x$
+    axes.set_xticks(range(len(classes)), classes, **as_it_is, **(SLANTED if slanted else {}))
+    axes.set_yticks(range(len(classes)), classes, **as_it_is)
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if shares[row, column] > 0.1 else "#222222"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", size=8, color=color)

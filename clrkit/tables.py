@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         return f"**{self.title}.** {self.markdown()}"
+
+
+def verbatim(text: str) -> str:
+    """A text that a record holds as Markdown shows it: without tags, links, emphasis or lines of its own."""
+    return re.sub(r"([\\`*_\[\]<>&])", r"\\\1", " ".join(text.split()))
 
 
 def value(mean: float, stderr: float) -> str:
@@ -128,7 +134,7 @@ def published_table(runs: pd.DataFrame) -> Table:
         ]
         for method, share in keys
     ]
-    name = dataset_name(runs)
+    name = verbatim(dataset_name(runs))
     columns = [
         "top-1, %",
         *(f"own: {name}, {network}" for network in sizes),

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from html import escape
 from time import monotonic
 from typing import Any
 
@@ -185,7 +186,7 @@ class AblationPanel:
             series = self.ablation.series(self.along.value, **held)
             drawing = self.ablation.draw(series)
             self.todo = [config for _, config in series.missing]
-            self.image.value, self.caption.value = drawing._repr_png_()[0], drawing.alt
+            self.image.value, self.caption.value = drawing._repr_png_()[0], escape(drawing.alt)
             for name, slider in self.sliders.items():
                 slider.disabled = name == self.along.value
             self.offer()
@@ -221,7 +222,7 @@ class AblationPanel:
             with self.lock:
                 self.thread = None
             self.redraw()
-            self.status.value = ended
+            self.status.value = escape(ended)
 
     def make(self, configs: Sequence[Stage]) -> bool:
         """Make runs and what they build on, showing progress; False if stopped before the end."""
