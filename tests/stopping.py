@@ -99,8 +99,12 @@ def work(
     command: list[str], results: Path, output: Path, stop: Stop, state_seconds: float, notes: Connection
 ) -> None:
     """What the process does: the command line, noting its steps and changes."""
+    import torch
+
     from clrkit import materialise
     from clrkit.__main__ import main
+
+    torch.set_num_threads(1)  # as in the workers of a sweep
 
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)

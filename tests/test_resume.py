@@ -8,7 +8,10 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import count, product
@@ -17,6 +20,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import Record
@@ -89,7 +93,8 @@ class Bench:
 
     def assert_same(self, command: tuple[str, ...], results: Path) -> None:
         """The run is there, bit for bit as if never stopped, and nothing but a lock is left of its making."""
-        assert content(results, command[0]) == content(self.whole(command), command[0])
+        there, whole = (only(folder, command[0]) for folder in (results, self.whole(command)))
+        assert content(there) == content(whole)
         assert {path.suffix for path in results.glob("smoke/runs/*")} <= {
             "",
             ".lock",
@@ -107,9 +112,8 @@ def only(results: Path, stage: str) -> Path:
     return folder
 
 
-def content(results: Path, stage: str) -> tuple[bytes, bytes, dict[str, Any]]:
-    """Weights, history, and the record but for where and when it was made."""
-    folder = only(results, stage)
+def content(folder: Path) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Weights and history of a run, and its record but for where and when it was made."""
     record = json.loads((folder / "record.json").read_text())
     assert record.pop("provenance")
     weights, history = ((folder / name).read_bytes() for name in ("weights.safetensors", "history.json"))
@@ -204,3 +208,37 @@ def test_a_run_that_is_asked_to_stop_while_it_writes_keeps_everything(
         "nothing",
         8,
     )
+
+
+def finished(results: Path) -> dict[Path, int]:
+    """The finished runs of a results folder, with the time at which each record was written."""
+    records = [path for path in results.glob("smoke/runs/*/record.json") if not path.parent.suffix]
+    return {path.parent: path.stat().st_mtime_ns for path in records}
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_first_process_is_killed_ends_and_goes_on(bench: Bench, fault: Record) -> None:
+    long = (*PRETRAIN, *words("--epochs 30"))
+    results = bench.results(long)
+    sweep = [sys.executable, "-m", "clrkit", "sweep", *bench.arguments(long), "--seed", "0,1,2,3"]
+    sweep += ["--results", str(results), "--workers", "2"]
+    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (finished(results) and list(results.glob("smoke/runs/*.partial"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=20)
+    assert workers
+    assert not left
+    kept, cut = finished(results), list(results.glob("smoke/runs/*.partial"))
+    assert 1 <= len(kept) < 4
+    subprocess.run(sweep, check=True, capture_output=True)
+    assert kept.items() <= finished(results).items()
+    assert len(finished(results)) == 4
+    for folder in (path.with_suffix("") for path in cut):
+        seed = str(content(folder)[2]["config"]["seed"])
+        assert content(folder) == content(only(bench.whole((*long, "--seed", seed)), "pretrain"))
+    lost = "the steps since the last state of the runs under way"
+    fault("processes: the first process of a sweep is killed", "SIGKILL while its workers train", lost)
