@@ -4,7 +4,7 @@ PRESET ?= mini
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test exactness faults bench bench-check lab reference clean
+.PHONY: help reproduce test audit exactness faults bench bench-check lab reference clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,14 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/python -m pytest -m "not notebooks and not ui and not slow" --numprocesses auto --dist loadfile \
 		--check-exactness --check-faults
 	$(BIN)/python -m pytest -m "notebooks or ui or slow" --check-faults
+
+.venv/installed-audit: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[audit]"
+	@touch $@
+
+audit: .venv/installed-audit  ## Are vulnerabilities known of the pinned dependencies? Asks osv.dev.
+	$(BIN)/pip-audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip \
+		--progress-spinner off
 
 exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
 	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
@@ -56,8 +64,8 @@ bench: .venv/installed-bench  ## Speed and memory beside the peers, about 25 min
 bench-check: .venv/installed  ## Half a minute: are the recorded ratios still reached?
 	$(BIN)/python -m benchmarks.check
 
-lab: .venv/installed  ## Open JupyterLab on the notebooks.
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+lab: .venv/installed  ## Open JupyterLab on the notebooks, for this machine alone and behind its token.
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/00_start_here.ipynb
 
 reference:  ## Make your own runs of the preset the committed reference: records, figures, notebooks, no weights.
 	rm -rf results/reference/$(PRESET)
