@@ -86,8 +86,9 @@ def check_runs(store: Store, found: Findings) -> None:
 def check_run(folder: Path) -> Run | None:
     """The run of a folder, all its files verified. Raises Damaged naming the first that is not as written."""
     run, sums = read_run(folder), read_sums(folder) or {}
-    for name in sums.keys() - {RECORD}:
-        if name != WEIGHTS or (folder / name).exists():  # a reference keeps no weights
+    there = {name for name in (HISTORY, WEIGHTS) if (folder / name).exists()}
+    for name in sorted((sums.keys() | there) - {RECORD}):
+        if name != WEIGHTS or name in there:  # a reference keeps no weights
             check_file(folder / name, sums)
     return run
 

@@ -42,13 +42,13 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     """
     path = folder / SUMS
     try:
-        lines = path.read_bytes().decode(errors="replace").splitlines()
+        *lines, last = path.read_bytes().decode(errors="replace").split("\n")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise Damaged(path, f"cannot be read: {reason(error)}") from None
     found = [match.groups() for match in map(LINE.fullmatch, lines) if match]
-    if not lines or len(found) < len(lines):
+    if last or not lines or len(found) < len(lines):  # the last line has its end, too
         raise Damaged(path, "is no list of checksums")
     return {name: digest for digest, name in found}
 

@@ -166,6 +166,7 @@ def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Seque
     from clrkit import claims, comparison, drawing, figures, frames
     from clrkit.index import Report, write_index
 
+    (store.folder / "figures").mkdir(exist_ok=True)
     runs = frames.frame(evidence.records)
     drawings, missing = figures.draw_all(runs, preset.name)
     for each in drawings:

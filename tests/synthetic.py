@@ -18,8 +18,8 @@ from clrkit.data import fingerprint
 from clrkit.runs import Store, write_run_sums
 
 FRACTIONS = (0.01, 0.1, 1.0)
-PARAMETERS = {0.5: 19_700, 1.0: 77_680, 2.0: 308_450}
-WIDTHS = tuple(PARAMETERS)
+PARAMETERS = {0.25: 5_062, 0.5: 19_700, 1.0: 77_680, 2.0: 308_450}
+WIDTHS = (0.5, 1.0, 2.0)
 SEEDS = (0, 1, 2)
 BASE = {0.01: 64.0, 0.1: 94.5, 1.0: 97.2}  # fine-tuned from layer 1, width 1
 STEP = {0.01: 8.0, 0.1: 1.0, 1.0: 0.4}  # percentage points that a doubling of the width gains
