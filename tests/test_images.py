@@ -1,6 +1,11 @@
 """Image files to squares to train on and views to measure."""
 
+import io
+import struct
+import tracemalloc
 import warnings
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +204,101 @@ def test_an_image_of_absurd_size_is_refused(tmp_path, side, strict):
         warnings.simplefilter("error" if strict else "ignore", Image.DecompressionBombWarning)
         with pytest.raises(DataError, match=r"bomb\.png has .*more than 89,478,485 pixels\.$"):
             read_image(path, 4)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def absurd(suffix: str, side: int) -> bytes:
+    """A file of a few bytes that claims to have side x side pixels."""
+    size = struct.pack("<HH", side, side)
+    match suffix:
+        case "png":
+            return png_header(side, side) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+        case "gif":
+            return b"GIF89a" + size + b"\0\0\0" + b"," + bytes(4) + size + b"\0\x02\0;"
+        case "bmp":
+            header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 1, 1, 0, 0)
+            return b"BM" + struct.pack("<IHHI", 99, 0, 0, 54) + header + bytes(45)
+        case "ppm":
+            return b"P6 %d %d 255\n" % (side, side) + bytes(99)
+        case "jpg":
+            buffer = io.BytesIO()
+            Image.new("RGB", (16, 16)).save(buffer, "jpeg")
+            start = buffer.getvalue().index(b"\xff\xc0") + 5
+            return buffer.getvalue()[:start] + struct.pack(">HH", side, side) + buffer.getvalue()[start + 4 :]
+        case "tif":
+            tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+            tags += [(277, 3, 1), (278, 4, side), (279, 4, 99)]
+            entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+            return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(99)
+        case "webp":  # extended, of 24 bits less one
+            canvas = b"\2\0\0\0" + (side - 1).to_bytes(3, "little") * 2
+            frame = bytes(6) + b"\x0f\0\0" * 2 + bytes(4)
+            chunks = b"VP8X" + struct.pack("<I", 10) + canvas + b"ANIM" + struct.pack("<I", 6) + bytes(6)
+            chunks += b"ANMF" + struct.pack("<I", len(frame)) + frame
+            return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+    raise AssertionError(suffix)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("enough", [None, 8])
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "ppm", "jpg", "tif", "webp"])
+def test_an_image_of_absurd_size_is_refused_by_its_header(tmp_path, suffix, enough, fault):
+    for side in (9_500, 16_000, 60_000):
+        (tmp_path / f"a.{suffix}").write_bytes(absurd(suffix, side))
+        tracemalloc.start()
+        with pytest.raises(DataError, match=rf"^The image .*a\.{suffix} [^\n]*\.$") as caught:
+            read_photo(str(tmp_path / f"a.{suffix}"), enough)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        tracemalloc.stop()
+        assert suffix == "webp" or "more than 89,478,485 pixels" in str(caught.value)
+    path = "whole" if enough is None else "drafted"
+    name = f"outside files: a {suffix} of 60,000 x 60,000 pixels, read {path}"
+    fault(name, "a header over a few bytes", "the image, which is refused by its header", times=3)
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(png_header(8, 8) + struct.pack(">I", 2**30) + b"eXIf")
+        file.truncate(2**29 + 1)  # without taking room on the disk
+    with pytest.raises(DataError, match=r"a\.png has 536,870,913 bytes; at most 536,870,912 are read\.$"):
+        read_photo(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_metadata_that_unpacks_to_much_takes_no_memory(tmp_path, kind):
+    before = {b"iCCP": b"p\0\0", b"zTXt": b"p\0\0", b"iTXt": b"p\0\1\0\0\0"}[kind]
+    bomb = chunk(kind, before + zlib.compress(bytes(100_000_000), 9))
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(12)) for _ in range(4)))
+    data = png_header(4, 4) + bomb + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    tracemalloc.start()
+    with suppress(DataError):
+        assert read_photo(str(tmp_path / "a.png")).pixels.shape == (4, 4, 3)
+    assert tracemalloc.get_traced_memory()[1] < 80 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "TGA", "PCX", "JPEG2000", "PDF"])
+def test_other_formats_are_refused_whatever_they_are_called(tmp_path, kind):
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png", kind)
+    with pytest.raises(DataError, match=r"a\.png is broken, or not an image that Pillow can read"):
+        read_photo(str(tmp_path / "a.png"))
+
+
+def test_a_photograph_with_further_pictures_is_a_photograph(tmp_path):
+    first, second = (Image.fromarray(noise(16, 16)) for _ in range(2))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+        expected = np.asarray(image)
+    assert np.array_equal(read_photo(str(tmp_path / "a.jpg")).pixels, expected)
 
 
 def test_an_image_in_memory_is_resized_as_a_file_is(tmp_path):
