@@ -110,8 +110,15 @@ def write_cache(source: Source, parts: Parts) -> str:
 
 def write_part(folder: Path, name: str, part: Part) -> None:
     for what, array in arrays_of(part).items():
-        np.save(folder / f"{name}_{what}.npy", array)
+        save_array(folder / f"{name}_{what}.npy", np.ascontiguousarray(array))
     (folder / f"{name}_names.json").write_text(json.dumps(list(part.names)))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As np.save, which does not tell why a disk takes no more."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def put_in_place(folder: Path, target: Path) -> None:
