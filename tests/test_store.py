@@ -165,7 +165,9 @@ def workshop(folder: Path) -> dict[str, str]:
     cell = nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]}, id="first")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     (folder / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook([cell], kernel), folder / "notebooks/00_start_here.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[cell], metadata=kernel), folder / "notebooks/00_start_here.ipynb"
+    )
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(COUNTER)
     (folder / "log").touch()

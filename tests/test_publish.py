@@ -1,0 +1,92 @@
+"""Publishing: what is up to date and whole stays, the rest is made anew, by one process at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from clrkit import publish as module
+from clrkit.check import check
+from clrkit.headless import NotebookError
+from clrkit.presets import preset
+from clrkit.publish import execute_notebooks, publishing
+from clrkit.reproduce import complete
+from clrkit.runs import NOTE_SECONDS, Store
+
+SMOKE = preset("smoke")
+NAMES = ["00_start.ipynb", "01_next.ipynb"]
+
+
+class Executions(list[str]):
+    """Stands in for Papermill: writes a copy, notes its name, and fails at the notebook `failing`."""
+
+    failing = ""
+
+    def __call__(self, source: Path, target: Path, *_: object) -> None:
+        self.append(source.name)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(f"executed {source.name}")
+        if source.name == self.failing:
+            raise NotebookError(f"{source.name} failed.")
+
+
+@pytest.fixture
+def executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executions:
+    (tmp_path / "notebooks").mkdir()
+    for name in NAMES:
+        (tmp_path / "notebooks" / name).write_text("a notebook")
+    noted = Executions()
+    monkeypatch.setattr(module, "execute", noted)
+    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    return noted
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "results", "smoke")
+    for stage in complete(SMOKE.runs):
+        synthetic.put(made, stage, lambda stage: 50.0)
+    return made
+
+
+def test_an_executed_copy_stays_unless_it_is_damaged(store: Store, executions: Executions) -> None:
+    execute_notebooks(SMOKE, store)
+    execute_notebooks(SMOKE, store)
+    assert executions == NAMES
+    (store.folder / "notebooks" / NAMES[1]).write_text("executed 01_next.ipynb, or so it says")
+    execute_notebooks(SMOKE, store)
+    assert executions == [*NAMES, NAMES[1]]
+    assert check(store.results).damaged == []
+
+
+def test_a_notebook_that_failed_is_executed_again(store: Store, executions: Executions) -> None:
+    executions.failing = NAMES[0]
+    with pytest.raises(NotebookError):
+        execute_notebooks(SMOKE, store)
+    assert check(store.results).damaged == []
+    executions.failing = ""
+    execute_notebooks(SMOKE, store)
+    assert executions == [NAMES[0], *NAMES]
+
+
+def test_only_one_process_publishes_and_the_other_says_that_it_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, other = Store(tmp_path, "smoke"), Store(tmp_path, "mini")
+    entered = threading.Event()
+
+    def wait() -> None:
+        with publishing(other):
+            entered.set()
+
+    with publishing(mine):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not entered.wait(NOTE_SECONDS + 0.5)
+    thread.join()
+    assert entered.is_set()
+    assert "waiting for a process that publishes" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.lock"))
