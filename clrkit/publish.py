@@ -66,7 +66,7 @@ def publishing(store: Store) -> Iterator[None]:
 def execute_notebooks(preset: Preset, store: Store) -> None:
     line, folder = ProgressLine(), store.folder / "notebooks"
     runs = [store.path(stage) for stage in complete(preset.runs)]
-    youngest = max(map(modified, [*Path(__file__).parent.glob("*.py"), *runs]))
+    youngest = max(map(modified, [*sources(), *runs]))
     whole = {name for name, digest in sums_of(folder).items() if is_whole(folder / name, digest)}
     for source in notebooks(project_root() / "notebooks"):
         target = folder / source.name
@@ -146,15 +146,19 @@ def drawn(store: Store) -> dict[str, str] | None:
 
 def origin_of(preset: Preset, evidence: Evidence, reference: Sequence[Run], store: Store) -> str:
     """SHA-256 over all that figures and index are made from: records, code, published numbers, libraries."""
-    code = [*sorted(Path(__file__).parent.glob("*.py")), PAPER]
     content = [
         [preset.name, evidence.source],
         [sums_of(run.folder)[RECORD] for run in [*evidence.runs, *reference]],
         [path.name for path in executed(store)],
-        [digest_of(path) for path in code if path.exists()],
+        [digest_of(path) for path in [*sources(), PAPER] if path.exists()],
         [version(library) for library in DRAWN_WITH],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def sources() -> list[Path]:
+    """The library's code."""
+    return sorted(Path(__file__).parent.glob("*.py"))
 
 
 def executed(store: Store) -> list[Path]:
