@@ -22,15 +22,17 @@ def published(path: Path = PAPER) -> pd.DataFrame:
     """
     if not path.is_file():
         raise MissingRecords(f"{path}, the published numbers, is not there.")
-    groups: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["groups"]
     common = ("source", "dataset", "checked")
-    return pd.DataFrame(
-        [
+    try:
+        groups: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["groups"]
+        rows = [
             {**{name: group[name] for name in common}, **number}
             for group in groups
             for number in group["numbers"]
         ]
-    )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MissingRecords(f"{path} is no list of published numbers.") from None
+    return pd.DataFrame(rows)
 
 
 def table_1(path: Path = PAPER) -> pd.DataFrame:

@@ -90,7 +90,7 @@ class Run:
 
         Raises Damaged where the file is not what was written.
         """
-        return dict(json.loads(read_checked(self.folder / HISTORY, read_sums(self.folder) or {})))
+        return read_object(self.folder / HISTORY, read_sums(self.folder) or {}, "history")
 
     def model(self) -> Model:
         """The trained model, on the CPU.
@@ -182,8 +182,13 @@ def partial_of(path: Path) -> Path:
 
 def progress_noted(path: Path) -> tuple[int, int] | None:
     """Steps done and in all of a run that is being made, as last noted; None where nothing is."""
-    note = read_json(partial_of(path) / "progress.json")
-    return (note["step"], note["total"]) if note else None
+    note = read_json(file := partial_of(path) / "progress.json")
+    match note:
+        case None:
+            return None
+        case {"step": int(step), "total": int(total)} if 0 <= step <= total > 0:
+            return step, total
+    raise RunError(f"{file} cannot be read; delete it.")
 
 
 def read_json(path: Path) -> Any:
@@ -192,8 +197,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         raise RunError(f"{path} cannot be read; delete it.") from None
+
+
+def read_object(path: Path, sums: dict[str, str], what: str) -> dict[str, Any]:
+    """What a JSON file of a run holds. Raises Damaged where it is not what was written, or no object."""
+    content = read_checked(path, sums)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Damaged(path, f"is no {what} of a run")
+    return found
 
 
 def read_run(folder: Path) -> Run | None:
@@ -203,21 +220,19 @@ def read_run(folder: Path) -> Run | None:
         if path.exists():
             raise Damaged(folder / SUMS, "is missing")
         return None
-    content = read_checked(path, sums)
-    try:
-        record = json.loads(content)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not {"stage", "key", "config", "metrics"} <= record.keys():
+    record = read_object(path, sums, "record")
+    parts = {"stage": str, "key": str, "config": dict, "metrics": dict}
+    if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
         raise Damaged(path, "is no record of a run")
     return Run(folder, record)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all, whatever interrupts."""
     beside = path.with_name(path.name + ".new")
     with beside.open("wb") as file:
-        file.write(content)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

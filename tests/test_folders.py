@@ -1,11 +1,13 @@
 """Layouts of image folders, and what is wrong with them."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from clrkit.archives import ArchiveError
 from clrkit.config import Data
 from clrkit.folders import SUFFIXES, list_evaluation, list_images
 from clrkit.images import DataError
@@ -243,3 +245,21 @@ def test_an_environment_variable_names_the_folder_where_the_field_does_not(tmp_p
     monkeypatch.setenv("CLRKIT_ROOT", str(tmp_path / "variable"))
     assert list_images(Data(dataset="imagenet")).classes == ("b",)
     assert list_images(folder(tmp_path / "field", dataset="imagenet")).classes == ("a",)
+
+
+def test_an_archive_of_a_folder_is_read_as_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "photos", *(f"{part}/{label}/1.png" for part in ("train", "test") for label in "ab"))
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "photos")
+    for list_files in (list_images, list_evaluation):
+        packed, plain = list_files(folder(Path(archive))), list_files(folder(tmp_path / "photos"))
+        assert rows(packed.train) == rows(plain.train)
+        assert rows(packed.test) == rows(plain.test)
+        assert packed.classes == plain.classes
+    assert packed.root.is_relative_to(tmp_path / "cache")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("not an archive")
+    with pytest.raises(ArchiveError, match=r"^The archive .*/notes\.txt is not unpacked: [^\n]*\.$"):
+        list_images(folder(tmp_path / "notes.txt"))

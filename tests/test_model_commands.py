@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,15 @@ def test_a_model_without_classifier_is_refused(tmp_path, imagenet, capsys):
     assert "no classifier" in capsys.readouterr().out
     words = ["evaluate", str(tmp_path / "model"), "--data", "imagenet", "--root", str(imagenet)]
     refused(words, "has no classifier", capsys)
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_of_a_checkpoint_is_imported_as_the_checkpoint(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "released"), kind, checkpoint.parent)
+    for source, out in ((checkpoint, "plain"), (archive, "packed")):
+        assert main(["import-official", str(source), str(tmp_path / out)]) == 0
+    plain, packed = ((tmp_path / out / "weights.safetensors").read_bytes() for out in ("plain", "packed"))
+    assert plain == packed
