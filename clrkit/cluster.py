@@ -6,13 +6,17 @@ docs/sweeps.md tells how it is used, and what submitit pickles where.
 from __future__ import annotations
 
 import math
+import os
 import signal
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import psutil
 
 from clrkit.config import ConfigError, Stage
 from clrkit.console import describe
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 KINDS = ("slurm", "local")
 POLL_SECONDS = 1.0
-CANCEL_SECONDS = 5.0  # for local jobs to end when they are cancelled
+CANCEL_SECONDS = 10.0  # for local jobs to stop after a step when they are cancelled
 STEP_SECONDS = 20  # that a step may last before a job leaves without it
 LARGEST_ARRAY = 1000  # jobs at a time: the longest array that SLURM takes unless it is told otherwise
 REQUEUES = 100  # after time limits; each time a run goes on from where it was
@@ -84,8 +88,10 @@ def read_parameters(texts: Sequence[str]) -> dict[str, int | str]:
 
 def set_parameter(executor: submitit.Executor, name: str, value: int | str) -> None:
     try:
-        executor.update_parameters(**{name: value})
-    except NameError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it guesses where slurm_ was left out
+            executor.update_parameters(**{name: value})
+    except (NameError, UserWarning):
         raise ConfigError(
             f"submitit knows no parameter {name!r}; SLURM's begin with slurm_, such as slurm_partition."
         ) from None
@@ -101,6 +107,8 @@ def private_folder(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            raise RunError(f"{folder} is somebody else's; jobs would carry out what its owner puts there.")
         folder.chmod(0o700)
     except OSError as error:
         raise RunError(f"{folder} cannot be made private: {error.strerror or error}.") from None
@@ -112,6 +120,7 @@ class Jobs:
 
     def __init__(self, store: Store, device: str, cluster: Cluster, size: int = 0) -> None:
         self.store, self.device = Store(store.results.absolute(), store.preset), device
+        self.kind = cluster.kind
         self.size = size or (LARGEST_ARRAY if cluster.kind == "slurm" else available_cores())
         self.executor = cluster.executor(private_folder(self.store.folder / "cluster"))
         self.jobs: dict[Stage, submitit.Job[str] | None] = {}  # None: a job that is not ours makes the run
@@ -134,7 +143,7 @@ class Jobs:
         if not stages:
             return
         try:
-            with self.executor.batch():
+            with uninterrupted(), self.executor.batch():
                 made = [self.executor.submit(Job(stage, self.store, self.device)) for stage in stages]
         except FailedJobError as error:
             raise RunError(f"SLURM did not take the jobs: {last_line(str(error))}") from None
@@ -183,11 +192,32 @@ class Jobs:
     def close(self) -> None:
         """Cancel our jobs that have not ended, waiting and running ones."""
         ours = [job for job in self.jobs.values() if job is not None]
-        for job in ours:
-            job.cancel(check=False)
-        end = monotonic() + CANCEL_SECONDS
-        while monotonic() < end and not all(job.done() for job in ours):
-            sleep(0.1)
+        if self.kind == "local":
+            end_processes(ours)
+        else:
+            for job in ours:
+                job.cancel(check=False)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within, Ctrl-C does nothing, nor ever to processes begun here: it is for this process to tell them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_processes(jobs: Sequence[submitit.Job[str]]) -> None:
+    """Tell local jobs to stop after a step, and end those that take too long."""
+    late = monotonic() + CANCEL_SECONDS
+    while not all(job.done() for job in jobs):
+        for job in jobs:
+            with suppress(psutil.NoSuchProcess):
+                for task in psutil.Process(int(job.job_id)).children():
+                    task.send_signal(signal.SIGINT if monotonic() < late else signal.SIGKILL)
+        sleep(0.1)
 
 
 def last_line(text: str) -> str:
@@ -243,7 +273,7 @@ def requeue_signal() -> signal.Signals:
 def held_back(*signals: signal.Signals) -> Iterator[list[signal.Signals]]:
     """Within, signals only fill the list, for the end of a step; where none ends soon, they come through."""
     told: list[signal.Signals] = []
-    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in (*signals, signal.SIGALRM)}
 
     def give_back() -> None:
         signal.alarm(0)

@@ -13,7 +13,7 @@ from contextlib import closing
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from clrkit.config import Stage
 from clrkit.provenance import available_cores
@@ -64,6 +64,7 @@ def missing(stages: Sequence[Stage], store: Store) -> list[Stage]:
     return [stage for path, stage in chain.items() if not (path / "record.json").exists()]
 
 
+@runtime_checkable
 class Crew(Protocol):
     """Whoever makes runs, several at a time: processes of this machine, jobs of a cluster.
 

@@ -1,0 +1,102 @@
+"""The command `sweep`: which runs a grid is, what is refused, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clrkit.__main__ import main
+from clrkit.presets import preset
+from clrkit.runs import Run, Store
+from clrkit.sweep_command import grid, table
+
+SMOKE = preset("smoke")
+
+
+def run(*words: str, results: Path) -> int:
+    return main(["sweep", *words, "--preset", "smoke", "--results", str(results)])
+
+
+def test_a_grid_is_the_product_of_its_lists() -> None:
+    points = grid(SMOKE, "finetune", {"temperature": "0.1,0.5", "tap_layer": "1", "seed": "0,1,2"})
+    assert len(points) == 6
+    for stage, settings in points.items():
+        assert stage == SMOKE.resolve("finetune", **settings)
+    assert {stage.pretrain.temperature for stage in points} == {0.1, 0.5}
+    assert {stage.pretrain.seed for stage in points} == {0, 1, 2}
+
+
+def test_a_grid_of_nothing_is_the_standard_run() -> None:
+    assert grid(SMOKE, "probe", {}) == {SMOKE.probe: {}}
+
+
+def test_a_value_given_twice_is_one_run() -> None:
+    assert len(grid(SMOKE, "pretrain", {"temperature": "0.1,0.10", "seed": "0,0"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temprature", "0.1,0.2"], "Unknown field 'temprature'; did you mean temperature?"),
+        (["--temperature", "0.1,warm"], "temperature must be a number, not 'warm'."),
+        (["--temperature", "0.1,"], "temperature must be a number, not ''."),
+        (["--batch_size", "250,5000"], "batch_size 5000 of pretrain is larger than its 4000"),
+        (["--stage", "probe"], "Unknown field 'stage'"),
+        (["--cluster_set", "timeout_min=5"], "it needs --cluster slurm or --cluster local."),
+        (["--cluster", "local", "--cluster-set", "timeout_min"], "--cluster_set needs NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pretrain", *words, results=tmp_path) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("clrkit: ")
+    assert message in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def made(**metrics: float) -> Run:
+    return Run(Path(), {"stage": "probe", "key": "0" * 16, "metrics": metrics})
+
+
+def test_the_table_averages_over_seeds_and_has_no_column_of_what_does_not_vary() -> None:
+    accuracies = {("0.1", "0"): 0.5, ("0.1", "1"): 0.6, ("0.5", "0"): 0.25, ("0.5", "1"): 0.25}
+    runs = [
+        ({"temperature": temperature, "width": "1", "seed": seed}, made(top1=accuracy, loss=1.0))
+        for (temperature, seed), accuracy in accuracies.items()
+    ]
+    assert table(runs)[2:] == [
+        "temperature  top-1, %    seeds",
+        "0.1          55.0 ± 5.0  2",
+        "0.5          25.0 ± 0.0  2",
+    ]
+
+
+def test_a_grid_is_judged_by_what_all_its_runs_have() -> None:
+    monitored, short = made(loss=3.0, knn=0.5), made(loss=2.0)
+    assert table([({"epochs": "9"}, monitored)])[2:] == ["kNN, %  seeds", "50.0    1"]
+    assert table([({"epochs": "9"}, monitored), ({"epochs": "1"}, short)])[2:] == [
+        "epochs  loss   seeds",
+        "9       3.000  1",
+        "1       2.000  1",
+    ]
+
+
+@pytest.mark.slow
+def test_a_grid_is_made_printed_and_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", "--tap-layer", "0,1", "--workers", "2"]
+    assert run(*words, "--json", results=tmp_path) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["settings"] for row in rows] == [{"tap_layer": "0"}, {"tap_layer": "1"}]
+    runs = {found.key: found for found in Store(tmp_path, "smoke").all()}
+    assert len(runs) == 3
+    assert all(row["metrics"] == runs[row["key"]].metrics for row in rows)
+    assert run(*words, results=tmp_path) == 0
+    printed = capsys.readouterr()
+    assert "nothing is trained" in printed.err
+    assert printed.out.splitlines()[2].split() == ["tap_layer", "top-1,", "%", "seeds"]
