@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. What a user got wrong is told in one sentence."""
     options, rest = make_parser().parse_known_args(arguments)
     try:
-        options.fields = read_fields(rest)
-        if options.fields and options.command not in ("run", "sweep"):
-            raise ConfigError(f"{options.command} has no option --{next(iter(options.fields))}.")
-        status: int = options.do(options)
-        return status
+        with processes(options):
+            options.fields = read_fields(rest)
+            if options.fields and options.command not in ("run", "sweep"):
+                raise ConfigError(f"{options.command} has no option --{next(iter(options.fields))}.")
+            status: int = options.do(options)
+            return status
     except ConfigError as error:
         print(f"clrkit: {error}", file=sys.stderr)
         return 1
@@ -44,6 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+@contextmanager
+def processes(options: argparse.Namespace) -> Iterator[None]:
+    """Makes the processes that torchrun started one run; nothing in a process that is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+
+    from clrkit import parallel
+
+    with parallel.group(torch.cuda.is_available() and options.__dict__.get("device") in ("auto", "cuda")):
+        if options.command != "run":
+            raise ConfigError(f"torchrun is for `run`; start {options.command} without it.")
+        yield
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -140,22 +158,27 @@ def run_stage(options: argparse.Namespace) -> int:
     chosen, store = opened(options)
     stage = chosen.resolve(options.stage, **options.fields)
 
+    from clrkit import parallel
     from clrkit.console import ProgressLine, noting
     from clrkit.data import fingerprint
-    from clrkit.materialise import materialise
+    from clrkit.materialise import find, materialise
 
     line = ProgressLine()
-    fingerprint(stage.images, line.show)
-    cached = store.find(stage)
+    parallel.in_turn(lambda: fingerprint(stage.images, line.show))
+    cached = find(stage, store)
     with noting(*STOPPING) as stopped, closing(materialise(stage, store, options.device)) as steps:
         for progress in steps:
-            if stopped:
+            # All processes of a run stop at the same step, whichever was told to.
+            if parallel.any_of(bool(stopped)):
                 steps.close()
                 line.clear()
-                return interrupted()
-            line.run(progress)
+                return interrupted() if parallel.is_first() else 130
+            if parallel.is_first():
+                line.run(progress)
     line.clear()
-    run = cached or store.find(stage)
+    run = cached or find(stage, store)
+    if not parallel.is_first():
+        return 0
     assert run is not None
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     print(f"{'cached' if cached else 'done'}: {run.folder} ({metrics})")

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
+from clrkit import parallel
 from clrkit.augment import to_float
 from clrkit.data import Part
 from clrkit.images import WHOLE
@@ -48,21 +49,30 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def outputs(
-    function: Callable[[Tensor], Tensor], part: Part, size: int, device: torch.device
+    function: Callable[[Tensor], Tensor],
+    part: Part,
+    size: int,
+    device: torch.device,
+    chosen: Int64[np.ndarray, " chosen"],
 ) -> Iterator[Float[Tensor, "chunk dim"]]:
-    """`function` of every image's evaluation view (side `size`), in order, on the CPU, some at a time."""
+    """`function` of the chosen images' evaluation views of side `size`, on the CPU, some at a time."""
     # Of larger images fewer at a time, so that memory stays the same.
     count = max(1, min(BATCH, BATCH * WHOLE**2 // size**2))
-    order = (np.arange(start, min(start + count, len(part))) for start in range(0, len(part), count))
+    order = (chosen[start : start + count] for start in range(0, len(chosen), count))
     for pixels in part.views.batches(order):
         view = evaluation_view(pixels.to(device), size)
         yield function(view.contiguous(memory_format=torch.channels_last)).cpu()
 
 
 def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
-    """Logits of every image, (count, classes)."""
+    """Logits of every image, (count, classes); several processes each compute a share, and all have all."""
+    each = -(-len(part) // parallel.world_size())
+    places = np.arange(parallel.rank() * each, (parallel.rank() + 1) * each)
+    # All have as many images, the last ones one image several times, which is cut off again.
+    chosen = np.minimum(places, len(part) - 1)
     with frozen(model):
-        return torch.cat(list(outputs(model, part, size, device)))
+        mine = torch.cat(list(outputs(model, part, size, device, chosen)))
+        return parallel.gather(mine, [each] * parallel.world_size())[: len(part)]
 
 
 def extract(encoder: nn.Module, part: Part, size: int, device: torch.device) -> Rows:

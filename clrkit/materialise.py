@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import platform
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,11 @@ from safetensors.torch import save
 from torch import nn
 
 from clrkit import config as configs
-from clrkit import evaluate, stages
-from clrkit.config import Distill, Labelled, Pretrain, Probe, Stage
+from clrkit import evaluate, parallel, stages
+from clrkit.config import ConfigError, Distill, Labelled, Pretrain, Probe, Stage
 from clrkit.data import DataSet, load
 from clrkit.devices import check_precision, choose_device, compiling
-from clrkit.model import Model
+from clrkit.model import Model, ModelConfig
 from clrkit.provenance import provenance
 from clrkit.runs import (
     NOTE_SECONDS,
@@ -32,14 +35,18 @@ from clrkit.runs import (
     RunError,
     Store,
     conclude,
+    partial_of,
     progress_noted,
     working_folder,
     write_json,
     write_whole,
 )
+from clrkit.states import StateWriter, read_state
 from clrkit.training import Step, Training
+from clrkit.watch import TrainingError
 
-STATE_SECONDS = 20.0  # between saved states
+STATE_SECONDS = 20.0  # between saved states, at least
+SPARED = 50  # times as long as saving one held training up
 HISTORY_ROWS = 200
 
 
@@ -65,15 +72,9 @@ class Logbook:
     peak_memory_mb: float = 0.0
 
     def note(self, step: Step) -> None:
-        """Log a step's loss and rate. Raises RunError where the loss is not finite."""
-        loss = float(step.loss)
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The loss is {loss} at step {step.step} of {step.total}; "
-                "try a lower learning_rate, more warmup_epochs or a higher temperature."
-            )
+        """Log a step's loss and rate."""
         self.step.append(step.step)
-        self.loss.append(loss)
+        self.loss.append(float(step.loss))
         self.learning_rate.append(step.learning_rate)
 
     def monitor(self, step: Step) -> None:
@@ -99,27 +100,71 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
         RunError: for a loss that is not finite, or a results folder that cannot be written.
         ConfigError: for settings that the data set or the device does not allow.
     """
-    if run := store.find(config):
+    if run := find(config, store):
         return run
-    stages.check(config, load_once(config.images))
+    stages.check(config, data_of(config))
     check_precision(config, choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
-    while not (run := store.find(config)):
+    while not (run := find(config, store)):
         try:
-            with working_folder(path) as partial:
+            with common_folder(path) as folder:
                 # Another process may have made it since we looked.
-                if not store.find(config):
-                    work = Work(config, partial, choose_device(device), parent)
+                if not find(config, store):
+                    work = Work(config, folder, choose_device(device), parent)
                     yield from work.train()
-                    work.record(path.name.rpartition("-")[2], parent)
-                    conclude(partial, path)
-                else:
-                    partial.rmdir()
+                    work.conclude(path, parent)
+                elif parallel.is_first():
+                    folder.rmdir()
         except Busy:
             step, total = progress_noted(path) or (0, 1)
             yield Progress(config, step, total, math.nan, 0.0, math.nan, {}, elsewhere=True)
     return run
+
+
+def find(config: Stage, store: Store) -> Run | None:
+    """The finished run of a config or None, as the first process of the run sees it."""
+    if parallel.world_size() == 1:
+        return store.find(config)
+
+    def record() -> bytes:
+        run = store.find(config)
+        return json.dumps(run.record).encode() if run else b""
+
+    content = parallel.from_first(record)
+    return Run(store.path(config), json.loads(content)) if content else None
+
+
+def data_of(config: Stage) -> DataSet:
+    """The data set of a stage; the same in all processes of a run, or ConfigError."""
+    data = parallel.in_turn(lambda: load_once(config.images))
+    first = parallel.from_first(data.fingerprint.encode).decode()
+
+    def compare() -> None:
+        if data.fingerprint != first:
+            raise ConfigError(
+                f"{platform.node()} has other images of {config.images.dataset} than the first."
+            )
+
+    parallel.together(compare)
+    return data
+
+
+@contextmanager
+def common_folder(path: Path) -> Iterator[Path]:
+    """The partial folder of a run, which the first of its processes holds for all; errors in all of them."""
+    with ExitStack() as stack:
+
+        def enter() -> bytes:
+            try:
+                stack.enter_context(working_folder(path))
+            except Busy as error:
+                return str(error).encode()
+            return b""
+
+        if busy := parallel.from_first(enter):
+            raise Busy(busy.decode())
+        yield partial_of(path)
 
 
 def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None] | None = None) -> Run:
@@ -135,39 +180,58 @@ def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None
 
 
 class Work:
-    """One run in its partial folder."""
+    """One run in its partial folder, into which the first of its processes writes."""
 
     def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.data = load_once(config.images)
-        self.parent = parent.model() if parent else None
+        self.data = data_of(config)
+        self.parent = common_model(parent) if parent else None
         self.training = stages.begin(config, self.data, device, self.parent)
         self.log = Logbook()
+        self.states = StateWriter(folder / "state")
         self.load_state()
+        self.kept = self.training.step  # of the last state that was saved; 0 for none
 
     def train(self) -> Iterator[Progress]:
         """Train to the end, logging, noting progress and saving states on the way."""
         log, training = self.log, self.training
         every = max(1, training.total // HISTORY_ROWS)
         begun, first, spent = time.monotonic(), training.step, log.seconds
-        saved = noted = begun
-        for step in stages.steps(self.config, self.data, training, self.parent):
-            now = time.monotonic()
-            log.seconds = spent + now - begun
-            log.monitor(step)
-            if step.step % every == 0 or step.step == step.total:
-                log.note(step)
-            if now - noted > NOTE_SECONDS:
-                self.note_progress(step)
-                noted = now
-            if now - saved > STATE_SECONDS:
-                self.save_state(step)
-                saved = now
-            try:
-                yield self.progress(step, (step.step - first) / max(now - begun, 1e-9))
-            except GeneratorExit:
-                self.save_state(step)
-                raise
+        due, noted = begun + STATE_SECONDS, begun
+        try:
+            for step in stages.steps(self.config, self.data, training, self.parent):
+                now = time.monotonic()
+                log.seconds = spent + now - begun
+                log.monitor(step)
+                if step.step % every == 0 or step.step == step.total:
+                    self.check()
+                    log.note(step)
+                if now - noted > NOTE_SECONDS:
+                    self.note_progress(step.step)
+                    noted = now
+                if parallel.any_of(now > due):
+                    self.save_state()
+                    stall = time.monotonic() - now
+                    due = now + max(STATE_SECONDS, SPARED * stall)
+                try:
+                    yield self.progress(step, (step.step - first) / max(now - begun, 1e-9))
+                except GeneratorExit:
+                    self.save_state()
+                    raise
+        finally:
+            self.states.wait()
+
+    def check(self) -> None:
+        """Whether training goes well. Raises RunError, which says what was kept and what to try."""
+        try:
+            self.training.watch.check()
+        except TrainingError as error:
+            kept = (
+                f"the state of step {self.kept} is kept in {self.folder}"
+                if self.kept
+                else "no state was kept"
+            )
+            raise RunError(f"{error} ({kept})") from None
 
     def progress(self, step: Step, steps_a_second: float) -> Progress:
         loss = self.log.loss[-1] if self.log.loss else math.nan
@@ -176,39 +240,47 @@ class Work:
         rate = steps_a_second * self.config.batch_size
         return Progress(self.config, step.step, step.total, loss, rate, left, metrics)
 
-    def note_progress(self, step: Step) -> None:
+    def note_progress(self, step: int) -> None:
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device)
         else:
             memory = psutil.Process().memory_info().rss
         self.log.peak_memory_mb = max(self.log.peak_memory_mb, round(memory / 2**20, 1))
-        write_json(self.folder / "progress.json", {"step": step.step, "total": step.total})
+        if parallel.is_first():
+            write_json(self.folder / "progress.json", {"step": step, "total": self.training.total})
 
-    def save_state(self, step: Step) -> None:
-        """Everything a resumed run needs, in one file; a state with a loss that is not finite is not kept."""
-        if not math.isfinite(float(step.loss)):
-            return
-        buffer = io.BytesIO()
-        torch.save({"training": self.training.state_dict(), "log": asdict(self.log)}, buffer)
-        write_whole(self.folder / "state.pt", buffer.getvalue())
-        self.note_progress(step)
+    def save_state(self) -> None:
+        """Everything a resumed run needs, in one file; a state that has gone wrong is not kept."""
+        self.check()
+        state = {"training": self.training.state_dict(), "log": asdict(self.log)}
+        if parallel.is_first():
+            self.states.write(state)
+        self.kept = self.training.step
+        self.note_progress(self.kept)
 
     def load_state(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
+        content = parallel.from_first(lambda: read_state(self.states.path))
+        if not content:
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             self.training.load_state_dict(state["training"])
             self.log = Logbook(**state["log"])
         except Exception:
-            raise RunError(f"{path} cannot be read; delete {self.folder} and the run begins anew.") from None
+            raise RunError(
+                f"{self.states.path} is of another version; delete {self.folder} and the run begins anew."
+            ) from None
 
-    def record(self, key: str, parent: Run | None) -> None:
-        """Measure, then write weights, history and record; the record last."""
-        self.note_progress(Step(self.training.total, self.training.total, torch.tensor(0.0), 0.0))
-        weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
-        record = {
+    def conclude(self, path: Path, parent: Run | None) -> None:
+        """Measure, and make a result of the folder."""
+        record = self.record(path.name.rpartition("-")[2], parent)
+        if parallel.is_first():
+            self.write(record)
+            conclude(self.folder, path)
+
+    def record(self, key: str, parent: Run | None) -> dict[str, Any]:
+        self.note_progress(self.training.total)
+        return {
             "stage": self.config.name,
             "key": key,
             "parent": parent.key if parent else None,
@@ -221,6 +293,10 @@ class Work:
             **self.measured(),
             "provenance": self.provenance(),
         }
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Weights, history and record; the record last."""
+        weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
         write_whole(self.folder / "weights.safetensors", save(weights))
         write_json(self.folder / "history.json", self.log.history())
         write_json(self.folder / "record.json", record)
@@ -243,9 +319,20 @@ class Work:
             "device": device,
             "threads": torch.get_num_threads(),
             **({"compiled": True} if compiling(self.device) else {}),
+            **({"processes": parallel.world_size()} if parallel.world_size() > 1 else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
         }
+
+
+def common_model(run: Run) -> Model:
+    """The model of a finished run in all processes, of which the first reads it."""
+    if parallel.world_size() == 1:
+        return run.model()
+    empty = partial(Model, configs.from_dict(ModelConfig, run.record["model"]))
+    model = parallel.together(run.model if parallel.is_first() else empty)
+    parallel.copy_from_first(model)
+    return model.eval()
 
 
 def describe(config: Stage, data: DataSet) -> dict[str, Any]:

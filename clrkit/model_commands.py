@@ -130,6 +130,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 def measured(model: Model, part: Part, size: int, device: str) -> dict[str, float]:
     """Accuracy of a model's logits, with a line that tells how far it is."""
+    import numpy as np
     import torch
 
     from clrkit import evaluate
@@ -140,7 +141,7 @@ def measured(model: Model, part: Part, size: int, device: str) -> dict[str, floa
     place = choose_device(device)
     model = model.to(place)
     with evaluate.frozen(model):
-        for chunk in evaluate.outputs(model, part, size, place):
+        for chunk in evaluate.outputs(model, part, size, place, np.arange(len(part))):
             chunks.append(chunk)
             done += len(chunk)
             line.show(f"evaluate: {done:,} of {len(part):,} images")

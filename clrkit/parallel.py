@@ -9,17 +9,21 @@ In a process that is alone every function here is the identity.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from clrkit.config import ConfigError
 
@@ -29,6 +33,7 @@ Rows = Float[Tensor, "_ dim"]
 Maps = Float[Tensor, "batch channels height width"]
 PerChannel = Float[Tensor, " channels"]
 
+ANSWERED = 0.05  # seconds between looks for other processes
 STALLED = timedelta(minutes=30)  # a collective of training that takes longer is an error
 WAITING = timedelta(days=7)  # for the first process, while another run of the folder has its lock
 
@@ -57,8 +62,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-class ToldError(ConfigError):
-    """An error that another process of the run tells."""
+LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
 
 
 @contextmanager
@@ -66,29 +70,51 @@ def group(cuda: bool) -> Iterator[None]:
     """Within, the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
 
     Raises:
-        ConfigError: of the process that is the first to fail, or when another process has ended.
-        ToldError: a ConfigError in the others.
+        ConfigError: in the process that is the first to fail, or to notice that another has ended.
+        SystemExit: in the others, which have nothing to add.
     """
-    if not launched():
-        yield
-        return
     if cuda:
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=STALLED)
+    store, mine, size = next(rendezvous("env://", timeout=STALLED))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        timeout=STALLED,
+        store=PrefixStore(attempt(store, mine, size), store),
+        rank=mine,
+        world_size=size,
+    )
     try:
         yield
+    except ConfigError as error:
+        raise error if is_first_to_tell() else SystemExit(1) from None
     except RuntimeError as error:
         if not lost(error):
             raise
-        raise spoken(ConfigError(LOST)) from None
-    except ConfigError as error:
-        raise spoken(error) from None
+        raise ConfigError(LOST) if is_first_to_tell() else SystemExit(1) from None
     finally:
         control.cache_clear()
         dist.destroy_process_group()
 
 
-LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
+def attempt(store: Any, mine: int, size: int) -> str:
+    """A name for these very processes, the same in all of them.
+
+    torchrun keeps one store for all attempts, and in it are the addresses of processes that are gone
+    (pytorch/pytorch#135712); nor does it number attempts alike on all machines. So each process leaves a mark
+    that nobody had before, and the first one answers marks until all say that they have the answer.
+    """
+    mark = uuid4().hex
+    store.set(f"clrkit/mark/{mine}", mark)
+    ready = "clrkit/ready/{}/{}".format
+    if mine == 0:
+        while not store.check([ready(mark, other) for other in range(1, size)]):
+            for other in range(1, size):
+                store.set(f"clrkit/answer/{store.get(f'clrkit/mark/{other}').decode()}", mark)
+            time.sleep(ANSWERED)
+        return mark
+    name: str = store.get(f"clrkit/answer/{mark}").decode()
+    store.set(ready(name, mine), "")
+    return name
 
 
 def lost(error: RuntimeError) -> bool:
@@ -96,10 +122,9 @@ def lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def spoken(error: ConfigError) -> ConfigError:
-    """The error where this process is the first of the run that has one to tell, else `ToldError`."""
-    store = dist.distributed_c10d._get_default_store()
-    return error if int(store.add("clrkit/told", 1)) == 1 else ToldError(str(error))
+def is_first_to_tell() -> bool:
+    """Whether no other process of the run has told of an error yet."""
+    return int(dist.distributed_c10d._get_default_store().add("clrkit/told", 1)) == 1
 
 
 @cache

@@ -1,0 +1,36 @@
+"""`python -m clrkit` as `torchrun` starts it, with a fault in one process (test_torchrun.py).
+
+FAULT is "RANK KIND STEP": at that step of the first attempt the process fails (error) or is killed (kill).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from clrkit import materialise as making
+from clrkit import stages
+from clrkit.__main__ import main
+from clrkit.config import ConfigError
+
+SAVED_EVERY = 0.05  # seconds, so that a short run has states
+
+
+def faulty(*arguments: Any) -> Iterator[Any]:
+    """The steps of a stage, with the fault."""
+    rank, kind, step = os.environ["FAULT"].split()
+    for each in real_steps(*arguments):
+        yield each
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and os.environ["RANK"] == rank and each.step == int(step):
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ConfigError(f"an image that only process {rank} reads is broken")
+
+
+making.STATE_SECONDS = SAVED_EVERY
+real_steps = stages.steps
+if "FAULT" in os.environ:
+    stages.steps = faulty
+sys.exit(main())

@@ -1,0 +1,154 @@
+"""A run under `torchrun`: what it leaves behind, and what one process's misfortune costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("launched.py")
+RUN = ["run", "pretrain", "--preset", "smoke", "--epochs", "6", "--batch_size", "200", "--device", "cpu"]
+
+
+def torchrun(results: Path, *options: str, rest: tuple[str, ...] = ()) -> list[str]:
+    """The command for two processes that make one run."""
+    started = ["-m", "torch.distributed.run", "--nproc-per-node=2", *options, str(SCRIPT)]
+    return [sys.executable, *started, *RUN, *rest, "--results", str(results)]
+
+
+def environment(fault: str = "") -> dict[str, str]:
+    there = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
+    return there | ({"FAULT": fault} if fault else {})
+
+
+def launch(results: Path, *options: str, fault: str = "", rest: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Exit status, and what was said."""
+    done = subprocess.run(
+        torchrun(results, *options, rest=rest),
+        env=environment(fault),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def folder(results: Path) -> Path:
+    (found,) = (results / "smoke" / "runs").glob("pretrain-*[0-9a-f]")
+    return found
+
+
+def told(results: Path) -> dict[str, Any]:
+    """A record without what differs from run to run."""
+    record: dict[str, Any] = json.loads((folder(results) / "record.json").read_text())
+    del record["provenance"]
+    return record
+
+
+def same_runs(one: Path, other: Path) -> bool:
+    files = ("weights.safetensors", "history.json")
+    equal = [(folder(one) / name).read_bytes() == (folder(other) / name).read_bytes() for name in files]
+    return all(equal) and told(one) == told(other)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with a run that two processes made in peace."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    status, said = launch(results)
+    assert status == 0, said
+    return results
+
+
+def test_two_processes_leave_what_one_leaves(undisturbed, tmp_path):
+    alone = subprocess.run(
+        [sys.executable, "-m", "clrkit", *RUN, "--results", str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert folder(undisturbed).name == folder(tmp_path).name
+    runs = undisturbed / "smoke" / "runs"
+    assert [each.name for each in runs.iterdir()] == [folder(undisturbed).name]
+    assert {each.name for each in folder(undisturbed).iterdir()} == {
+        each.name for each in folder(tmp_path).iterdir()
+    }
+    record = json.loads((folder(undisturbed) / "record.json").read_text())
+    assert record["provenance"]["processes"] == 2
+    first, other = (
+        json.loads((folder(each) / "history.json").read_text()) for each in (undisturbed, tmp_path)
+    )
+    assert first["step"] == other["step"]
+    assert first["loss"][0] == pytest.approx(other["loss"][0], rel=1e-5)  # later steps amplify roundings
+    weights = (load_file(folder(each) / "weights.safetensors") for each in (undisturbed, tmp_path))
+    shapes = [{name: value.shape for name, value in each.items()} for each in weights]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_run_that_is_there_is_only_returned(undisturbed):
+    before = (folder(undisturbed) / "record.json").stat().st_mtime_ns
+    status, said = launch(undisturbed)
+    assert status == 0
+    assert said.count("cached: ") == 1
+    assert (folder(undisturbed) / "record.json").stat().st_mtime_ns == before
+
+
+def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, fault):
+    status, said = launch(tmp_path, fault="1 error 20")
+    assert status != 0
+    assert said.count("clrkit: ") == 1
+    assert "clrkit: an image that only process 1 reads is broken" in said
+    assert "Traceback (most recent call last):\n  File" not in said.partition("clrkit: ")[0]
+    fault(
+        "processes: one fails in training",
+        "an error at step 20 in the second of two",
+        "nothing that was saved",
+    )
+
+
+def test_a_command_line_that_cannot_be_is_told_once(tmp_path):
+    status, said = launch(tmp_path, rest=("--temprature", "0.1"))
+    assert status != 0
+    assert said.count("clrkit: Unknown field 'temprature'; did you mean temperature?") == 1
+
+
+def test_a_killed_process_is_started_again_and_only_steps_are_lost(undisturbed, tmp_path, fault):
+    status, said = launch(tmp_path, "--max-restarts=1", fault="1 kill 30")
+    assert status == 0, said
+    assert same_runs(undisturbed, tmp_path)
+    fault(
+        "processes: one is killed, torchrun starts all again",
+        "SIGKILL at step 30 in the second of two",
+        "the steps since the last state",
+    )
+
+
+def test_a_stopped_run_goes_on_from_where_it_was(undisturbed, tmp_path, fault):
+    process = subprocess.Popen(
+        torchrun(tmp_path), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not list(tmp_path.glob("smoke/runs/*.partial/state")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (partial,) = tmp_path.glob("smoke/runs/*.partial")
+    step = json.loads((partial / "progress.json").read_text())["step"]
+    assert said.count("clrkit: stopped; what was done is kept") == 1, said
+    assert step > 0
+    status, said = launch(tmp_path)
+    assert status == 0, said
+    assert same_runs(undisturbed, tmp_path)
+    fault("processes: a run of two is stopped", "SIGTERM to torchrun", "nothing")
