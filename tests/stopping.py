@@ -109,7 +109,7 @@ def work(
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    materialise.STATE_SECONDS = state_seconds
+    materialise.STATE_SECONDS, materialise.SPARED = state_seconds, 0
     materialise.materialise = watched(materialise.materialise, command[1], stop, notes)
     sys.addaudithook(noting_changes(results, stop, notes))
     sys.exit(main(command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -26,6 +27,8 @@ import torch
 from conftest import Record
 from PIL import Image
 from stopping import NEVER, End, Stop, run
+
+from clrkit.states import read_state
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 
@@ -122,8 +125,9 @@ def content(folder: Path) -> tuple[bytes, bytes, dict[str, Any]]:
 
 def saved_step(results: Path) -> int:
     """The step of the state from which a stopped run goes on; 0 without one."""
-    states = list(results.glob("smoke/runs/*.partial/state.pt"))
-    return int(torch.load(states[0], weights_only=True)["training"]["step"]) if states else 0
+    contents = [read_state(path / "state") for path in results.glob("smoke/runs/*.partial")]
+    states = [torch.load(io.BytesIO(content), weights_only=True) for content in contents if content]
+    return int(states[0]["training"]["step"]) if states else 0
 
 
 def go(arguments: list[str], results: Path, stop: Stop = NEVER) -> End:
