@@ -110,7 +110,7 @@ def read_model(folder: Path) -> Model:
             model = Model(settings)
     except ConfigError as error:
         raise ModelError(f"{folder} describes no model: {error}") from None
-    except (RuntimeError, IndexError, ValueError):
+    except (RuntimeError, IndexError, ValueError, TypeError, OverflowError):
         raise ModelError(f"{folder} describes a model that cannot be built.") from None
     try:
         state = load_file(weights)

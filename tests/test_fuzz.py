@@ -26,7 +26,7 @@ from clrkit.folders import read_csv
 
 ROOT = Path(__file__).parents[1]
 CHECKED = ("CIFAR", "a table and its messages")  # samples of which only parts are read
-SHORT, LONG = 25, 300  # times that every sample is damaged
+SHORT, LONG = 10, 300  # times that every sample is damaged
 
 
 @pytest.mark.parametrize("name", [name for name in PARSERS if name not in CHECKED])
