@@ -188,10 +188,9 @@ def test_a_run_killed_before_any_change_on_disk_is_as_if_never_stopped(bench: Be
         assert {f"open /pretrain.partial/{name}.new", f"os.rename /pretrain.partial/{name}.new"} <= made
     assert {"os.rename /pretrain.partial", "os.remove /pretrain.lock"} <= made
     assert any(each.startswith("os.rename /pretrain.partial/state") for each in made)
+    assert change > 25  # how many exactly depends on time, by notes of progress
     how = "SIGKILL before each change in the results folder, a file under way cut in half"
-    fault(
-        "training: a run is killed while it writes a state or its result", how, LOST[SIGKILL], times=len(made)
-    )
+    fault("training: a run is killed while it writes a state or its result", how, LOST[SIGKILL], times=25)
 
 
 @pytest.mark.slow
@@ -201,17 +200,15 @@ def test_a_run_that_is_asked_to_stop_while_it_writes_keeps_everything(
 ) -> None:
     command = (*PRETRAIN, *words("--batch_size 60 --epochs 1"))
     arguments = bench.arguments(command)
-    for change in range(1, 30, 4):
+    for change in range(1, 24, 3):
         results = bench.results(command)
-        assert go(arguments, results, Stop(number, change=change)).status in (0, 130)
+        end = go(arguments, results, Stop(number, change=change))
+        assert len(end.changes) >= change
+        assert end.status in (0, 130)
         assert go(arguments, results).status == 0
         bench.assert_same(command, results)
-    fault(
-        "training: a run is stopped while it writes",
-        f"{number.name} before a change in the folder",
-        "nothing",
-        8,
-    )
+    how = f"{number.name} before a change in the folder"
+    fault("training: a run is stopped while it writes", how, "nothing", times=8)
 
 
 def finished(results: Path) -> dict[Path, int]:
