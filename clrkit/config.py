@@ -61,13 +61,21 @@ class Config:
         hints = types_of(type(self))  # type: ignore[arg-type]
         for item in fields(self):
             value, wanted = getattr(self, item.name), hints[item.name]
-            if wanted is float and type(value) is int:
-                value = float(value)
+            if wanted is float and type(value) in (int, float):
+                value = as_float(item.name, value)
                 object.__setattr__(self, item.name, value)
             if type(value) is not wanted:
                 raise ConfigError(f"{item.name} must be {KINDS.get(wanted, wanted.__name__)}, not {value!r}.")
             if item.metadata:
                 check_bounds(item.name, value, item.metadata)
+
+
+def as_float(name: str, value: float) -> float:
+    """A number as a float, of which -0 is 0: equal configs have equal keys. Raises ConfigError."""
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        raise ConfigError(f"{name} must be a finite number; this one is too large.") from None
 
 
 @cache
@@ -81,8 +89,10 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, bounds['choices']))}, not {value!r}.")
     if isinstance(value, str | bool):
         return
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, not {value}.")
+    if abs(value) >= 2**63 and isinstance(value, int):
+        raise ConfigError(f"{name} is too large; whole numbers end at 2^63.")
     if value <= bounds["above"]:
         raise ConfigError(f"{name} must be above {bounds['above']:g}, not {value}.")
     if value < bounds["low"]:
@@ -169,7 +179,7 @@ class Stage(Config):
 
     epochs: int = setting(30, "passes over the images", low=1)
     batch_size: int = setting(256, "images a step", low=2)
-    seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0)
+    seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0, high=2**32 - 1)
     precision: str = setting(
         "float32",
         "of the networks' arithmetic in training; bfloat16: convolutions and matrix products by autocast, "
@@ -397,7 +407,8 @@ def with_fields(config: C, settings: Mapping[str, Any]) -> C:
     Raises ConfigError naming an unknown field or an impossible value.
     """
     values = to_dict(config)
-    for name, value in settings.items():
+    # The seed of the whole chain first: that of a single stage is then set apart from it.
+    for name, value in sorted(settings.items(), key=lambda setting: setting[0] != "seed"):
         if value is None:
             continue
         if name == "seed":
@@ -438,6 +449,8 @@ def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
     """The inverse of `to_dict`. Raises ConfigError for unknown fields and impossible values."""
     hints = types_of(kind)  # type: ignore[arg-type]
     names = {item.name for item in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{kind.__name__.lower()} is a group of fields, not {values!r}.")
     for name in values:
         known(name, sorted(names), "field")
     read = {

@@ -231,7 +231,7 @@ class Work:
                 if self.kept
                 else "no state was kept"
             )
-            raise RunError(f"{error} ({kept})") from None
+            raise RunError(f"{error}; {kept}.") from None
 
     def progress(self, step: Step, steps_a_second: float) -> Progress:
         loss = self.log.loss[-1] if self.log.loss else math.nan

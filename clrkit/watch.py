@@ -16,16 +16,16 @@ PATIENCE = 50  # steps in a row with collapsed projections
 KINDS = ("not finite", "exploded", "collapsed")
 ADVICE = {
     "not finite": "The loss or its gradient is not finite at step {step}; try a lower learning_rate, more "
-    "warmup_epochs or a higher temperature.",
+    "warmup_epochs or a higher temperature",
     "exploded": "The gradient exploded at step {step}: its norm is over 10,000 times the largest of the "
-    "first steps; try a lower learning_rate or more warmup_epochs.",
+    "first steps; try a lower learning_rate or more warmup_epochs",
     "collapsed": "The representation has collapsed at step {step}: for 50 steps all projections have lain on "
-    "one line; try a lower learning_rate, a larger batch_size or stronger augmentation.",
+    "one line; try a lower learning_rate, a larger batch_size or stronger augmentation",
 }
 
 
 class TrainingError(ConfigError):
-    """Training that has failed by its numbers; the message says at which step, and what to try."""
+    """Training that has failed by its numbers; says at which step, and what to try."""
 
 
 class Watch:
@@ -74,7 +74,7 @@ class Watch:
         return {"first": self.first, "ordinary": self.ordinary, "flat": self.flat}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.first, self.ordinary, self.flat = (state[name] for name in ("first", "ordinary", "flat"))
+        self.first, self.ordinary, self.flat = (state[name].clone() for name in ("first", "ordinary", "flat"))
 
 
 def dimensions(z: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
