@@ -58,6 +58,7 @@ bench: .venv/installed-bench  ## Speed and memory beside the peers, about 25 min
 	$(BIN)/python -m benchmarks.switches --preset cifar10_official --batch_size 32 --seconds 4
 	$(BIN)/python -m benchmarks.precision --preset mini
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.states
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.page
 

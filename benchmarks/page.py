@@ -372,7 +372,36 @@ def startups(records: Mapping[str, Record]) -> list[str]:
     return ["## Start-up", conditions(record), table(["process", "seconds", "loads torch"], rows)]
 
 
-SECTIONS = (steps, losses, augmentations, streams, switches, precisions, cost, startups)
+def saving(records: Mapping[str, Record]) -> list[str]:
+    """What states cost training."""
+    if "states" not in records:
+        return []
+    record = records["states"]
+    rows = []
+    for name, row in record["rows"].items():
+        times = [f"{1e3 * row['seconds'][what]['median']:.3g}" for what in ("step", "copy", "write")]
+        cost = f"{100 * row['cost']['median']:.2g}%"
+        rows.append([name, row["megabytes"], *times, said(row["beside_over_alone"]), cost])
+    head = [
+        "network",
+        "state, MB",
+        "step, ms",
+        "copy, ms",
+        "write, ms",
+        "step while writing over step",
+        "cost",
+    ]
+    return [
+        "## Saving states",
+        conditions(record),
+        "A state is copied, for which training waits, and written beside training. The cost is what steps "
+        f"lose to one, as a part of the {record['interval']:.0f} s from one to the next. (In the rounds "
+        "while writing, states follow each other without a pause.)",
+        table(head, rows),
+    ]
+
+
+SECTIONS = (steps, losses, augmentations, streams, switches, precisions, cost, saving, startups)
 
 
 if __name__ == "__main__":

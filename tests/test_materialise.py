@@ -77,9 +77,9 @@ MEMORY = {"memory": True, "memory_size": 1200}  # full after the third of eight 
         ("pretrain", {"batch_size": 500}),
         ("pretrain", {"batch_size": 500, **MEMORY}),
         ("supervised", {"batch_size": 40}),
-        ("finetune", {"batch_size": 40}),
-        ("distill", {"batch_size": 500}),
-        ("probe", {"batch_size": 500}),
+        pytest.param("finetune", {"batch_size": 40}, marks=pytest.mark.slow),
+        pytest.param("distill", {"batch_size": 500}, marks=pytest.mark.slow),
+        pytest.param("probe", {"batch_size": 500}, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_very_same_weights(

@@ -53,7 +53,7 @@ def result_or_sentence(make: Callable[[], T]) -> T | None:
         return make()
     except ConfigError as error:
         sentence = str(error)
-    assert sentence.endswith(".")
+    assert sentence.endswith((".", "?"))
     assert "\n" not in sentence
     return None
 
