@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import sys
@@ -18,6 +17,7 @@ from clrkit import config as configs
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
 from clrkit.presets import PRESETS, preset
+from clrkit.provenance import launched
 
 if TYPE_CHECKING:
     from clrkit.runs import Store
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def processes(options: argparse.Namespace) -> Iterator[None]:
     """Makes the processes that torchrun started one run; nothing in a process that is alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not launched():
         yield
         return
     import torch

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clrkit import parallel
 from clrkit.config import ConfigError, Stage
+from clrkit.provenance import launched
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -28,7 +29,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name != "auto" and name not in names:
         raise ConfigError(f"device must be one of auto, {', '.join(names)} on this machine, not {name!r}.")
     device = torch.device(names[0] if name == "auto" else name)
-    if not parallel.launched() or device.type == "cpu":
+    if not launched() or device.type == "cpu":
         return device
     if device.type == "mps":
         raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")

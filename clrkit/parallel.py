@@ -52,11 +52,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def launched() -> bool:
-    """Whether `torchrun` started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def local_rank() -> int:
     """Which process of its machine this is, and so which of its GPUs it has."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -32,6 +32,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def launched() -> bool:
+    """Whether `torchrun` started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @cache
 def cpu_name() -> str:
     try:

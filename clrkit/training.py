@@ -119,7 +119,7 @@ class Division:
             return mine
         rows = [self.rows(process) for process in range(parallel.world_size())]
         gathered = parallel.gather(mine, [len(each) for each in rows])
-        return gathered[torch.from_numpy(np.concatenate(rows).argsort()).to(mine.device)]
+        return gathered[sent(torch.from_numpy(np.concatenate(rows).argsort()), mine.device)]
 
 
 class Training:

@@ -34,6 +34,7 @@ from clrkit.config import ConfigError, Data, Network, Pretrain, Stage, with_fiel
 from clrkit.data import PixelArray
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
+from clrkit.provenance import launched
 from clrkit.resnet import BatchNorm
 from clrkit.stages import begin, halves, new_model, one_pass, steps
 from clrkit.training import Batch, Training, batches
@@ -205,8 +206,8 @@ def written() -> int:
 def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     parents = {name: tiny.parent(stage) for name, stage in STAGES.items()}  # alone: they are trained a little
-    with parallel.group(cuda=False) if parallel.launched() else nullcontext():
-        found = agreements() if parallel.launched() else {}
+    with parallel.group(cuda=False) if launched() else nullcontext():
+        found = agreements() if launched() else {}
         sent = [bytes_sent(replace(SMALL, memory=memory)) for memory in (False, True)]
         norms = [official_batch_norm(which) for which in ("2d", "4d")] if parallel.world_size() == 2 else []
         steps = everything(parents)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import free_port
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,25 @@ def test_two_processes_leave_what_one_leaves(undisturbed, tmp_path):
     weights = (load_file(folder(each) / "weights.safetensors") for each in (undisturbed, tmp_path))
     shapes = [{name: value.shape for name, value in each.items()} for each in weights]
     assert shapes[0] == shapes[1]
+
+
+def test_two_machines_need_no_common_folder(undisturbed, tmp_path):
+    """Two agents of torchrun, each with results and a cache of its own; the first one's get the run."""
+    port = free_port()
+    meeting = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=two")
+    started = []
+    for name in ("one", "other"):
+        command = torchrun(tmp_path / name, *meeting)
+        command[command.index("--nproc-per-node=2")] = "--nproc-per-node=1"
+        there = environment() | {"CLRKIT_CACHE": str(tmp_path / f"cache-{name}")}
+        started.append(
+            subprocess.Popen(command, env=there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    said = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    written = [name for name in ("one", "other") if (tmp_path / name).exists()]
+    assert len(written) == 1  # which of the two is the first machine they settle themselves
+    assert same_runs(undisturbed, tmp_path / written[0])
 
 
 def test_a_run_that_is_there_is_only_returned(undisturbed):
