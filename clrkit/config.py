@@ -110,7 +110,7 @@ class Data(Config):
         "images to use",
         choices=("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder"),
     )
-    root: str = setting("", "folder (or zip, tar, tar.gz) of the images; not needed for tinted_mnist", keyed=False)
+    root: str = setting("", "folder (or zip, tar) of the images; not needed for tinted_mnist", keyed=False)
     labels_csv: str = setting("", "CSV of file,label for a folder without class folders", keyed=False)
     image_size: int = setting(28, "side of a training image, pixels", low=8)
     evaluation: str = setting(

@@ -1,4 +1,4 @@
-"""A model on disk, apart from any run: `weights.safetensors` and `model.json` in a folder."""
+"""A model on disk apart from any run: a folder of `weights.safetensors`, `model.json` and their checksums."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrkit import config as configs
-from clrkit.checksums import check_file, read_sums
+from clrkit.checksums import Damaged, check_file, read_sums
 from clrkit.config import ConfigError
 from clrkit.images import reason
 from clrkit.model import Model, ModelConfig
-from clrkit.runs import read_json, write_json
+from clrkit.runs import locked, read_json, write_json, write_sums
 
 WEIGHTS, DESCRIPTION, RECORD = "weights.safetensors", "model.json", "record.json"
 
@@ -47,7 +46,7 @@ def write_model(
     partial, lock = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with locked(lock):
             refuse_existing(folder)  # another process may have been quicker
             discard(partial)  # of a process that was killed
             try:
@@ -56,7 +55,6 @@ def write_model(
                 partial.rename(folder)
             finally:
                 discard(partial)
-        lock.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The model cannot be written to {folder}: {reason(error)}.") from None
 
@@ -72,12 +70,13 @@ def read_classes(folder: Path) -> tuple[str, ...] | None:
 def write_files(
     folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Description and weights, on the disk when this returns, readable for the same people."""
+    """Description, weights and checksums, on the disk when this returns, readable for the same people."""
     write_json(folder / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)
     with (folder / WEIGHTS).open("rb") as file:
         os.fsync(file.fileno())
+    write_sums(folder, (DESCRIPTION, WEIGHTS))
 
 
 def discard(partial: Path) -> None:
@@ -103,8 +102,7 @@ def read_model(folder: Path) -> Model:
     settings, weights = read_settings(folder), folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; the committed reference holds records only.")
-    if sums := read_sums(folder):  # of a run; what is hashed stays in memory and is mapped from there
-        check_file(weights, sums)
+    check_sums(folder)  # what is hashed stays in memory and is mapped from there
     try:
         with torch.device("meta"):  # weights that are replaced at once need not be drawn
             model = Model(settings)
@@ -123,6 +121,19 @@ def read_model(folder: Path) -> Model:
             f"The weights in {weights} are those of another model than its description."
         ) from None
     return model.eval()
+
+
+def check_sums(folder: Path) -> None:
+    """Raise Damaged (of a run) or ModelError (of a model folder) where a file is not what was written."""
+    names = (DESCRIPTION, WEIGHTS) if (folder / DESCRIPTION).exists() else (WEIGHTS,)
+    try:
+        for name in names:
+            if sums := read_sums(folder):
+                check_file(folder / name, sums)
+    except Damaged as damage:
+        if DESCRIPTION in names:
+            raise ModelError(f"{damage.problem}; write the model anew.") from None
+        raise
 
 
 def check_values(weights: Path, state: Mapping[str, Tensor], model: Model) -> None:

@@ -57,7 +57,7 @@ def test_a_checkpoint_becomes_a_model_folder(checkpoint, tmp_path, capsys):
     assert main(["import-official", str(checkpoint), str(out)]) == 0
     said = "R18 0.0625x, head of 2 layers to 16, 3 classes on the encoder's output"
     assert capsys.readouterr().out.splitlines()[0] == f"{out}: {said}"
-    assert sorted(path.name for path in out.iterdir()) == ["model.json", "weights.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", "model.json", "weights.safetensors"]
     config, state = convert(TINY)
     model = read_model(out)
     assert model.config == config

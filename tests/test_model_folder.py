@@ -25,6 +25,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.fixture
+def foreign(folder: Path) -> Path:
+    """A model folder without checksums, as somebody else may have made it."""
+    (folder / "SHA256SUMS").unlink()
+    return folder
+
+
 def describe(folder: Path, **changes: Any) -> None:
     path = folder / "model.json"
     content = json.loads(path.read_text())
@@ -71,9 +78,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         ({"network": {"depth": 9}}, "depth must be one of"),
     ],
 )
-def test_a_description_of_another_model_is_refused(folder, changes, told):
-    describe(folder, **changes)
+def test_a_description_of_another_model_is_refused(foreign, changes, told):
+    describe(foreign, **changes)
     with pytest.raises(ModelError, match=told):
+        read_model(foreign)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_file_that_was_changed_is_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=rf"{name}.*(was changed since it was written|cannot be read)"):
         read_model(folder)
 
 
@@ -84,22 +100,22 @@ def test_a_description_that_is_none_is_refused(folder, text):
         read_model(folder)
 
 
-def test_truncated_and_pickled_weights_are_refused(folder):
-    path = folder / "weights.safetensors"
+def test_truncated_and_pickled_weights_are_refused(foreign):
+    path = foreign / "weights.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"weights\.safetensors cannot be read"):
-        read_model(folder)
+        read_model(foreign)
     path.write_bytes(pickle.dumps(print))
     with pytest.raises(ModelError, match=r"weights\.safetensors cannot be read"):
-        read_model(folder)
+        read_model(foreign)
     path.unlink()
     with pytest.raises(ModelError, match=r"has no weights\.safetensors"):
-        read_model(folder)
+        read_model(foreign)
 
 
-def test_weights_of_another_precision_or_not_finite_are_refused(folder):
-    weights = load_file(folder / "weights.safetensors")
+def test_weights_of_another_precision_or_not_finite_are_refused(foreign):
+    weights = load_file(foreign / "weights.safetensors")
     name = "classifier.bias"
     for values, told in (
         (weights[name].half(), r"classifier\.bias in \S+ is torch\.float16, not torch\.float32\.$"),
@@ -108,16 +124,16 @@ def test_weights_of_another_precision_or_not_finite_are_refused(folder):
             r"classifier\.bias in \S+ holds numbers that are not finite",
         ),
     ):
-        save_file({**weights, name: values}, folder / "weights.safetensors")
+        save_file({**weights, name: values}, foreign / "weights.safetensors")
         with pytest.raises(ModelError, match=told):
-            read_model(folder)
+            read_model(foreign)
 
 
 @pytest.mark.parametrize("width", [1e9, 1e-9])
-def test_a_network_that_cannot_be_built_is_refused(folder, width):
-    describe(folder, network={"depth": 8, "width": width})
+def test_a_network_that_cannot_be_built_is_refused(foreign, width):
+    describe(foreign, network={"depth": 8, "width": width})
     with pytest.raises(ModelError, match=r"fewer than two channels|cannot be built"):
-        read_model(folder)
+        read_model(foreign)
 
 
 def test_what_a_killed_process_left_is_no_part_of_the_model(tmp_path):
@@ -126,6 +142,7 @@ def test_what_a_killed_process_left_is_no_part_of_the_model(tmp_path):
     (left / "old.bin").write_bytes(b"0")
     write_model(tmp_path / "model", CONFIG, Model(CONFIG).state_dict(), {})
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "SHA256SUMS",
         "model.json",
         "weights.safetensors",
     ]
