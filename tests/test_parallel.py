@@ -5,6 +5,7 @@ The processes are those of processes.py; how `torchrun` runs them is in test_tor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.communication import table, volume
+from benchmarks.memory import extra_megabytes, in_child
+from benchmarks.step import noise
 from clrkit import parallel
+from clrkit.config import with_fields
+from clrkit.presets import preset
+from clrkit.stages import begin, pretrain
 from clrkit.training import Division
 
 Told = list[dict[str, Any]]
@@ -88,6 +94,23 @@ def test_two_passes_are_the_whole_batch_where_batch_norm_has_the_same_images(alo
     found = alone["steps"]["pretrain in two passes"]
     torch.testing.assert_close(found["losses"][0], expected["loss"], rtol=0, atol=1e-12)
     same_numbers(found["gradients"][0], expected["gradients"])
+
+
+def peak(micro_batch: int, two_pass: bool) -> float:
+    """MB that two pretraining steps with 128 images take."""
+    changes = {"depth": 18, "width": 0.25, "batch_size": 128, "warmup_epochs": 0, "monitor_epochs": 1000}
+    changes |= {"micro_batch": micro_batch, "two_pass": two_pass}
+    config = with_fields(preset("cifar10_official").pretrain, changes)
+    data = noise(config.data, 256)
+    steps = pretrain(config, data, begin(config, data, processes.CPU))
+    return extra_megabytes(lambda: [next(steps) for _ in range(2)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts memory as Linux does")
+@pytest.mark.parametrize("two_pass", [True, False])
+def test_micro_batches_of_an_eighth_take_less_than_half_of_the_memory(two_pass):
+    assert in_child(peak, 16, two_pass) < 0.5 * in_child(peak, 0, two_pass)
 
 
 @pytest.mark.slow
