@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import shutil
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ EPILOG = "Every field of a stage can be set by name, for example --temperature 0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. What a user got wrong is told in one sentence."""
-    options, rest = make_parser().parse_known_args(arguments)
+    with nullcontext() if speaks() else redirect_stderr(io.StringIO()):
+        options, rest = make_parser().parse_known_args(arguments)
     try:
         with processes(options):
             options.fields = read_fields(rest)
@@ -46,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def speaks() -> bool:
+    """Whether this process tells what is wrong with the command line: of several, the first."""
+    return not launched() or os.environ["RANK"] == "0"
 
 
 @contextmanager
@@ -164,7 +171,8 @@ def run_stage(options: argparse.Namespace) -> int:
     from clrkit.materialise import find, materialise
 
     line = ProgressLine()
-    parallel.in_turn(lambda: fingerprint(stage.images, line.show))
+    show = line.show if parallel.is_first() else lambda _: None
+    parallel.in_turn(lambda: fingerprint(stage.images, show))
     cached = find(stage, store)
     with noting(*STOPPING) as stopped, closing(materialise(stage, store, options.device)) as steps:
         for progress in steps:
@@ -240,19 +248,17 @@ def show_claims(options: argparse.Namespace) -> int:
 
 
 def clean(options: argparse.Namespace) -> int:
-    from clrkit.runs import unused
+    from clrkit.runs import discard_results, discard_unused
 
     _, store = opened(options)
-    partial = sorted(store.runs.glob("*.partial"))
-    busy = [folder for folder in partial if not unused(folder)]
-    for folder in busy:
-        print(f"kept {folder}: a process is working on it")
-    if options.all and busy:
-        raise ConfigError(f"{store.folder} is in use; nothing else was deleted.")
-    for folder in [store.folder] if options.all else partial:
-        if folder.exists() and folder not in busy:
-            shutil.rmtree(folder)
-            print(f"deleted {folder}")
+    gone = {folder: discard_unused(folder) for folder in sorted(store.runs.glob("*.partial"))}
+    for folder, deleted in gone.items():
+        print(f"deleted {folder}" if deleted else f"kept {folder}: a process is working on it")
+    if options.all and not all(gone.values()):
+        raise ConfigError(f"{store.folder} is in use; finished runs, figures and notebooks were kept.")
+    if options.all and store.folder.exists():
+        discard_results(store)
+        print(f"deleted {store.folder}")
     return 0
 
 

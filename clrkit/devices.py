@@ -22,7 +22,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Of several processes on a machine each has a GPU of its own.
 
     Raises:
-        ConfigError: for a device that this machine does not have, or fewer GPUs than processes.
+        ConfigError: for a device that this machine does not have.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     names = [kind for kind, available in there.items() if available]
@@ -33,11 +33,6 @@ def choose_device(name: str = "auto") -> torch.device:
         return device
     if device.type == "mps":
         raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")
-    if parallel.local_rank() >= torch.cuda.device_count():
-        raise ConfigError(
-            f"This machine has {torch.cuda.device_count()} GPUs, fewer than the processes started on it; "
-            "lower --nproc-per-node."
-        )
     return torch.device("cuda", parallel.local_rank())
 
 

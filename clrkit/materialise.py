@@ -18,13 +18,13 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from clrkit import config as configs
-from clrkit import evaluate, parallel, stages
-from clrkit.config import ConfigError, Distill, Labelled, Pretrain, Probe, Stage
+from clrkit import parallel, stages
+from clrkit.config import ConfigError, Stage
 from clrkit.data import DataSet, load
 from clrkit.devices import check_precision, choose_device, compiling
+from clrkit.measure import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.model import Model, ModelConfig
 from clrkit.provenance import provenance
 from clrkit.runs import (
@@ -42,7 +42,7 @@ from clrkit.runs import (
     write_whole,
 )
 from clrkit.states import StateWriter, read_state
-from clrkit.training import Step, Training
+from clrkit.training import Step
 from clrkit.watch import TrainingError
 
 STATE_SECONDS = 20.0  # between saved states, at least
@@ -80,6 +80,11 @@ class Logbook:
     def monitor(self, step: Step) -> None:
         for name, value in step.metrics.items():
             self.monitored.setdefault(name, []).append([step.step, value])
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last loss, and the last of each monitored value."""
+        return {"loss": self.loss[-1]} | {name: rows[-1][1] for name, rows in self.monitored.items()}
 
     def history(self) -> dict[str, Any]:
         rows = {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
@@ -209,7 +214,7 @@ class Work:
                 if now - noted > NOTE_SECONDS:
                     self.note_progress(step.step)
                     noted = now
-                if parallel.any_of(now > due):
+                if parallel.any_of(parallel.is_first() and now > due):
                     self.save_state()
                     stall = time.monotonic() - now
                     due = now + max(STATE_SECONDS, SPARED * stall)
@@ -263,9 +268,11 @@ class Work:
         if not content:
             return
         try:
-            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             self.training.load_state_dict(state["training"])
             self.log = Logbook(**state["log"])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception:
             raise RunError(
                 f"{self.states.path} is of another version; delete {self.folder} and the run begins anew."
@@ -290,7 +297,7 @@ class Work:
             "labels": label_count(self.config, self.data),
             "parameters": encoder_parameters(self.training.model, self.parent),
             "model": model_settings(self.training.model),
-            **self.measured(),
+            **measured(self.config, self.data, self.training, self.parent, self.log.last),
             "provenance": self.provenance(),
         }
 
@@ -300,16 +307,6 @@ class Work:
         write_whole(self.folder / "weights.safetensors", save(weights))
         write_json(self.folder / "history.json", self.log.history())
         write_json(self.folder / "record.json", record)
-
-    def measured(self) -> dict[str, Any]:
-        """Pretraining has no accuracy of its own: its last loss and whatever was monitored."""
-        if isinstance(self.config, Pretrain):
-            last = {name: rows[-1][1] for name, rows in self.log.monitored.items()}
-            return {"metrics": {"loss": self.log.loss[-1]} | last}
-        if isinstance(self.config, Probe):
-            assert self.parent is not None
-            return {"metrics": measure_probe(self.config, self.data, self.training, self.parent)}
-        return measure_classifier(self.config, self.data, self.training, self.parent)
 
     def provenance(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
@@ -333,67 +330,3 @@ def common_model(run: Run) -> Model:
     model = parallel.together(run.model if parallel.is_first() else empty)
     parallel.copy_from_first(model)
     return model.eval()
-
-
-def describe(config: Stage, data: DataSet) -> dict[str, Any]:
-    return {
-        "name": config.images.dataset,
-        "fingerprint": data.fingerprint,
-        "part": config.images.evaluation,
-        "train": len(data.train),
-        "evaluation": len(data.evaluation),
-        "classes": list(data.classes),
-    }
-
-
-def label_count(config: Stage, data: DataSet) -> int:
-    """Labels that the stage, or the teacher it learns from, has seen."""
-    if isinstance(config, Labelled):
-        return len(stages.labelled_indices(config, data))
-    if isinstance(config, Distill):
-        return label_count(config.teacher, data)
-    return int((data.train.labels >= 0).sum()) if isinstance(config, Probe) else 0
-
-
-def encoder_parameters(model: nn.Module, parent: Model | None) -> int:
-    encoder = model.encoder if isinstance(model, Model) else parent and parent.encoder
-    assert isinstance(encoder, nn.Module)
-    return sum(parameter.numel() for parameter in encoder.parameters())
-
-
-def model_settings(model: nn.Module) -> dict[str, Any] | None:
-    return asdict(model.config) if isinstance(model, Model) else None
-
-
-def measure_classifier(
-    config: Stage, data: DataSet, training: Training, parent: Model | None
-) -> dict[str, Any]:
-    """Accuracy and confusion (true x predicted) on the evaluation part; a student's against its teacher."""
-    part, size, device = data.evaluation, config.images.image_size, training.device
-    labels = torch.from_numpy(part.labels)
-    logits = evaluate.predict(training.model, part, size, device)
-    metrics, classes = evaluate.classification_metrics(logits, labels), len(data.classes)
-    measured: dict[str, Any] = {"metrics": metrics}
-    measured["confusion"] = evaluate.confusion(labels, logits.argmax(1), classes)
-    if isinstance(config, Distill):
-        assert parent is not None
-        teacher = evaluate.predict(parent, part, size, device)
-        metrics["teacher_top1"] = evaluate.accuracy(teacher, labels)
-        metrics["agreement"] = evaluate.accuracy(logits, teacher.argmax(1))
-        measured["agreement"] = evaluate.confusion(teacher.argmax(1), logits.argmax(1), classes)
-    return measured
-
-
-def measure_probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -> dict[str, float]:
-    """Linear and kNN accuracy on frozen features of the evaluation part."""
-    size, device = config.images.image_size, training.device
-    labelled = data.train.subset((data.train.labels >= 0).nonzero()[0])
-    bank, queries = (
-        evaluate.extract(pretrained.encoder, p, size, device) for p in (labelled, data.evaluation)
-    )
-    truth, classes = torch.from_numpy(data.evaluation.labels), len(data.classes)
-    with evaluate.frozen(training.model):
-        logits = training.model(queries.to(device)).cpu()
-    votes = evaluate.knn_predict(bank, torch.from_numpy(labelled.labels), queries, classes, config.neighbours)
-    metrics = evaluate.classification_metrics(logits, truth)
-    return metrics | {"knn": (votes == truth).double().mean().item()}

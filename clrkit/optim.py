@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
@@ -114,6 +113,8 @@ def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
     """
     groups, (kind, settings) = parameter_groups(model), rule(config)
     if parallel.world_size() > 1 and os.environ.get("CLRKIT_SHARD", "0") == "1":
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
         return ZeroRedundancyOptimizer(groups, kind, **settings)
     return kind(groups, **settings)
 
@@ -130,7 +131,7 @@ def rule(config: Optimizer) -> tuple[type[TorchOptimizer], dict[str, Any]]:
 
 def whole_state(optimizer: TorchOptimizer) -> dict[str, Any]:
     """The state of an optimiser; of one that is shared out, all of it in the first process, else nothing."""
-    if isinstance(optimizer, ZeroRedundancyOptimizer):
+    if hasattr(optimizer, "consolidate_state_dict"):
         optimizer.consolidate_state_dict(to=0)
         if not parallel.is_first():
             return {}

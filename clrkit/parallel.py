@@ -22,10 +22,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from clrkit.config import ConfigError
+from clrkit.provenance import processes_here
 
 T = TypeVar("T")
 
@@ -35,7 +34,8 @@ PerChannel = Float[Tensor, " channels"]
 
 ANSWERED = 0.05  # seconds between looks for other processes
 STALLED = timedelta(minutes=30)  # a collective of training that takes longer is an error
-WAITING = timedelta(days=7)  # for the first process, while another run of the folder has its lock
+WAITING = timedelta(days=7)  # for what one process does for all, such as unpacking a data set
+BUCKET = 2**25  # gradients in a message: 128 MiB
 
 
 def world_size() -> int:
@@ -68,16 +68,7 @@ def group(cuda: bool) -> Iterator[None]:
         ConfigError: in the process that is the first to fail, or to notice that another has ended.
         SystemExit: in the others, which have nothing to add.
     """
-    if cuda:
-        torch.cuda.set_device(local_rank())
-    store, mine, size = next(rendezvous("env://", timeout=STALLED))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        timeout=STALLED,
-        store=PrefixStore(attempt(store, mine, size), store),
-        rank=mine,
-        world_size=size,
-    )
+    meet(cuda)
     try:
         yield
     except ConfigError as error:
@@ -89,6 +80,38 @@ def group(cuda: bool) -> Iterator[None]:
     finally:
         control.cache_clear()
         dist.destroy_process_group()
+
+
+def meet(cuda: bool) -> None:
+    """Join the other processes. Raises ConfigError in one process of a machine, SystemExit in the others."""
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        if cuda:
+            choose_gpu()
+        store, mine, size = next(rendezvous("env://", timeout=STALLED))
+        own = PrefixStore(attempt(store, mine, size), store)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=STALLED, store=own, rank=mine, world_size=size)
+    except (ConfigError, RuntimeError, ValueError) as error:
+        if local_rank() > 0:
+            raise SystemExit(1) from None
+        if isinstance(error, ConfigError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"The processes of this run do not find each other: {reason}") from None
+
+
+def choose_gpu() -> None:
+    """Take this process's GPU. Raises ConfigError where a machine has fewer GPUs than processes."""
+    there = torch.cuda.device_count()
+    if processes_here() > there:
+        raise ConfigError(
+            f"This machine has {there} GPUs for {processes_here()} processes; lower --nproc-per-node, "
+            "or use --device cpu."
+        )
+    torch.cuda.set_device(local_rank())
 
 
 def attempt(store: Any, mine: int, size: int) -> str:
@@ -119,12 +142,15 @@ def lost(error: RuntimeError) -> bool:
 
 def is_first_to_tell() -> bool:
     """Whether no other process of the run has told of an error yet."""
-    return int(dist.distributed_c10d._get_default_store().add("clrkit/told", 1)) == 1
+    try:
+        return int(dist.distributed_c10d._get_default_store().add("clrkit/told", 1)) == 1
+    except RuntimeError:  # the machine with the store is gone: one process of each other machine tells
+        return local_rank() == 0
 
 
 @cache
 def control() -> Any:
-    """The gloo group for what processes say to each other beside training; it has patience."""
+    """The gloo group for what is settled before and after training; it has patience."""
     return dist.new_group(backend="gloo", timeout=WAITING)
 
 
@@ -136,7 +162,7 @@ def any_of(flag: bool) -> bool:
     if world_size() == 1:
         return flag
     flags = torch.tensor([int(flag)])
-    dist.all_reduce(flags, dist.ReduceOp.MAX, group=control())
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
 
 
@@ -179,7 +205,12 @@ def from_first(make: Callable[[], bytes]) -> bytes:
 
 def in_turn(make: Callable[[], T]) -> T:
     """`make` in the first process of each machine, then in the others, which find what it left on disk."""
-    made = [together(make) for turn in (True, False) if (local_rank() == 0) == turn]
+    if world_size() == 1:
+        return make()
+    made: list[T] = []
+    for first in (True, False):
+        mine = (local_rank() == 0) == first
+        made += together(lambda: [make()]) if mine else together(list)
     return made[0]
 
 
@@ -190,15 +221,6 @@ def shares(count: int) -> list[slice]:
     """Which of `count` things in a row each process has; their numbers differ by at most one."""
     size = world_size()
     return [slice(count * i // size, count * (i + 1) // size) for i in range(size)]
-
-
-def share(count: int) -> slice:
-    """Which of `count` things in a row this process has."""
-    return shares(count)[rank()]
-
-
-def lengths(parts: Iterable[slice]) -> list[int]:
-    return [part.stop - part.start for part in parts]
 
 
 class Gather(torch.autograd.Function):
@@ -217,9 +239,9 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Rows) -> tuple[Rows, None]:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[ctx.mine], None
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.mine], None
 
 
 def gather(mine: Rows, counts: Sequence[int]) -> Rows:
@@ -228,25 +250,36 @@ def gather(mine: Rows, counts: Sequence[int]) -> Rows:
     return gathered
 
 
-def from_others(mine: Rows, counts: Sequence[int]) -> Rows | None:
-    """The rows of the other processes, with gradient; None in a process that is alone."""
-    if world_size() == 1:
-        return None
-    parts = gather(mine, counts).split_with_sizes(list(counts))
-    return torch.cat([rows for owner, rows in enumerate(parts) if owner != rank()])
+def of_others(gathered: Rows, counts: Sequence[int]) -> Rows:
+    """Of gathered rows, those of the other processes."""
+    start = sum(counts[: rank()])
+    return torch.cat((gathered[:start], gathered[start + counts[rank()] :]))
 
 
 def add_up(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Sums gradients over processes, in place, and returns the sum of the losses: one message for all."""
+    """Sums gradients over processes, in place, and returns the sum of the losses; in few large messages."""
     if world_size() == 1:
         return loss
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
-    dist.all_reduce(flat)
-    total, *sums = flat.split_with_sizes([1, *(gradient.numel() for gradient in gradients)])
-    for gradient, summed in zip(gradients, sums, strict=True):
-        gradient.copy_(summed.view(gradient.shape))
-    return total.squeeze()
+    total = loss.clone()
+    for bucket in buckets([total, *(p.grad for p in parameters if p.grad is not None)]):
+        flat = torch.cat([values.flatten() for values in bucket])
+        dist.all_reduce(flat)
+        summed = flat.split_with_sizes([values.numel() for values in bucket])
+        for values, new in zip(bucket, summed, strict=True):
+            values.copy_(new.view(values.shape))
+    return total
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in groups of about BUCKET numbers: of what is sent at once there is a copy."""
+    bucket: list[Tensor] = []
+    for values in tensors:
+        bucket.append(values)
+        if sum(each.numel() for each in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 def copy_from_first(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from clrkit.images import WHOLE, DataError, Found, Images, Resize, Squashed, View, stored_side
+from clrkit.provenance import available_cores, processes_here
 
 if TYPE_CHECKING:
     import torch
@@ -178,8 +178,8 @@ def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: Squares, start: int) ->
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores for this process: its share where several of a run are on this machine."""
+    return max(1, available_cores() // processes_here())
 
 
 def of_labelled(views: PixelArray, labels: Int64[np.ndarray, " count"]) -> PixelSubset:

@@ -203,10 +203,12 @@ def compare(
         keys: the memory network's of the same.
         counts: images that each process has here.
     """
-    training.watch.see_projections(training.step + 1, z)
-    others = parallel.from_others(F.normalize(in_float(z)), [2 * count for count in counts])
+    rows = [2 * count for count in counts]
+    everyones = parallel.gather(F.normalize(in_float(z)), rows)
+    training.watch.see_projections(training.step + 1, everyones)
     negatives = training.memory.negatives if training.memory else None
-    if others is not None:
+    if len(everyones) > len(z):
+        others = parallel.of_others(everyones, rows)
         negatives = others if negatives is None else torch.cat((others, negatives))
     z1, z2 = z.chunk(2)
     pair = None if keys is None else (keys[: len(z1)], keys[len(z1) :])

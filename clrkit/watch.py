@@ -42,6 +42,7 @@ class Watch:
         self.first: Int64[Tensor, " kinds"] = torch.zeros(len(KINDS), dtype=torch.int64, device=device)
         self.ordinary: Float[Tensor, ""] = torch.zeros((), device=device)
         self.flat: Int64[Tensor, ""] = torch.zeros((), dtype=torch.int64, device=device)
+        self.seen = 0  # the last step whose projections were looked at
 
     def see(self, step: int, loss: Float[Tensor, ""], model: nn.Module) -> None:
         """Note the step's loss, and its gradient before the optimiser uses it."""
@@ -55,7 +56,15 @@ class Watch:
 
     @torch.no_grad()
     def see_projections(self, step: int, z: Float[Tensor, "rows dim"]) -> None:
-        """Note whether a step's projections lie on one line."""
+        """Note whether a step's projections lie on one line: of several micro-batches, those of the first.
+
+        Args:
+            step: to which they belong.
+            z: of all processes, normalised, so that all judge alike.
+        """
+        if step == self.seen:
+            return
+        self.seen = step
         self.flat = torch.where(dimensions(z) < COLLAPSED, self.flat + 1, 0)
         self.note(2, self.flat >= PATIENCE, step)
 
@@ -74,14 +83,14 @@ class Watch:
         return {"first": self.first, "ordinary": self.ordinary, "flat": self.flat}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.first, self.ordinary, self.flat = (state[name].clone() for name in ("first", "ordinary", "flat"))
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
 
 
 def dimensions(z: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-    """How many dimensions rows fill, from 1 (all on one line through 0) to `dim`; 0 where all are 0.
+    """How many dimensions normalised rows fill, from 1 (all on one line) to `dim`; 0 where all are 0.
 
     The participation ratio of the eigenvalues of z'z: the square of their sum over the sum of their squares.
     """
-    z = nn.functional.normalize(z.float())
     second = z.T @ z
     return second.trace().square() / second.square().sum().clamp(min=1e-30)

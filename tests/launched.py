@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from clrkit import materialise as making
@@ -18,8 +19,10 @@ SAVED_EVERY = 0.05  # seconds, so that a short run has states
 
 
 def faulty(*arguments: Any) -> Iterator[Any]:
-    """The steps of a stage, with the fault."""
-    rank, kind, step = os.environ["FAULT"].split()
+    """The steps of a stage, with the fault; notes from which step each attempt of a process goes on."""
+    rank, kind, step = os.environ.get("FAULT", "-1 none 0").split()
+    with Path(os.environ["NOTES"]).open("a") as notes:
+        notes.write(f"{os.environ['RANK']} {arguments[2].step}\n")
     for each in real_steps(*arguments):
         yield each
         first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -31,6 +34,5 @@ def faulty(*arguments: Any) -> Iterator[Any]:
 
 making.STATE_SECONDS = SAVED_EVERY
 real_steps = stages.steps
-if "FAULT" in os.environ:
-    stages.steps = faulty
+stages.steps = faulty
 sys.exit(main())

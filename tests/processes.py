@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from jaxtyping import install_import_hook
 from torch import Tensor
 
@@ -130,9 +132,16 @@ def agreements() -> dict[str, Any]:
         "any": [parallel.any_of(rank == chosen) for chosen in range(size + 1)],
         "first": parallel.from_first(lambda: f"from {rank}".encode()).decode(),
         "nothing": parallel.from_first(bytes).decode(),
-        "turns": parallel.in_turn(lambda: rank),
+        "turns": parallel.in_turn(a_while),
         "rows": rows,
     }
+
+
+def a_while() -> list[float]:
+    """When it began and when it ended, by a clock that all processes have."""
+    began = time.monotonic()
+    time.sleep(0.2)
+    return [began, time.monotonic()]
 
 
 def predictions(model: Model) -> list[Tensor]:
@@ -153,7 +162,7 @@ def official_batch_norm(which: str) -> dict[str, Tensor]:
         stored[name].reshape(len(stored["x"]), -1, 1, stored["x"].shape[-1]) for name in ("x", "loss_weights")
     ]
     x, weights = (torch.from_numpy(each).double().movedim(-1, 1) for each in maps)
-    mine = parallel.share(len(x))
+    mine = parallel.shares(len(x))[parallel.rank()]
     norm, x = BatchNorm(x.shape[1]).double(), x[mine].requires_grad_()
     with torch.no_grad():
         for ours, theirs in (
@@ -180,22 +189,57 @@ SMALL = Pretrain(
 )
 
 
-def bytes_sent(config: Pretrain) -> int:
-    """Bytes this process writes, to sockets alone, during a step in float32."""
+def bytes_sent(config: Pretrain) -> dict[str, float]:
+    """Of a step in float32: bytes this process writes, to sockets alone, and what rings would send.
+
+    `rings` is computed from what every collective is given, `collectives` counts them.
+    """
     model = new_model(config, ModelConfig(network=config.network, head_layers=2, head_dim=32))
     training = Training(config, model, 70, CPU)
     pixels = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)[training.division.mine]
     views = training.views(
         Batch(0, torch.arange(len(pixels)), pixels, None), config.augmentation, 16, copies=2
     )
+    given = Given()
     for _ in range(2):  # the first one connects
+        given.end()
         parallel.any_of(False)
         before = written()
+        given.begin()
         keys = [training.memory.project(each) for each in views] if training.memory else []
         training.update(one_pass(config, training, model.project, views, keys))
         if training.memory:
             training.memory.update(model, training.division.whole(halves(keys)[0]))
-    return written() - before
+    sent = written() - before
+    given.end()
+    return {"sent": sent, "rings": given.rings, "collectives": given.collectives}
+
+
+class Given:
+    """What collectives of tensors are given, counted as rings send it."""
+
+    def __init__(self) -> None:
+        self.reduce, self.gather = dist.all_reduce, dist.all_gather
+        self.rings, self.collectives = 0.0, 0
+
+    def begin(self) -> None:
+        self.rings, self.collectives = 0.0, 0
+        dist.all_reduce, dist.all_gather = self.reduced, self.gathered
+
+    def end(self) -> None:
+        dist.all_reduce, dist.all_gather = self.reduce, self.gather
+
+    def count(self, tensor: Tensor, factor: float) -> None:
+        self.rings += factor * tensor.numel() * tensor.element_size()
+        self.collectives += 1
+
+    def reduced(self, tensor: Tensor) -> None:
+        self.count(tensor, 2 * (parallel.world_size() - 1) / parallel.world_size())
+        self.reduce(tensor)
+
+    def gathered(self, received: list[Tensor], tensor: Tensor) -> None:
+        self.count(tensor, parallel.world_size() - 1)
+        self.gather(received, tensor)
 
 
 def written() -> int:
