@@ -7,7 +7,6 @@ each once, and no more of them than is sensible. Modes, owners and times are not
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import os
 import re
@@ -24,7 +23,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from clrkit.cache import cache_folder
+from clrkit.cache import cache_folder, put_in_place
+from clrkit.checksums import digest_of
 from clrkit.config import ConfigError
 from clrkit.images import reason
 from clrkit.protobuf import FormatError
@@ -111,8 +111,7 @@ def unpacked(archive: Path) -> Path:
 @lru_cache(maxsize=8)
 def digest(archive: Path, size: int, changed: int) -> str:
     """SHA-256 of a file that has not changed its size or time since it was last asked for."""
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(archive)
 
 
 def unpack(archive: Path, folder: Path, most: int = MOST_BYTES) -> None:
@@ -130,21 +129,13 @@ def unpack(archive: Path, folder: Path, most: int = MOST_BYTES) -> None:
     try:
         room = min(most, max(NEVER_TOO_MANY, MOST_RATIO * archive.stat().st_size))
         with archive.open("rb") as file:
-            members = checked(read_members(file, room), room)
+            members = allowed(read_members(file, room), room)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as beside:
                 write(members, Path(beside) / "files")
                 put_in_place(content(Path(beside) / "files"), folder)
     except MALFORMED as error:
         raise ArchiveError(f"The archive {archive} is not unpacked: {reason(error)}.") from None
-
-
-def put_in_place(files: Path, folder: Path) -> None:
-    try:
-        files.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was quicker
-            raise
 
 
 def content(folder: Path) -> Path:
@@ -200,7 +191,7 @@ def parts_of(name: str) -> Name:
     return parts
 
 
-def checked(members: Iterable[Member], room: int) -> list[Member]:
+def allowed(members: Iterable[Member], room: int) -> list[Member]:
     """All members, if they are what can be unpacked."""
     files, folders, chosen, total = set[Name](), set[Name](), list[Member](), 0
     for member in members:

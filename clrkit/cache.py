@@ -99,6 +99,7 @@ def write_cache(source: Source, parts: Parts) -> str:
             write_part(folder, "train", parts.train)
             write_part(folder, "test", parts.test)
             (folder / "note.json").write_text(json.dumps(note))
+            shutil.rmtree(source.folder, ignore_errors=True)  # an older one
             put_in_place(folder, source.folder)
     except OSError as error:
         raise DataError(
@@ -122,12 +123,11 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Make `folder` the cache's entry, in place of an older one."""
-    shutil.rmtree(target, ignore_errors=True)
+    """Give a folder that is whole its name; where another process was quicker, that one's stays."""
     try:
         folder.rename(target)
     except OSError:
-        if not target.is_dir():  # otherwise another process has just written the same set
+        if not target.is_dir():
             raise
 
 

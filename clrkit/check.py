@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clrkit import config as configs
-from clrkit.checksums import SUMS, Damaged, check_file, read_sums
+from clrkit.checksums import REFERENCE, SUMS, Damaged, check_file, of_reference, read_sums
 from clrkit.config import ConfigError, Labelled, Stage, from_dict, stage_class
 from clrkit.images import reason
 from clrkit.runs import HISTORY, RECORD, WEIGHTS, Run, RunError, Store, read_run
@@ -34,6 +34,11 @@ class Findings:
     def damaged(self) -> list[str]:
         return [*self.damaged_runs.values(), *self.damaged_files]
 
+    @property
+    def made_again(self) -> list[Path]:
+        """Damaged runs that `reproduce` makes again once they are put aside: all but the reference's."""
+        return [folder for folder in self.damaged_runs if not of_reference(folder)]
+
 
 def check(results: Path, preset: str | None = None) -> Findings:
     """Verify the stores under a results folder, those of one preset if it is named.
@@ -56,29 +61,30 @@ def check(results: Path, preset: str | None = None) -> Findings:
 
 def stores_under(results: Path) -> Iterator[Store]:
     """The presets that have results, and those of a reference beside them."""
-    for root in (results, results / "reference"):
+    for root in (results, results / REFERENCE):
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             if any((folder / part).is_dir() for part in ("runs", "figures", "notebooks")):
                 yield Store(root, folder.name)
 
 
 def check_runs(store: Store, found: Findings) -> None:
-    runs: dict[str, Run] = {}
+    whole: list[Run] = []
     for folder in store.folders():
         found.runs += 1
         try:
             if run := check_run(folder):
-                runs[run.key] = run
+                whole.append(run)
             else:
                 found.remarks.append(f"{folder} holds no record.")
         except Damaged as damage:
             found.damaged_runs[folder] = damage.problem + "."
-    for run in runs.values():
+    runs = {run.key: run for run in whole}
+    for run in whole:
         try:
             check_key(run, runs)
         except Damaged as damage:
             found.damaged_runs[run.folder] = damage.problem + "."
-        if (parent := run.record.get("parent")) and parent not in runs:
+        if (parent := run.record.get("parent")) and str(parent) not in runs:
             found.remarks.append(f"{run.folder} builds on run {parent}, which is gone or damaged.")
     found.remarks += [f"{path} {what}." for path, what in left_over(store)]
 
@@ -94,22 +100,19 @@ def check_run(folder: Path) -> Run | None:
 
 
 def check_key(run: Run, runs: dict[str, Run]) -> None:
-    """Raises Damaged unless the folder's name, the recorded key and the recorded config belong together.
+    """Raises Damaged unless the recorded key and the recorded config belong together.
 
     A label list counts by its contents, which are not recorded, and a run of an earlier version of a stage
     was given its key by that version: the keys of both are taken as they are.
     """
     path, record = run.folder / RECORD, run.record
-    if run.folder.name != f"{record['stage']}-{run.key}":
-        raise Damaged(path, "is the record of another run than its folder is named for")
     try:
         config = from_dict(stage_class(record["stage"]), record["config"])
-        fingerprint = record["dataset"]["fingerprint"]
-    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+        key = configs.key(config, record["dataset"]["fingerprint"])
+        right = key == run.key or has_label_list(config) or is_outdated(run, runs)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(path, f"has a config that cannot be ({str(error).rstrip('.')})") from None
-    if has_label_list(config) or is_outdated(run, runs):
-        return
-    if configs.key(config, fingerprint) != run.key:
+    if not right:
         raise Damaged(path, "has another config than its key was made from")
 
 
@@ -120,9 +123,11 @@ def has_label_list(config: Stage) -> bool:
 def is_outdated(run: Run, runs: dict[str, Run]) -> bool:
     """Whether the run, or one it builds on, is of an earlier version of its stage."""
     link: Run | None = run
-    while link:
+    seen: set[str] = set()
+    while link and link.key not in seen:
         if link.record.get("version") != stage_class(link.record["stage"]).version:
             return True
+        seen.add(link.key)
         link = runs.get(str(link.record.get("parent")))
     return False
 

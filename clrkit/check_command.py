@@ -30,7 +30,7 @@ def check_results(options: argparse.Namespace) -> int:
     found = check(options.results, options.preset)
     for problem in found.damaged:
         print(f"damaged: {problem}")
-    for folder in found.damaged_runs if options.set_aside else ():
+    for folder in found.made_again if options.set_aside else ():
         print(f"set aside: {folder} is now {set_aside(folder).name}")
     for remark in found.remarks:
         print(f"remark: {remark}")
@@ -42,5 +42,6 @@ def summary(found: Findings, aside: bool) -> str:
     counted = f"{found.runs} runs and {found.files} other files checked"
     if not found.damaged:
         return f"{counted}; all are what was written."
-    advice = "" if aside or not found.damaged_runs else "; --set-aside renames the damaged runs"
-    return f"{counted}; {len(found.damaged)} damaged{advice}. `reproduce` makes them again."
+    advice = "" if aside or not found.made_again else "; --set-aside renames the damaged runs"
+    remedy = "`reproduce` makes them again; what is of the reference, restore it from the repository."
+    return f"{counted}; {len(found.damaged)} damaged{advice}. {remedy}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from clrkit.config import ConfigError
 from clrkit.images import reason
 
 SUMS = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")  # a digest and a file of the same folder
+LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f\x7f-\x9f]+)")  # a digest and a file of the same folder
+REFERENCE = "reference"  # the folder of results that the repository holds
 
 
 class Damaged(ConfigError):  # noqa: N818  (says what is wrong)
@@ -23,15 +25,22 @@ class Damaged(ConfigError):  # noqa: N818  (says what is wrong)
 
     def __init__(self, path: Path, wrong: str) -> None:
         self.problem = f"{path} {wrong}"
-        super().__init__(
-            f"{self.problem}; `python -m clrkit check --set-aside` puts its run aside, "
-            "`reproduce` then makes it again."
+        remedy = (
+            "restore it from the repository"
+            if of_reference(path.parent)
+            else "`python -m clrkit check --set-aside` puts its run aside, `reproduce` then makes it again"
         )
+        super().__init__(f"{self.problem}; {remedy}.")
 
 
-def listing(folder: Path, names: Iterable[str]) -> bytes:
-    """The content of a folder's SHA256SUMS over some of its files, in the order of their names."""
-    return "".join(f"{digest_of(folder / name)}  {name}\n" for name in sorted(names)).encode()
+def of_reference(run: Path) -> bool:
+    """Whether a run's folder, <results>/<preset>/runs/<run>, is of the committed reference."""
+    return [results.name for results in run.absolute().parents[2:3]] == [REFERENCE]
+
+
+def listing(sums: Mapping[str, str]) -> bytes:
+    """The content of a SHA256SUMS, from digests by name, in the order of the names."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
@@ -79,6 +88,6 @@ def compare(path: Path, found: str, sums: dict[str, str]) -> None:
         raise Damaged(path, f"was changed since it was written: its SHA-256 is not the one in {SUMS}")
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, algorithm: Callable[[], Any] = hashlib.sha256) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("slurm", "local")
 POLL_SECONDS = 1.0
 CANCEL_SECONDS = 10.0  # for local jobs to stop after a step when they are cancelled
+UNSEEN_SECONDS = 90.0  # that a result may stay hidden: NFS asks again after a minute at most
 STEP_SECONDS = 20  # that a step may last before a job leaves without it
 LARGEST_ARRAY = 1000  # jobs at a time: the longest array that SLURM takes unless it is told otherwise
 REQUEUES = 100  # after time limits; each time a run goes on from where it was
@@ -125,6 +126,7 @@ class Jobs:
         self.executor = cluster.executor(private_folder(self.store.folder / "cluster"))
         self.jobs: dict[Stage, submitit.Job[str] | None] = {}  # None: a job that is not ours makes the run
         self.first_seen: dict[Stage, tuple[float, int]] = {}  # when, at which step
+        self.over: dict[Stage, float] = {}  # when a job had ended whose run is not seen yet
         self.finished: list[Stage] = []
 
     def begin(self, stages: Sequence[Stage]) -> None:
@@ -154,17 +156,21 @@ class Jobs:
         left = [stage for stage, job in self.jobs.items() if job is None and not self.made_elsewhere(stage)]
         self.finished = [stage for stage in left if self.store.find(stage)]
         self.submit([stage for stage in left if stage not in self.finished])
-        self.finished += [stage for stage, job in self.jobs.items() if job is not None and job.done()]
+        over = [(stage, job) for stage, job in self.jobs.items() if job is not None and job.done()]
+        self.finished += [stage for stage, job in over if self.is_there(stage, job)]
         for stage in self.finished:
-            self.check(stage, self.jobs.pop(stage))
+            del self.jobs[stage]
         return self.finished
 
-    def check(self, stage: Stage, job: submitit.Job[str] | None) -> None:
-        """Raise what went wrong in a job that is over without its run being there."""
+    def is_there(self, stage: Stage, job: submitit.Job[str]) -> bool:
+        """Whether the run of a job that is over is there; this machine may see it later than the job's did.
+
+        Raises what went wrong in a job that has not made its run.
+        """
         from submitit.core.utils import UncompletedJobError
 
-        if job is None or self.store.find(stage):
-            return
+        if self.store.find(stage):
+            return True
         try:
             sentence = job.result()
         except UncompletedJobError:
@@ -175,6 +181,10 @@ class Jobs:
             ) from None
         if sentence:
             raise RunError(sentence)
+        if monotonic() > self.over.setdefault(stage, monotonic()) + UNSEEN_SECONDS:
+            path = self.store.path(stage)
+            raise RunError(f"Job {job.job_id} has made {path}, which is not there for this machine.")
+        return False
 
     def news(self) -> Iterator[Progress]:
         for stage in self.finished:

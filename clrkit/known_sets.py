@@ -21,12 +21,14 @@ from jaxtyping import Int64, UInt8
 
 from clrkit.archives import unpack
 from clrkit.cache import Show
+from clrkit.checksums import digest_of
 from clrkit.images import DataError, ImageArray, reason
 from clrkit.pixels import Originals
 
 LARGEST_DOWNLOAD = 4 * 2**30  # bytes
 PIECE = 2**20
 SECONDS = 60  # of silence after which a download is given up
+MD5 = partial(hashlib.md5, usedforsecurity=False)  # which the sets' authors give
 
 Bytes = UInt8[np.ndarray, "_"]
 Rgbs = UInt8[np.ndarray, "count _ _ 3"]
@@ -140,7 +142,7 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
     try:
         folder = place(known, root, show)
         classes = tuple((folder / known.classes).read_text(encoding="ascii").split())
-        array, labels = known.read([checked(folder / file, md5) for file, md5 in known.files[part].items()])
+        array, labels = known.read([read_file(folder / file, md5) for file, md5 in known.files[part].items()])
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read from {root}: {reason(error)}.") from None
     if labels.max() >= len(classes):
@@ -149,18 +151,12 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
     return Originals(ImageArray(array), labels, names), classes
 
 
-def checked(file: Path, md5: str) -> Bytes:
+def read_file(file: Path, md5: str) -> Bytes:
     """A file's bytes. Raises DataError where they are not those that its authors wrote."""
     data = np.fromfile(file, dtype=np.uint8)
-    if hashlib.md5(data.data, usedforsecurity=False).hexdigest() != md5:
+    if MD5(data.data).hexdigest() != md5:
         raise DataError(f"{file} is damaged or not what it should be; delete its folder.")
     return data
-
-
-def digest_of(file: Path) -> str:
-    """MD5 of a file, which is what the sets' authors give."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def place(known: KnownSet, root: Path, show: Show) -> Path:
@@ -170,7 +166,7 @@ def place(known: KnownSet, root: Path, show: Show) -> Path:
         return folder
     if not archive.exists():
         download(known, archive, show)
-    elif digest_of(archive) != known.md5:
+    elif digest_of(archive, MD5) != known.md5:
         raise DataError(f"{archive} is not the archive that its authors offer; delete it.")
     show(f"unpacking {archive}")
     unpack(archive, folder)
@@ -185,7 +181,7 @@ def download(known: KnownSet, archive: Path, show: Show) -> None:
             fetched = Path(folder) / archive.name
             with urlopen(known.url, timeout=SECONDS) as answer, fetched.open("wb") as file:
                 copy(answer, file, f"downloading {known.url}", show)
-            if digest_of(fetched) != known.md5:
+            if digest_of(fetched, MD5) != known.md5:
                 raise OSError("what arrived is not the archive that its authors offer")
             fetched.rename(archive)
     except (OSError, HTTPException) as error:  # urllib's own errors are OSErrors

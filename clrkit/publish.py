@@ -16,7 +16,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from clrkit.checksums import SUMS, Damaged, check_file, digest_of, read_sums
+from clrkit.check import published
+from clrkit.checksums import Damaged, check_file, digest_of, read_sums
 from clrkit.console import ProgressLine
 from clrkit.grid import Preset
 from clrkit.headless import NotebookError, execute, notebooks
@@ -78,10 +79,9 @@ def execute_notebooks(preset: Preset, store: Store) -> None:
         except NotebookError:
             if target.exists():
                 os.utime(target, (0, 0))  # a copy that failed is never up to date
+                write_sums(folder, [target.name], sums_of(folder))
             raise
-        finally:
-            if target.exists():
-                write_sums(folder, [path.name for path in folder.glob("*.ipynb")])
+        write_sums(folder, [target.name], sums_of(folder))
     line.clear()
 
 
@@ -124,7 +124,7 @@ def draw(preset: Preset, store: Store) -> tuple[Path, str]:
             note = {"origin": origin, "verdict": verdict, "index": digest_of(index)}
             figures = store.folder / "figures"
             write_json(figures / DRAWN, note)
-            write_sums(figures, [path.name for path in figures.iterdir() if path.name != SUMS])
+            write_sums(figures, published(figures))
             for folder in (store.folder, store.results):
                 write_sums(folder, [INDEX])
     return index, note["verdict"]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from clrkit import config as configs
-from clrkit.checksums import SUMS, Damaged, listing, read_checked, read_sums
+from clrkit.checksums import REFERENCE, SUMS, Damaged, digest_of, listing, read_checked, read_sums
 from clrkit.config import ConfigError, Stage
 from clrkit.data import fingerprint
+from clrkit.images import reason
 
 if TYPE_CHECKING:
     from clrkit.model import Model
@@ -125,10 +126,8 @@ class Store:
     @property
     def reference(self) -> Store:
         """The committed runs of this preset, those of the checkout where `results` holds none."""
-        own = self.results / "reference"
-        return Store(
-            own if own.exists() else Path(__file__).parents[1] / "results" / "reference", self.preset
-        )
+        own = self.results / REFERENCE
+        return Store(own if own.exists() else Path(__file__).parents[1] / "results" / REFERENCE, self.preset)
 
     def path(self, config: Stage) -> Path:
         """Folder of the run, there or not. Label lists count by what they hold, not by where they lie."""
@@ -224,6 +223,8 @@ def read_run(folder: Path) -> Run | None:
     parts = {"stage": str, "key": str, "config": dict, "metrics": dict}
     if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
         raise Damaged(path, "is no record of a run")
+    if folder.name != f"{record['stage']}-{record['key']}":
+        raise Damaged(path, "is the record of another run than its folder is named for")
     return Run(folder, record)
 
 
@@ -278,7 +279,17 @@ def working_folder(path: Path) -> Iterator[Path]:
     except Timeout:
         raise Busy(f"Another process is making {path}.") from None
     except OSError as error:
-        raise RunError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
+        if not may_concern(error, path.parent):
+            raise
+        raise RunError(f"{path.parent} cannot be written: {reason(error)}.") from None
+
+
+def may_concern(error: OSError, folder: Path) -> bool:
+    """Whether an error can be about files in a folder; that of a full disk names none."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return False
+    named = Path(str(error.filename or folder))
+    return named.is_relative_to(folder) or folder.is_relative_to(named)
 
 
 def lock_of(partial: Path) -> Path:
@@ -292,6 +303,27 @@ def unused(partial: Path) -> bool:
             return True
     except Timeout:
         return False
+
+
+def discard_unused(partial: Path) -> bool:
+    """Delete a partial folder while no process can begin to work in it; false where one does already."""
+    try:
+        with locked(lock_of(partial), timeout=0):
+            if partial.exists():  # otherwise it has become a result meanwhile
+                shutil.rmtree(partial)
+            return True
+    except Timeout:
+        return False
+
+
+def discard_results(store: Store) -> None:
+    """Delete all that a store holds but partial runs and locks, which somebody may have made just now."""
+    for path in [*store.runs.glob("*"), *store.folder.glob("*")]:
+        if path != store.runs and path.suffix not in (".partial", ".lock"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (store.runs, store.folder):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def conclude(partial: Path, path: Path) -> None:
@@ -310,6 +342,7 @@ def write_run_sums(folder: Path) -> None:
     write_sums(folder, [name for name in (RECORD, HISTORY, WEIGHTS) if (folder / name).exists()])
 
 
-def write_sums(folder: Path, names: Iterable[str]) -> None:
-    """Write the folder's SHA256SUMS over these of its files."""
-    write_whole(folder / SUMS, listing(folder, names))
+def write_sums(folder: Path, names: Iterable[str], kept: Mapping[str, str] | None = None) -> None:
+    """Write the folder's SHA256SUMS over these of its files, beside digests by name that are kept."""
+    digests = {name: digest_of(folder / name) for name in names}
+    write_whole(folder / SUMS, listing({**(kept or {}), **digests}))

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], int]
 Settings = dict[str, str]
 
-ABOUT = "Make the runs of a grid: every field of a stage may be a list, such as --temperature 0.05,0.1,0.5."
+ABOUT = (
+    "Make the runs of a grid: every field of a stage but a path may be a list, "
+    "such as --temperature 0.05,0.1,0.5."
+)
+PATHS = ("root", "labels_csv", "label_list")  # fields of one value, whatever commas it has
 # What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
 METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
 
@@ -72,9 +76,19 @@ def sweep(options: argparse.Namespace) -> int:
     with noting(signal.SIGINT, signal.SIGTERM) as stopped:
         if not make_runs(list(points), store, options.workers, options.device, stopped, cluster):
             raise KeyboardInterrupt
-    made = [(settings, run) for stage, settings in points.items() if (run := store.find(stage))]
+    made = [(settings, found(stage, store)) for stage, settings in points.items()]
     print(json.dumps(objects(made), indent=1) if options.json else "\n".join(table(made)))
     return 0
+
+
+def found(stage: Stage, store: Store) -> Run:
+    """The run of a sweep that is over. Raises RunError where it is not there any more."""
+    from clrkit.runs import RunError
+
+    run = store.find(stage)
+    if run is None:
+        raise RunError(f"{store.path(stage)} was made and is not there; the same command makes it again.")
+    return run
 
 
 def grid(chosen: Preset, stage: str, fields: Mapping[str, str]) -> dict[Stage, Settings]:
@@ -83,12 +97,14 @@ def grid(chosen: Preset, stage: str, fields: Mapping[str, str]) -> dict[Stage, S
     Args:
         chosen: the experiment whose standard run is varied.
         stage: which stage.
-        fields: a value, or comma-separated values, by name.
+        fields: a value, or comma-separated values, by name; a path is one value.
 
     Raises:
         ConfigError: for an unknown stage or field, or an impossible value.
     """
-    values = [text.split(",") for text in fields.values()]
+    values = [
+        [text] if name.rpartition(".")[2] in PATHS else text.split(",") for name, text in fields.items()
+    ]
     points = [dict(zip(fields, point, strict=True)) for point in itertools.product(*values)]
     return {chosen.resolve(stage, **point): point for point in points}
 

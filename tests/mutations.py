@@ -126,6 +126,12 @@ def other_member(data: bytes, rng: random.Random) -> bytes:
     return data[:at] + bytes(header) + data[at + 512 :]
 
 
+def other_file(data: bytes, rng: random.Random) -> bytes:
+    """A list of checksums with a line of the right form for one more file."""
+    name = rng.choice(["a\0b", "\x1b[2J", "\x9b2J", "..", "é", "x" * 5000])
+    return data + f"{rng.randbytes(32).hex()}  {name}\n".encode()
+
+
 def compressed(mutation: Mutation) -> Mutation:
     """What is done to what a gzip file holds."""
     return lambda data, rng: zlib.compress(mutation(zlib.decompress(data, 31), rng), 1, 31)

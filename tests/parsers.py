@@ -26,6 +26,7 @@ from mutations import (
     compressed,
     other_array,
     other_chunk,
+    other_file,
     other_header,
     other_lines,
     other_member,
@@ -36,6 +37,7 @@ from PIL import Image
 from clrkit import paper
 from clrkit.archives import unpack
 from clrkit.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
+from clrkit.check import check_run
 from clrkit.config import ConfigError, Data, Finetune
 from clrkit.folders import list_images, read_csv
 from clrkit.headless import checked_parameters
@@ -206,9 +208,11 @@ def model_folder() -> Parser:
 def run() -> Parser:
     """A finished run whose checksums are right, whatever its record and history hold."""
     record = synthetic.record(Finetune(), lambda stage: 50.0)
+    name = f"finetune-{record['key']}"
     history = {"step": [1, 2], "loss": [0.5, 0.25], "learning_rate": [0.1, 0.1], "knn": [[2, 0.5]]}
 
-    def read(folder: Path) -> None:
+    def read(results: Path) -> None:
+        folder = results / name
         sums = "".join(
             f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
             for name in ("history.json", "record.json")
@@ -220,14 +224,17 @@ def run() -> Parser:
         assert isinstance(found.metrics, dict)
         assert isinstance(found.history, dict)
 
-    files = {"record.json": json.dumps(record).encode(), "history.json": json.dumps(history).encode()}
+    contents = {"record.json": record, "history.json": history}
+    files = {f"{name}/{file}": json.dumps(content).encode() for file, content in contents.items()}
     return Parser(files, dict.fromkeys(files, (by_chance, other_values)), read)
 
 
 def sums() -> Parser:
-    files = {"record.json": b'{"stage": "x", "key": "", "config": {}, "metrics": {}}'}
-    files["SHA256SUMS"] = f"{hashlib.sha256(files['record.json']).hexdigest()}  record.json\n".encode()
-    return Parser(files, {"SHA256SUMS": (by_chance, other_lines), "record.json": (by_chance,)}, read_run)
+    record, sums = "probe-0/record.json", "probe-0/SHA256SUMS"
+    files = {record: b'{"stage": "probe", "key": "0", "config": {}, "metrics": {}}'}
+    files[sums] = f"{hashlib.sha256(files[record]).hexdigest()}  record.json\n".encode()
+    mutations = {sums: (by_chance, other_lines, other_file), record: (by_chance,)}
+    return Parser(files, mutations, lambda folder: check_run(folder / "probe-0"))
 
 
 def progress() -> Parser:

@@ -131,6 +131,11 @@ def edited(run: Run, change: Callable[[dict], object]) -> None:
             "config that cannot be .epochs must be at least 1",
         ),
         (lambda record: record["config"].update(epoch=3), "config that cannot be"),
+        (lambda record: record["dataset"].update(fingerprint=float("nan")), "config that cannot be"),
+        (
+            lambda record: record["config"].update(epochs=99) or record.update(parent=record["key"]),
+            "has another config than its key was made from",
+        ),
         (lambda record: record.update(key="0123456789abcdef"), "another run than its folder is named for"),
         (lambda record: record.pop("metrics"), "is no record of a run"),
     ],
@@ -158,6 +163,46 @@ def test_a_label_list_or_an_older_version_of_a_stage_keeps_the_key_it_was_given(
     edited(found, lambda record: record.update(version=0))
     edited(student, lambda record: record["config"].update(epochs=99))  # as an older version may have had it
     assert check(store.results).damaged == []
+
+
+def test_a_parent_that_cannot_be_is_no_fault_of_what_builds_on_it(store: Store) -> None:
+    student, teacher = store.find(SMOKE.distill), store.find(SMOKE.distill.teacher)
+    assert student
+    assert teacher
+    edited(student, lambda record: record.update(parent=["nobody"]))
+    found = check(store.results)
+    assert found.damaged == []
+    assert f"{student.folder} builds on run ['nobody'], which is gone or damaged." in found.remarks
+    edited(student, lambda record: record.update(parent=teacher.key))
+    edited(teacher, lambda record: record.update(stage="warmup"))
+    teacher.folder.rename(teacher.folder.with_name(f"warmup-{teacher.key}"))
+    (problem,) = check(store.results).damaged
+    assert "Unknown stage 'warmup'" in problem
+
+
+def test_a_run_in_the_place_of_another_is_neither_used_nor_overlooked(store: Store) -> None:
+    stage = SMOKE.distill.chain[0]
+    original, other = store.path(stage), store.path(replace(stage, seed=7))
+    for copy in (store.runs / f"{stage.name}-0000000000000000", other):
+        shutil.copytree(original, copy)
+        (problem,) = check(store.results).damaged
+        assert problem == f"{copy}/record.json is the record of another run than its folder is named for."
+        with pytest.raises(Damaged, match="another run"):
+            store.all()
+        if copy == other:
+            with pytest.raises(Damaged, match="another run"):
+                store.find(replace(stage, seed=7))
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\x1b[2Jb", "a\rb", "a\x7fb", "a\x9b2Jb"])
+def test_a_name_that_no_file_has_makes_no_list_of_checksums(store: Store, name: str) -> None:
+    for folder in (store.folder, store.path(SMOKE.distill)):
+        content = (folder / SUMS).read_bytes()
+        (folder / SUMS).write_bytes(content + f"{'0' * 64}  {name}\n".encode())
+        (problem,) = check(store.results).damaged
+        assert problem == f"{folder / SUMS} is no list of checksums."
+        (folder / SUMS).write_bytes(content)
 
 
 def test_what_is_left_over_is_told_and_no_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +254,25 @@ def test_damaged_runs_are_put_aside_and_nothing_else_is_touched(
         synthetic.put(store, SMOKE.distill)
     assert run("clean", "--preset", "smoke", results=store.results) == 0
     assert len(list(store.runs.glob("*.damaged*"))) == 2
+
+
+def test_a_damaged_run_of_the_reference_stays_where_it_is(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, own = store.reference, store.path(SMOKE.distill)
+    committed = synthetic.put(reference, SMOKE.pretrain)
+    for folder in (committed, own):
+        (folder / "record.json").write_text("{}")
+    assert run("check", "--set-aside", results=store.results) == 1
+    told = capsys.readouterr().out
+    assert "2 damaged" in told
+    assert "what is of the reference, restore it from the repository" in told
+    assert committed.is_dir()
+    assert not own.exists()
+    assert run("check", results=reference.results) == 1
+    assert "--set-aside" not in capsys.readouterr().out
+    with pytest.raises(Damaged, match=r"SHA256SUMS; restore it from the repository\.$"):
+        reference.find(SMOKE.pretrain)
 
 
 def test_a_plan_shows_a_damaged_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,6 +345,7 @@ def test_damaged_figures_and_indices_are_drawn_anew(drawn_store: Store) -> None:
         path.write_bytes(content)
     for path, content in contents.items():
         path.write_bytes(content[:-3])
+    (drawn_store.folder / "figures" / "mine").mkdir()
     draw(SMOKE, drawn_store)
     assert {path: path.read_bytes() for path in contents} == contents
 

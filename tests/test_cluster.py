@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import synthetic
 
 from clrkit import cluster, materialise
 from clrkit.cluster import Cluster, Job, Jobs, held_back, private_folder, read_parameters
@@ -180,6 +182,45 @@ def test_a_run_that_somebody_works_on_gets_no_job_until_it_is_left(
         assert not (slurm / "script").exists()
     assert jobs.ended() == []
     assert (slurm / "script").exists()
+
+
+@dataclass
+class Over:
+    """A job that has ended with this sentence."""
+
+    sentence: str
+    job_id = "7"
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> str:
+        return self.sentence
+
+
+@pytest.fixture
+def ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """Jobs of which one has just ended, without an error."""
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
+    jobs = Jobs(store, "cpu", LOCAL)
+    jobs.jobs[SMOKE.pretrain] = Over("")
+    return jobs
+
+
+def test_a_run_that_is_seen_late_is_waited_for(ended: Jobs) -> None:
+    assert ended.ended() == []
+    assert [*ended.news()] == []
+    synthetic.put(ended.store, SMOKE.pretrain)
+    assert ended.ended() == [SMOKE.pretrain]
+    assert ended.ended() == []
+
+
+def test_a_run_that_is_never_seen_is_named(ended: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ended.ended() == []
+    monkeypatch.setattr(cluster, "UNSEEN_SECONDS", 0.0)
+    path = ended.store.path(SMOKE.pretrain)
+    with pytest.raises(RunError, match=f"^Job 7 has made {path}, which is not there for this machine"):
+        ended.ended()
 
 
 # A job

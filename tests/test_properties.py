@@ -267,7 +267,7 @@ def test_a_changed_record_is_a_run_or_is_named(folder: Path, name: str, value: A
     changed = {other: kept for other, kept in record.items() if other != name} | (
         {name: value} if value else {}
     )
-    run = read_back(folder, json.dumps(changed).encode())
+    run = read_back(folder.with_name(f"distill-{record['key']}"), json.dumps(changed).encode())
     assert run is None or run.record == changed
 
 

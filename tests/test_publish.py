@@ -21,9 +21,10 @@ NAMES = ["00_start.ipynb", "01_next.ipynb"]
 
 
 class Executions(list[str]):
-    """Stands in for Papermill: writes a copy, notes its name, and fails at the notebook `failing`."""
+    """Stands in for Papermill: writes a copy, notes its name; fails, or is stopped, at a notebook."""
 
     failing = ""
+    stopped = ""
 
     def __call__(self, source: Path, target: Path, *_: object) -> None:
         self.append(source.name)
@@ -31,6 +32,8 @@ class Executions(list[str]):
         target.write_text(f"executed {source.name}")
         if source.name == self.failing:
             raise NotebookError(f"{source.name} failed.")
+        if source.name == self.stopped:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -57,6 +60,30 @@ def test_an_executed_copy_stays_unless_it_is_damaged(store: Store, executions: E
     execute_notebooks(SMOKE, store)
     assert executions == NAMES
     (store.folder / "notebooks" / NAMES[1]).write_text("executed 01_next.ipynb, or so it says")
+    execute_notebooks(SMOKE, store)
+    assert executions == [*NAMES, NAMES[1]]
+    assert check(store.results).damaged == []
+
+
+def test_checksums_are_written_of_what_was_executed_and_of_nothing_else(
+    store: Store, executions: Executions
+) -> None:
+    execute_notebooks(SMOKE, store)
+    damaged = store.folder / "notebooks" / NAMES[1]
+    damaged.write_text("executed 01_neyt.ipynb")
+    (store.folder / "notebooks" / NAMES[0]).unlink()
+    executions.failing = NAMES[0]
+    with pytest.raises(NotebookError):
+        execute_notebooks(SMOKE, store)
+    (problem,) = check(store.results).damaged
+    assert problem.startswith(f"{damaged} was changed")
+
+
+def test_a_copy_that_was_stopped_half_way_is_executed_again(store: Store, executions: Executions) -> None:
+    executions.stopped = NAMES[1]
+    with pytest.raises(KeyboardInterrupt):
+        execute_notebooks(SMOKE, store)
+    executions.stopped = ""
     execute_notebooks(SMOKE, store)
     assert executions == [*NAMES, NAMES[1]]
     assert check(store.results).damaged == []

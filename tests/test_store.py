@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -25,14 +27,24 @@ from clrkit import materialise as module
 from clrkit.cache import Source, read_cache, write_cache
 from clrkit.check import check, set_aside
 from clrkit.checksums import Damaged
-from clrkit.config import Stage, key
+from clrkit.config import Stage
 from clrkit.images import DataError
 from clrkit.materialise import finish, materialise
 from clrkit.pixels import Part, Parts, PixelArray
 from clrkit.presets import preset
 from clrkit.publish import draw
 from clrkit.reproduce import complete, plan
-from clrkit.runs import Run, RunError, Store, conclude, locked, working_folder, write_json
+from clrkit.runs import (
+    Run,
+    RunError,
+    Store,
+    conclude,
+    discard_results,
+    discard_unused,
+    locked,
+    working_folder,
+    write_json,
+)
 
 SMOKE = preset("smoke")
 CLRKIT = [sys.executable, "-m", "clrkit"]
@@ -69,6 +81,60 @@ def test_a_lock_file_is_deleted_only_by_who_holds_it(tmp_path: Path, monkeypatch
         assert lock.exists()
     assert deleted == [True, True]
     assert not lock.exists()
+
+
+def test_a_partial_run_is_deleted_only_while_nobody_can_begin_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rmtree = store.path(short()), shutil.rmtree
+
+    def watched(folder: Path) -> None:
+        with pytest.raises(Timeout), locked(folder.with_suffix(".lock"), timeout=0):
+            pass
+        rmtree(folder)
+
+    with working_folder(path) as partial:
+        assert not discard_unused(partial)
+        assert partial.exists()
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    assert discard_unused(partial)
+    assert list(store.runs.iterdir()) == []
+
+
+def test_results_are_deleted_but_for_a_run_that_has_begun_meanwhile(store: Store) -> None:
+    synthetic.put(store, SMOKE.finetune, lambda stage: 50.0)
+    (store.folder / "figures").mkdir()
+    (store.folder / "INDEX.md").touch()
+    with working_folder(store.path(short())) as partial:
+        discard_results(store)
+        assert set(store.folder.rglob("*")) == {store.runs, partial, partial.with_suffix(".lock")}
+    partial.rmdir()
+    discard_results(store)
+    assert not store.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("a process is gone"),
+        TimeoutError("a process is silent"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/elsewhere/1.png"),
+    ],
+)
+def test_an_error_that_is_not_about_the_results_stays_what_it_is(store: Store, error: OSError) -> None:
+    with pytest.raises(type(error)) as raised, working_folder(store.path(short())):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("place", [None, "{partial}/state", "{results}"])
+def test_an_error_about_the_results_names_their_folder(store: Store, place: str | None) -> None:
+    file = place and place.format(partial=store.path(short()).with_suffix(".partial"), results=store.results)
+    with (
+        pytest.raises(RunError, match=f"^{store.runs} cannot be written: No space left on device\\.$"),
+        working_folder(store.path(short())),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
 
 
 def test_of_many_who_take_turns_only_one_is_in_the_folder(store: Store) -> None:
@@ -347,27 +413,38 @@ def test_a_read_only_folder_can_be_read_and_is_named_when_written(disk: Path, fa
 # Ten thousand records
 
 
-@pytest.mark.slow
-def test_plans_and_figures_of_ten_thousand_records_take_seconds(tmp_path: Path) -> None:
-    mini = Store(tmp_path / "results", "mini")
-    for stage in preset("mini").pretrain.chain:
-        synthetic.put(mini, stage)
-    (made,) = mini.folders()
-    record = json.loads((made / "record.json").read_text())
-    for number in range(10_000):
+def add_others(store: Store, count: int) -> None:
+    """Records of runs that are not of the preset, like one of its."""
+    record = json.loads((store.folders()[0] / "record.json").read_text())
+    for number in range(count):
         record["key"] = f"{number:016x}"
-        folder = mini.runs / f"pretrain-{number:016x}"
+        folder = store.runs / f"{record['stage']}-{number:016x}"
         folder.mkdir()
         content = json.dumps(record).encode()
         (folder / "record.json").write_bytes(content)
-        (folder / "SHA256SUMS").write_text(f"{synthetic.hashlib.sha256(content).hexdigest()}  record.json\n")
-    seconds = []
-    for command in ("plan", "figures", "figures"):
-        begun = time.monotonic()
-        shown = subprocess.run([*CLRKIT, command, "--results", mini.results], capture_output=True, text=True)
-        seconds.append(time.monotonic() - begun)
-        assert shown.returncode == 0, shown.stderr
-    planned, _, again = seconds  # the first figures are drawn
-    assert planned < 6
-    assert again < 6
-    assert key(preset("mini").pretrain, record["dataset"]["fingerprint"]) in made.name
+        (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(content).hexdigest()}  record.json\n")
+
+
+def seconds_of(command: str, results: Path) -> float:
+    begun = time.monotonic()
+    subprocess.run([*CLRKIT, command, "--results", results], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begun
+
+
+@pytest.mark.slow
+def test_a_preset_among_ten_thousand_other_runs_is_planned_and_its_figures_looked_through_in_seconds(
+    tmp_path: Path,
+) -> None:
+    mini = Store(tmp_path / "results", "mini")
+    *others, last = complete(preset("mini").runs)
+    for stage in others:
+        synthetic.put(mini, stage, lambda stage: 75.0)
+    add_others(mini, 10_000)
+    assert seconds_of("plan", mini.results) < 6  # one run is missing, and its time is told from all others
+    synthetic.put(mini, last, lambda stage: 75.0)
+    seconds_of("figures", mini.results)  # drawn
+    index = mini.results / "INDEX.md"
+    written = index.stat().st_mtime_ns
+    assert "own runs" in index.read_text()
+    assert seconds_of("figures", mini.results) < 6  # looked through, and nothing is drawn anew
+    assert index.stat().st_mtime_ns == written

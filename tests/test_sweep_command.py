@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from clrkit.__main__ import main
+from clrkit.config import STAGES, Augmentation, Data, Network, Optimizer
 from clrkit.presets import preset
 from clrkit.runs import Run, Store
-from clrkit.sweep_command import grid, table
+from clrkit.sweep_command import PATHS, grid, table
 
 SMOKE = preset("smoke")
+KINDS = (*STAGES, Data, Network, Augmentation, Optimizer)
 
 
 def run(*words: str, results: Path) -> int:
@@ -30,6 +33,23 @@ def test_a_grid_is_the_product_of_its_lists() -> None:
 
 def test_a_grid_of_nothing_is_the_standard_run() -> None:
     assert grid(SMOKE, "probe", {}) == {SMOKE.probe: {}}
+
+
+def test_a_comma_in_a_path_is_a_part_of_it() -> None:
+    paths = {"root": "/data/a,b", "pretrain.data.labels_csv": "a,b.csv", "label_list": "0,1.txt"}
+    (stage,) = grid(SMOKE, "finetune", paths | {"dataset": "folder"})
+    assert stage == SMOKE.resolve("finetune", dataset="folder", **paths)
+    free = {item.name for kind in KINDS for item in fields(kind) if item.default == ""}
+    assert free == {*PATHS}
+
+
+def test_a_run_that_is_gone_at_the_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clrkit.reproduce.make_runs", lambda *_: True)
+    assert run("pretrain", "--seed", "0,1", results=tmp_path) == 1
+    path = Store(tmp_path, "smoke").path(SMOKE.pretrain)
+    assert f"clrkit: {path} was made and is not there" in capsys.readouterr().err
 
 
 def test_a_value_given_twice_is_one_run() -> None:
