@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,21 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results", "smoke")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a finished fine-tuning, and the pretraining that it builds on."""
+    made = Store(tmp_path_factory.mktemp("made") / "results", "smoke")
+    finish(materialise(short("finetune"), made))
+    return made
+
+
+@pytest.fixture
+def filled(made: Store, store: Store) -> Store:
+    """A copy of it, to be damaged."""
+    shutil.copytree(made.results, store.results)
+    return store
+
+
 def short(stage: str = "pretrain", **settings: object) -> Stage:
     run: Stage = SMOKE.resolve(stage, **settings)
     return run
@@ -38,10 +54,10 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.folder / "weights.safetensors")
 
 
-def test_a_run_and_what_it_builds_on_are_recorded(store: Store) -> None:
+def test_a_run_and_what_it_builds_on_are_recorded(made: Store) -> None:
     config = short("finetune")
-    run = finish(materialise(config, store))
-    assert run.record["parent"] == finish(materialise(config.chain[0], store)).key
+    run = finish(materialise(config, made))
+    assert run.record["parent"] == finish(materialise(config.chain[0], made)).key
     assert run.record["labels"] == 40
     assert 0 <= run.metrics["top1"] <= 1
     assert sum(map(sum, run.record["confusion"])) == 1000
@@ -50,16 +66,19 @@ def test_a_run_and_what_it_builds_on_are_recorded(store: Store) -> None:
     assert from_dict(stage_class("finetune"), run.record["config"]) == config
 
 
-def test_a_finished_run_is_not_made_again(store: Store) -> None:
-    first = finish(materialise(short(), store))
+def test_a_finished_run_is_not_made_again(made: Store) -> None:
+    first = finish(materialise(short(), made))
     written = (first.folder / "record.json").stat().st_mtime_ns
-    assert list(materialise(short(), store)) == []
+    assert list(materialise(short(), made)) == []
     assert (first.folder / "record.json").stat().st_mtime_ns == written
 
 
-def test_nothing_but_results_is_left_in_the_store(store: Store) -> None:
-    run = finish(materialise(short(), store))
-    assert {path.name for path in store.runs.iterdir()} == {run.folder.name}
+def test_nothing_but_results_is_left_in_the_store(made: Store) -> None:
+    run = finish(materialise(short(), made))
+    assert {path.name for path in made.runs.iterdir()} == {
+        run.folder.name,
+        made.path(short("finetune")).name,
+    }
     assert {path.name for path in run.folder.iterdir()} == {
         "record.json",
         "history.json",
@@ -111,14 +130,14 @@ def test_a_partial_run_says_how_far_it_got(store: Store) -> None:
     assert store.state(short(batch_size=500, temperature=0.3)) == ("missing", 0.0)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence_and_loses_nothing(store: Store) -> None:
-    kept = finish(materialise(short(), store))
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence_and_loses_nothing(filled: Store) -> None:
+    kept = finish(materialise(short(), filled))
     with pytest.raises(
         RunError, match=r"not finite at step 3; try a lower learning_rate.*; no state was kept\.$"
     ):
-        finish(materialise(short(learning_rate=1e30), store))
-    assert store.find(short()) == kept
-    assert store.find(short(learning_rate=1e30)) is None
+        finish(materialise(short(learning_rate=1e30), filled))
+    assert filled.find(short()) == kept
+    assert filled.find(short(learning_rate=1e30)) is None
 
 
 def test_settings_the_data_do_not_allow_are_refused_before_any_training(store: Store) -> None:
@@ -151,11 +170,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_damaged_record_is_named_not_used(store: Store, damage: bytes) -> None:
-    run = finish(materialise(short(), store))
+def test_a_damaged_record_is_named_not_used(filled: Store, damage: bytes) -> None:
+    run = finish(materialise(short(), filled))
     (run.folder / "record.json").write_bytes(damage)
     with pytest.raises(Damaged, match=r"record\.json"):
-        store.find(short())
+        filled.find(short())
 
 
 def test_a_damaged_state_is_named_not_used(store: Store) -> None:
@@ -176,18 +195,18 @@ def test_a_changed_field_makes_another_run_and_its_descendants_alone(store: Stor
     assert [a == b for a, b in zip(paths, changed, strict=True)] == [True, False, False]
 
 
-def test_the_model_of_a_run_gives_the_recorded_accuracy(store: Store) -> None:
+def test_the_model_of_a_run_gives_the_recorded_accuracy(made: Store) -> None:
     from clrkit import evaluate
     from clrkit.data import load
 
-    run = finish(materialise(short("finetune"), store))
+    run = finish(materialise(short("finetune"), made))
     part = load(SMOKE.pretrain.data).evaluation
     logits = evaluate.predict(run.model(), part, 28, torch.device("cpu"))
     assert evaluate.accuracy(logits, torch.from_numpy(part.labels)) == run.metrics["top1"]
 
 
-def test_a_run_keeps_the_trained_weights_and_not_the_memory(store: Store) -> None:
-    remembering, plain = (finish(materialise(short(**settings), store)) for settings in (MEMORY, {}))
+def test_a_run_keeps_the_trained_weights_and_not_the_memory(filled: Store) -> None:
+    remembering, plain = (finish(materialise(short(**settings), filled)) for settings in (MEMORY, {}))
     assert weights(remembering).keys() == weights(plain).keys()
     assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(remembering).items())
     assert remembering.record["model"] == plain.record["model"]
@@ -205,8 +224,8 @@ def test_a_memory_is_kept_with_the_state(store: Store) -> None:
     assert memory["queue"][1000:].eq(0).all()
 
 
-def test_a_model_whose_weights_were_not_kept_says_so(store: Store) -> None:
-    run = finish(materialise(short("finetune"), store))
+def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
+    run = finish(materialise(short("finetune"), filled))
     (run.folder / "weights.safetensors").unlink()
     with pytest.raises(ModelError, match="has no weights"):
         run.model()
@@ -227,8 +246,8 @@ def test_monitoring_and_places_do_not_change_the_key(store: Store) -> None:
     assert store.path(config) != store.path(with_fields(config, {"evaluation": "validation"}))
 
 
-def test_a_record_is_plain_json_without_nan(store: Store) -> None:
-    run = finish(materialise(short("finetune"), store))
+def test_a_record_is_plain_json_without_nan(made: Store) -> None:
+    run = finish(materialise(short("finetune"), made))
     strict: Callable[[str], None] = lambda name: pytest.fail(f"{name} in a record")  # noqa: E731
     json.loads((run.folder / "record.json").read_text(), parse_constant=strict)
     assert isinstance(SMOKE.finetune, Finetune)

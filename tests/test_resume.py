@@ -155,6 +155,7 @@ def stop_and_go(bench: Bench, command: tuple[str, ...], numbers: Sequence[Signal
     bench.assert_same(command, results)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_every_signal_in_turn_is_as_if_never_stopped(bench: Bench, fault: Record) -> None:
     stop_and_go(bench, RUNS["pretraining with a memory, by LARS"], SIGNALS, seed="every signal in turn")
     for number in SIGNALS:
