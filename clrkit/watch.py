@@ -17,10 +17,11 @@ KINDS = ("not finite", "exploded", "collapsed")
 ADVICE = {
     "not finite": "The loss or its gradient is not finite at step {step}; try a lower learning_rate, more "
     "warmup_epochs or a higher temperature",
-    "exploded": "The gradient exploded at step {step}: its norm is over 10,000 times the largest of the "
-    "first steps; try a lower learning_rate or more warmup_epochs",
-    "collapsed": "The representation has collapsed at step {step}: for 50 steps all projections have lain on "
-    "one line; try a lower learning_rate, a larger batch_size or stronger augmentation",
+    "exploded": "The gradient exploded at step {step}: its norm is over "
+    f"{EXPLODED:,.0f} times the largest of the first steps; try a lower learning_rate or more warmup_epochs",
+    "collapsed": "The representation has collapsed at step {step}: for "
+    f"{PATIENCE} steps all projections have lain on one line; try a lower learning_rate, "
+    "a larger batch_size or stronger augmentation",
 }
 
 

@@ -426,6 +426,35 @@ def test_what_a_stage_builds_on_keeps_weights_statistics_and_mode(stage, trainin
     assert all(parameter.grad is None for parameter in source.parameters())
 
 
+def test_micro_batches_are_the_batch_s_own_gradient_where_nothing_is_normalised():
+    probe = STAGES[1]
+    whole, parts = (train(replace(probe, micro_batch=size)) for size in (0, 3))
+    for one, other in zip(whole[1], parts[1], strict=True):
+        torch.testing.assert_close(one.loss, other.loss)
+    torch.testing.assert_close(weights(whole[0]), weights(parts[0]))
+
+
+@pytest.mark.parametrize(
+    "stage", [STAGES[0], REMEMBERING, STAGES[3], STAGES[4]], ids=lambda stage: stage.name
+)
+def test_running_statistics_follow_every_micro_batch_once(stage, monkeypatch):
+    """In the second of two passes, not in the first."""
+    followed: list[int] = []
+    source = parent(stage)
+    training = begin(replace(stage, micro_batch=4), DATA, CPU, source)
+    norm = next(module for module in training.model.modules() if isinstance(module, BatchNorm))
+    forward = norm.forward
+
+    def count(x: Tensor) -> Tensor:
+        followed.extend([len(x)] * norm.follows)
+        return forward(x)
+
+    monkeypatch.setattr(norm, "forward", count)
+    next(steps(training.config, DATA, training, source))
+    views = 2 if isinstance(stage, Pretrain) else 1
+    assert followed == [views * sum(counts) for counts in training.division.counts]
+
+
 def test_the_probe_trains_a_linear_layer_on_the_frozen_features():
     stage, source = STAGES[1], parent(STAGES[1])
     training = begin(stage, DATA, CPU, source)
