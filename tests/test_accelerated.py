@@ -70,8 +70,11 @@ def on_meta(stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str = "lars") -
     return uploads
 
 
-@pytest.mark.parametrize("kind", ["lars", "sgd"])
-@pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [*((stage, "lars") for stage in TRAINED), (SUPERVISED, "sgd")],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
 def test_no_step_waits_for_the_device(stage, kind, monkeypatch):
     assert on_meta(stage, monkeypatch, kind).waiting == []
 
