@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
-from session_table import DOCS, SessionTable
+from session_table import DOCS, SessionTable, document
 from torch import Tensor
 
 HEADINGS = (
@@ -126,14 +126,8 @@ def gathered(deviations: Iterable[Deviation]) -> list[Deviation]:
 
 def markdown(deviations: Iterable[Deviation]) -> str:
     """The document: preface, and a table under each heading."""
-    rows = gathered(deviations)
-    lines = [PREFACE.rstrip()]
-    for heading in HEADINGS:
-        under = [row for row in rows if row.part.startswith(f"{heading}: ")]
-        if under:
-            lines += ["", f"## {heading.capitalize()}", "", COLUMNS, "| --- | --- | --: | --: | --: | --- |"]
-            lines += [row.row() for row in under]
-    return "\n".join(lines) + "\n"
+    rows = [(row.part, row.row()) for row in gathered(deviations)]
+    return document(PREFACE, HEADINGS, f"{COLUMNS}\n| --- | --- | --: | --: | --: | --- |", rows)
 
 
 def promises(text: str) -> set[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_table import DOCS, SessionTable
+from session_table import DOCS, SessionTable, document
 
 HEADINGS = ("training", "store", "processes", "cluster", "numerics", "outside files")
 TABLE = DOCS / "faults.md"
@@ -77,14 +77,8 @@ def gathered(faults: Iterable[Fault]) -> list[Fault]:
 
 def markdown(faults: Iterable[Fault]) -> str:
     """The document: preface, and a table under each heading."""
-    rows = gathered(faults)
-    lines = [PREFACE.rstrip()]
-    for heading in HEADINGS:
-        under = [row for row in rows if row.name.startswith(f"{heading}: ")]
-        if under:
-            lines += ["", f"## {heading.capitalize()}", "", COLUMNS, "| --- | --- | --: | --- | --- |"]
-            lines += [row.row() for row in under]
-    return "\n".join(lines) + "\n"
+    rows = [(row.name, row.row()) for row in gathered(faults)]
+    return document(PREFACE, HEADINGS, f"{COLUMNS}\n| --- | --- | --: | --- | --- |", rows)
 
 
 def listed(text: str) -> set[Fault]:

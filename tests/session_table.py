@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def document(preface: str, headings: Sequence[str], columns: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A preface, and under each heading that has rows a table of them.
+
+    Args:
+        preface: in Markdown, with its title.
+        headings: in lower case, in their order.
+        columns: the table's head and the line below it.
+        rows: what each is called, "heading: name", and its line of the table.
+    """
+    lines = [preface.rstrip()]
+    for heading in headings:
+        under = [line for name, line in rows if name.startswith(f"{heading}: ")]
+        if under:
+            lines += ["", f"## {heading.capitalize()}", "", columns, *under]
+    return "\n".join(lines) + "\n"
 
 
 class SessionTable:

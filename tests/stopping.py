@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +18,8 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTS = ("clrkit.__main__", "clrkit.console", "clrkit.materialise", "clrkit.kernels")
@@ -85,6 +88,16 @@ def run(arguments: Sequence[str], results: Path, stop: Stop = NEVER, state_secon
     steps = [note for note in notes if isinstance(note, int)]
     changes = [note for note in notes if isinstance(note, str)]
     return End(process.exitcode, steps, changes, output.read_text())
+
+
+def kill_with_workers_at_work(process: subprocess.Popen[Any]) -> None:
+    """Kill the first process of a sweep; its workers end by themselves."""
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=20)
+    assert workers
+    assert not left
 
 
 def received(reader: Connection) -> int | str | None:

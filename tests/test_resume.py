@@ -21,12 +21,11 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import Record
 from PIL import Image
-from stopping import NEVER, End, Stop, run
+from stopping import NEVER, End, Stop, kill_with_workers_at_work, run
 
 from clrkit.states import read_state
 
@@ -228,12 +227,7 @@ def test_a_sweep_whose_first_process_is_killed_ends_and_goes_on(bench: Bench, fa
     while not (finished(results) and list(results.glob("smoke/runs/*.partial"))):
         assert process.poll() is None
         time.sleep(0.01)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    _, left = psutil.wait_procs(workers, timeout=20)
-    assert workers
-    assert not left
+    kill_with_workers_at_work(process)
     kept, cut = finished(results), list(results.glob("smoke/runs/*.partial"))
     assert 1 <= len(kept) < 4
     subprocess.run(sweep, check=True, capture_output=True)

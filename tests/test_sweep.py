@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from stopping import kill_with_workers_at_work
 
 from clrkit.config import Stage
 from clrkit.materialise import materialise
@@ -134,12 +135,7 @@ def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("mini/runs/*.partial")):
         time.sleep(0.05)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    _, left = psutil.wait_procs(workers, timeout=20)
-    assert workers
-    assert not left
+    kill_with_workers_at_work(process)
 
 
 def kill_a_worker(stage: Stage, store: Store) -> None:
