@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -31,6 +31,19 @@ class Labelling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cross:
+    """Runs for the ablation lab: every combination of some settings, the others at the preset's value.
+
+    Attributes:
+        outcomes: what is measured at each combination (`clrkit.settings.OUTCOMES`).
+        settings: values by the name of a setting (`clrkit.settings.SETTINGS`).
+    """
+
+    outcomes: tuple[str, ...]
+    settings: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """The extent of an experiment.
 
@@ -44,6 +57,8 @@ class Grid:
         tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
         memory_size, memory_momentum: of the memory (appendix D) that the last network is also pretrained
             with; size 0 for no such run.
+        ablated: the network of the ablation lab; None for the first.
+        ablations: runs for the lab, beyond those that the figures are drawn from.
     """
 
     seeds: tuple[int, ...]
@@ -54,6 +69,8 @@ class Grid:
     tap_layers: tuple[int, ...]
     memory_size: int = 0
     memory_momentum: float = 0.999
+    ablated: Network | None = None
+    ablations: tuple[Cross, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from clrkit.config import (
     known,
     with_fields,
 )
-from clrkit.grid import Grid, Labelling, Preset
+from clrkit.grid import Cross, Grid, Labelling, Preset
 
 
 def preset(name: str) -> Preset:
@@ -86,8 +86,48 @@ def mini() -> Preset:
             tap_layers=(0, 1, 2, 3),
             memory_size=1024,
             memory_momentum=0.9,
+            ablated=replace(pretrain.network, width=0.5),
+            ablations=MINI_ABLATIONS,
         ),
     )
+
+
+FEW = (0.01, 0.1)
+TUNED, DISTILLED = ("linear", "finetuned"), ("distilled",)
+MINI_ABLATIONS = (
+    Cross(
+        outcomes=TUNED,
+        settings={
+            "temperature": (0.05, 0.1, 0.2, 0.5, 1.0),
+            "color_strength": (0.0, 0.25, 0.5, 1.0),
+            "fraction": FEW,
+        },
+    ),
+    Cross(
+        outcomes=TUNED,
+        settings={
+            "head_layers": (1, 2, 3, 4),
+            "tap_layer": (0, 1, 2, 3),
+            "fraction": (*FEW, 1.0),
+        },
+    ),
+    Cross(outcomes=TUNED, settings={"crop_area": (0.08, 0.25, 0.5, 0.8), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"batch_size": (32, 64, 128, 256), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"width": (0.25, 0.5, 1.0), "fraction": (*FEW, 1.0)}),
+    Cross(
+        outcomes=DISTILLED,
+        settings={"distill_temperature": (0.25, 0.5, 1.0, 2.0, 4.0), "label_weight": (0.0, 0.5, 0.9)},
+    ),
+    Cross(
+        outcomes=DISTILLED,
+        settings={
+            "distill_temperature": (0.25, 0.5, 1.0, 2.0, 4.0),
+            "width": (0.5, 1.0),
+            "fraction": FEW,
+        },
+    ),
+)
 
 
 def smoke() -> Preset:
@@ -120,6 +160,7 @@ def smoke() -> Preset:
             tap_layers=(0, 1),
             memory_size=500,
             memory_momentum=0.9,
+            ablations=(Cross(outcomes=TUNED, settings={"temperature": (0.2, 0.5)}),),
         ),
     )
 
