@@ -1,0 +1,78 @@
+"""What every panel shares: controls that work by keyboard and are named for screen readers."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+from IPython.display import Javascript, display
+
+# Layouts are dicts: a widget made on import would leave its state in every executed notebook.
+CONTROL: dict[str, Any] = {"layout": {"width": "440px"}, "style": {"description_width": "150px"}}
+SLIDER, STATUS = "clrkit-slider", "clrkit-status"
+
+# ipywidgets gives a slider's handle neither a name nor the text of its value, makes a second stop for Tab of
+# that text, and gives no element a role. The observer sees what is drawn later too; one is enough for a page.
+NAMING = f"""
+if (!window.clrkitNaming) {{
+  const set = (element, values) => {{
+    for (const [name, value] of Object.entries(values))
+      if (element && element.getAttribute(name) !== value) element.setAttribute(name, value);
+  }};
+  const name = () => {{
+    for (const slider of document.querySelectorAll('.{SLIDER}')) {{
+      const [label, text] = ['label', '.widget-readout'].map(part => slider.querySelector(part));
+      const off = String(!!slider.querySelector('[disabled]'));
+      const named = {{'aria-label': label?.textContent, 'aria-disabled': off}};
+      set(slider.querySelector('.noUi-handle'), {{...named, 'aria-valuetext': text?.textContent}});
+      set(text, {{tabindex: '-1'}});
+    }}
+    for (const line of document.querySelectorAll('.{STATUS}')) set(line, {{role: 'status'}});
+  }};
+  window.clrkitNaming = new MutationObserver(name);
+  const changes = {{childList: true, characterData: true, attributeFilter: ['aria-valuetext', 'disabled']}};
+  window.clrkitNaming.observe(document.body, {{...changes, subtree: true}});
+  name();
+}}
+"""
+
+
+def show(*panels: w.Widget) -> None:
+    """Display panels, with names for what is in them that screen readers can tell."""
+    display(*panels, Javascript(NAMING))
+
+
+def figure(png: bytes, alt: str) -> str:
+    """An `<img>` with alt text, for the value of a `w.HTML`: ipywidgets' Image has no alt text."""
+    content = b64encode(png).decode()
+    return (
+        f'<img class="clrkit-figure" style="max-width: 100%" alt="{escape(alt)}" '
+        f'src="data:image/png;base64,{content}">'
+    )
+
+
+def slider(name: str, options: Sequence[tuple[str, Any]], value: Any) -> w.SelectionSlider:
+    """A slider that stops at the options, pairs of text and value, and nowhere else."""
+    made = w.SelectionSlider(options=options, value=value, description=name, tooltip=name, **CONTROL)
+    made.add_class(SLIDER)
+    return made
+
+
+def choice(name: str, options: Sequence[tuple[str, Any]], value: Any) -> w.Dropdown:
+    """A list to choose from; options are pairs of text and value."""
+    return w.Dropdown(options=options, value=value, description=name, tooltip=name, **CONTROL)
+
+
+def status() -> w.HTML:
+    """A line of text that screen readers announce when `say` changes it."""
+    made = w.HTML()
+    made.add_class(STATUS)
+    return made
+
+
+def say(status: w.HTML, text: str) -> None:
+    """Change what a status line says."""
+    status.value = escape(text)
