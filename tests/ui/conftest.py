@@ -27,7 +27,14 @@ ARGUMENTS = [
     "--disable-dev-shm-usage",
 ]
 Opener = Callable[..., Notebook]
+Screenshot = Callable[[str, Any], Path]
 REPORTS = pytest.StashKey[list[Any]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("clrkit").addoption(
+        "--screenshots", metavar="DIR", type=Path, help="keep the browser tests' pictures here"
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -77,6 +84,19 @@ def page(browser: Any, lab: Lab, request: pytest.FixtureRequest, tmp_path: Path)
         context.request.delete(f"{lab.url}/api/sessions/{session['id']}", headers=lab.headers)
     context.close()
     assert hosts <= {lab.url.removeprefix("http://")}, f"the page asked {hosts}"
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest, tmp_path: Path) -> Screenshot:
+    """`screenshot(name, page_or_locator)` keeps a picture, in --screenshots or the test's own folder."""
+    folder: Path = request.config.getoption("--screenshots", None) or tmp_path
+
+    def keep(name: str, shown: Any) -> Path:
+        path = folder / f"{name}.png"
+        shown.screenshot(path=path)  # makes the folder
+        return path
+
+    return keep
 
 
 @pytest.fixture
