@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def write_model(
     Raises:
         ModelError: for a folder that is there already or cannot be written.
     """
+    with new_folder(folder) as partial:
+        write_files(partial, config, state, about)
+        write_sums(partial, (DESCRIPTION, WEIGHTS))
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` when the block ends and is gone where it fails.
+
+    Raises:
+        ModelError: for a folder that is there already or cannot be written.
+    """
     refuse_existing(folder)
     partial, lock = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "lock"))
     try:
@@ -51,7 +64,7 @@ def write_model(
             discard(partial)  # of a process that was killed
             try:
                 partial.mkdir()
-                write_files(partial, config, state, about)
+                yield partial
                 partial.rename(folder)
             finally:
                 discard(partial)
@@ -60,23 +73,22 @@ def write_model(
 
 
 def read_classes(folder: Path) -> tuple[str, ...] | None:
-    """Names of the classes, where a run's record has them; a model folder has none."""
-    try:
-        return tuple(read_json(folder / RECORD)["dataset"]["classes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """Names of the classes, where a run's record or an export has them; an imported model has none."""
+    for name, place in ((DESCRIPTION, "about"), (RECORD, "dataset")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return tuple(read_json(folder / name)[place]["classes"])
+    return None
 
 
 def write_files(
     folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Description, weights and checksums, on the disk when this returns, readable for the same people."""
+    """Description and weights, on the disk when this returns, readable for the same people."""
     write_json(folder / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)
     with (folder / WEIGHTS).open("rb") as file:
         os.fsync(file.fileno())
-    write_sums(folder, (DESCRIPTION, WEIGHTS))
 
 
 def discard(partial: Path) -> None:

@@ -1,0 +1,92 @@
+"""What is known of a model that lies in a folder: how large its images are, its classes, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clrkit import config as configs
+from clrkit.checksums import read_sums
+from clrkit.config import ConfigError, Stage, stage_class
+from clrkit.model import Model
+from clrkit.model_folder import DESCRIPTION, RECORD, ModelError, read_classes, read_model
+from clrkit.runs import read_json, read_object
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model and where it comes from.
+
+    Attributes:
+        folder: it was read from.
+        model: on the CPU, in evaluation mode.
+        image_size: side in pixels of the view it measures.
+        classes: their names, or numbers where they have none; empty without a classifier.
+        stage: that made it; None of a model that is no run of clrkit's.
+        records: of that stage and those before it, by stage, as far as they lie beside it.
+    """
+
+    folder: Path
+    model: Model
+    image_size: int
+    classes: tuple[str, ...]
+    stage: Stage | None
+    records: Mapping[str, dict[str, Any]]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Of the stage that made the model; empty where there is none."""
+        return self.records[self.stage.name] if self.stage else {}
+
+
+def read_origin(folder: Path, image_size: int | None = None) -> Origin:
+    """The model of a finished run's folder, of a model folder, or of an export.
+
+    Args:
+        folder: of the model.
+        image_size: for a model folder that does not say it.
+
+    Raises:
+        ModelError: where there is no model, or nothing says the size of its images.
+        Damaged: where a run's files are not what was written.
+    """
+    model, records = read_model(folder), read_records(folder)
+    stage = stage_of(folder, records[0]) if records else None
+    size = image_size or (stage.images.image_size if stage else described_size(folder))
+    if size is None:
+        raise ModelError(f"{folder} does not say how large its images are; give --image_size.")
+    size = configs.Data(image_size=size).image_size
+    count = model.config.classes
+    names = read_classes(folder) if count else ()
+    if names is None:
+        names = tuple(map(str, range(count)))
+    if len(names) != count:
+        raise ModelError(f"{folder} names {len(names)} classes, but tells {count} apart.")
+    return Origin(folder, model, size, names, stage, {record["stage"]: record for record in records})
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The record of a run and, from the same store, of those it builds on; none of a model folder."""
+    if (folder / DESCRIPTION).exists() or not (folder / RECORD).exists():
+        return []
+    record = read_object(folder / RECORD, read_sums(folder) or {}, "record")
+    source = stage_of(folder, record).source
+    parent = folder.parent / f"{source.name}-{record.get('parent')}" if source else None
+    return [record, *(read_records(parent) if parent else [])]
+
+
+def stage_of(folder: Path, record: Mapping[str, Any]) -> Stage:
+    """The config that a record was made from."""
+    try:
+        return configs.from_dict(stage_class(record["stage"]), record["config"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / RECORD} is no record of this version: {error}") from None
+
+
+def described_size(folder: Path) -> int | None:
+    """The size that an export's description has; an imported model's has none."""
+    about = read_json(folder / DESCRIPTION).get("about")
+    size = about.get("image_size") if isinstance(about, dict) else None
+    return size if isinstance(size, int) else None
