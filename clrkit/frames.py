@@ -74,7 +74,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
             name: provenance.get(name)
             for name in ("seconds", "peak_memory_mb", "device", "cpu", "cores", "threads")
         },
-        **{name: provenance.get(name) for name in ("python", "torch", "clrkit", "git", "started")},
+        **{name: provenance.get(name) for name in ("python", "torch", "clrkit", "git", "finished")},
         "setup": setup(record["stage"], config),
     }
 

@@ -1,4 +1,4 @@
-"""What a reader sees of a preset: executed notebooks, figures, tables and INDEX.md, each with its checksum.
+"""What a reader sees of a preset: executed notebooks, figures, INDEX.md, report.html, each with its checksum.
 
 One process at a time writes them in a results folder. What is whole and made from what is there now stays.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
@@ -26,9 +27,12 @@ from clrkit.paper import PAPER
 from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root
 from clrkit.runs import NOTE_SECONDS, RECORD, Run, RunError, Store, locked, read_json, write_json, write_sums
 
+if TYPE_CHECKING:
+    from clrkit.contents import Report
+
 DRAWN = "drawn.json"  # in the folder of the figures: what they were drawn from
 DRAWN_WITH = ("matplotlib", "numpy", "pandas")
-INDEX = "INDEX.md"
+INDEX, REPORT = "INDEX.md", "report.html"
 
 
 def publish(preset: Preset, store: Store) -> str:
@@ -107,7 +111,7 @@ def is_whole(path: Path, digest: str) -> bool:
 
 
 def draw(preset: Preset, store: Store) -> tuple[Path, str]:
-    """Figures, tables and INDEX.md from the records; returns the index and the verdict of the comparison.
+    """Figures, INDEX.md and report.html from the records; returns the index and the comparison's verdict.
 
     They are drawn anew unless they are whole and from the same records, code and libraries.
 
@@ -125,8 +129,8 @@ def draw(preset: Preset, store: Store) -> tuple[Path, str]:
             figures = store.folder / "figures"
             write_json(figures / DRAWN, note)
             write_sums(figures, published(figures))
-            for folder in (store.folder, store.results):
-                write_sums(folder, [INDEX])
+            write_sums(store.folder, [INDEX, REPORT])
+            write_sums(store.results, [INDEX])
     return index, note["verdict"]
 
 
@@ -135,7 +139,7 @@ def drawn(store: Store) -> dict[str, str] | None:
     figures = store.folder / "figures"
     sums = {folder: sums_of(folder) for folder in (figures, store.folder)}
     files = {folder / name: digest for folder in sums for name, digest in sums[folder].items()}
-    if not {figures / DRAWN, store.folder / INDEX} <= files.keys():
+    if not {figures / DRAWN, store.folder / INDEX, store.folder / REPORT} <= files.keys():
         return None
     if not all(is_whole(path, digest) for path, digest in files.items()):
         return None
@@ -166,19 +170,32 @@ def executed(store: Store) -> list[Path]:
 
 
 def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Sequence[Run]) -> str:
-    """Draw and write figures and indices; returns the verdict of the comparison with the reference."""
-    from clrkit import claims, comparison, drawing, figures, frames
-    from clrkit.index import Report, write_index
+    """Draw and write figures, indices and page; returns the verdict of the comparison with the reference."""
+    from clrkit.comparison import summary_line
+    from clrkit.drawing import save
+    from clrkit.index import write_index
+    from clrkit.report import write_report
 
-    (store.folder / "figures").mkdir(exist_ok=True)
+    report = examined(preset, store, evidence, reference)
+    for each in report.drawings:
+        save(each, report.figures)
+    for folder in (store.folder, store.results):
+        write_index(folder / INDEX, report)
+    write_report(store.folder / REPORT, report)
+    return "no reference to compare with" if report.comparison is None else summary_line(report.comparison)
+
+
+def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequence[Run]) -> Report:
+    """What the runs show."""
+    from clrkit import claims, comparison, figures, frames
+    from clrkit.contents import Report
+
     runs = frames.frame(evidence.records)
     drawings, missing = figures.draw_all(runs, preset.name)
-    for each in drawings:
-        drawing.save(each, store.folder / "figures")
     compared = None
     if reference and evidence.source != REFERENCE:
         compared = comparison.compare(runs, frames.frame(run.record for run in reference))
-    report = Report(
+    return Report(
         preset=preset.name,
         source=evidence.source,
         runs=runs,
@@ -189,6 +206,19 @@ def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Seque
         comparison=compared,
         notebooks=executed(store),
     )
-    for folder in (store.folder, store.results):
-        write_index(folder / INDEX, report)
-    return "no reference to compare with" if compared is None else comparison.summary_line(compared)
+
+
+def write_page(preset: Preset, store: Store, path: Path) -> None:
+    """The report page at another place; the figures are drawn already.
+
+    Raises:
+        RunError: where it cannot be written.
+    """
+    from clrkit.report import write_report
+
+    evidence, reference = gather(preset, store), store.reference.find_all(complete(preset.runs))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_report(path, examined(preset, store, evidence, reference))
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {reason(error)}.") from None

@@ -27,29 +27,37 @@ SPREAD = "Top-1 accuracy in %, mean ± standard error over seeds."
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: a title, a remark, the names of the columns, and rows of cells."""
+    """A table as plain text: a title, a remark, the names of the columns, and rows of cells.
+
+    `strong` is the column whose cells are shown in bold.
+    """
 
     name: str
     title: str
     remark: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    strong: str | None = None
 
     def markdown(self) -> str:
         """As a Markdown table without the title."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        body = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-        )
-        return f"{self.remark}\n\n{body}\n"
+        rows = [
+            [self.cell(name, text) for name, text in zip(self.columns, row, strict=True)] for row in self.rows
+        ]
+        lines = [list(map(verbatim, self.columns)), ["---"] * len(self.columns), *rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{verbatim(self.remark)}\n\n{body}\n"
+
+    def cell(self, column: str, text: str) -> str:
+        return f"**{verbatim(text)}**" if column == self.strong else verbatim(text)
 
     def _repr_markdown_(self) -> str:
         return f"**{self.title}.** {self.markdown()}"
 
 
 def verbatim(text: str) -> str:
-    """A text that a record holds as Markdown shows it: without tags, links, emphasis or lines of its own."""
-    return re.sub(r"([\\`*_\[\]<>&])", r"\\\1", " ".join(text.split()))
+    """A text as Markdown shows it: without tags, links, emphasis, cells or lines of its own."""
+    return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", " ".join(text.split()))
 
 
 def value(mean: float, stderr: float) -> str:
@@ -134,7 +142,7 @@ def published_table(runs: pd.DataFrame) -> Table:
         ]
         for method, share in keys
     ]
-    name = verbatim(dataset_name(runs))
+    name = dataset_name(runs)
     columns = [
         "top-1, %",
         *(f"own: {name}, {network}" for network in sizes),
@@ -176,14 +184,24 @@ def number_texts(cells: pd.DataFrame) -> Numbers:
 def cost_table(runs: pd.DataFrame) -> Table:
     """What the runs took, by stage."""
     stages = runs.groupby("stage", sort=False)
-    costs = stages.agg(count=("key", "size"), seconds=("seconds", "sum"), median=("seconds", "median"))
+    costs = stages.agg(
+        count=("key", "size"),
+        seconds=("seconds", "sum"),
+        median=("seconds", "median"),
+        memory=("peak_memory_mb", "max"),
+    )
     rows = [
-        [str(stage), str(count), duration(seconds), duration(median)]
-        for stage, count, seconds, median in costs.itertuples()
+        [str(stage), str(count), duration(seconds), duration(median), megabytes(float(memory))]
+        for stage, count, seconds, median, memory in costs.itertuples()
     ]
-    rows.append(["total", str(len(runs)), duration(runs["seconds"].sum()), ""])
-    remark = "Time is summed over runs; runs made side by side end sooner."
-    return Table("cost", "Cost", remark, ["stage", "runs", "time", "median run"], rows)
+    total = duration(runs["seconds"].sum())
+    rows.append(["total", str(len(runs)), total, "", megabytes(float(runs["peak_memory_mb"].max()))])
+    remark = "Time is summed over runs; runs made side by side end sooner. Memory is the whole process's."
+    return Table("cost", "Cost", remark, ["stage", "runs", "time", "median run", "peak memory"], rows)
+
+
+def megabytes(count: float) -> str:
+    return "-" if pd.isna(count) else f"{count:,.0f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -196,17 +214,29 @@ def duration(seconds: float) -> str:
 def claims_table(claims: Iterable[Claim]) -> Table:
     """The claims as wholes, each with the numbers of the part that decides."""
     rows = [
-        [each.claim, f"**{each.verdict}**", f"{each.statement} ({each.source})", each.detail]
+        [each.claim, each.verdict, f"{each.statement} ({each.source})", each.detail]
         for each in claims
         if not each.is_part
     ]
-    return Table("claims", "The paper's claims", CLAIMS_REMARK, ["", "verdict", "claim", "numbers"], rows)
+    columns = ["", "verdict", "claim", "numbers"]
+    return Table("claims", "The paper's claims", CLAIMS_REMARK, columns, rows, strong="verdict")
 
 
 def parts_table(claims: Iterable[Claim]) -> Table:
     """The parts of the claims."""
     rows = [[each.claim, each.verdict, each.statement, each.detail] for each in claims if each.is_part]
     return Table("parts", "Parts of the claims", CLAIMS_REMARK, ["", "verdict", "part", "numbers"], rows)
+
+
+def cells_table(comparison: pd.DataFrame) -> Table:
+    """Every cell of a comparison with the reference (`clrkit.comparison.compare`)."""
+    columns = ["cell", "own", "reference", "tolerance", "text"]
+    rows = [
+        [cell, *("-" if pd.isna(number) else f"{number:.1f}" for number in numbers), text]
+        for cell, *numbers, text in comparison[columns].itertuples(index=False)
+    ]
+    columns[-1] = "verdict"
+    return Table("cells", "All cells", "Top-1 or kNN accuracy in %, mean over seeds.", columns, rows)
 
 
 TABLES: tuple[Callable[[pd.DataFrame], Table], ...] = (

@@ -125,7 +125,7 @@ def record(stage: Stage, accuracy: Accuracy = noisy) -> dict[str, Any]:
         "labels": 0 if stage.name == "pretrain" else round(4000 * share),
         "parameters": PARAMETERS[network.width],
         "metrics": metrics,
-        "provenance": PROVENANCE | {"started": f"2026-11-23T01:0{stage.seed}:00Z"},
+        "provenance": PROVENANCE | {"finished": f"2026-11-23T01:0{stage.seed}:00Z"},
     }
 
 

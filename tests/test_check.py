@@ -333,7 +333,14 @@ def test_figures_are_not_drawn_anew_where_nothing_changed(drawn_store: Store) ->
 
 
 def test_damaged_figures_and_indices_are_drawn_anew(drawn_store: Store) -> None:
-    names = ("figures/method_bars.svg", "INDEX.md", "../INDEX.md", f"figures/{DRAWN}", f"figures/{SUMS}")
+    names = (
+        "figures/method_bars.svg",
+        "report.html",
+        "INDEX.md",
+        "../INDEX.md",
+        f"figures/{DRAWN}",
+        f"figures/{SUMS}",
+    )
     contents = {drawn_store.folder / name: (drawn_store.folder / name).read_bytes() for name in names}
     for path, content in contents.items():
         path.unlink()

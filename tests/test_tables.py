@@ -1,13 +1,9 @@
-from pathlib import Path
-
-import pandas as pd
 import pytest
 import synthetic
 
-from clrkit import claims, drawing, figures, tables
+from clrkit import tables
 from clrkit.comparison import DIFFERS, NOT_RUN, REPRODUCED, compare, summary_line, tolerance
 from clrkit.config import Finetune, Stage
-from clrkit.index import Report, write_index
 from clrkit.tables import Table
 
 
@@ -66,6 +62,7 @@ def test_cost_is_summed_by_stage() -> None:
     table = tables.cost_table(runs)
     assert cell(table, "probe", "runs") == "8"
     assert cell(table, "probe", "time") == "1.7 min"
+    assert cell(table, "probe", "peak memory") == "512 MB"
     assert cell(table, "total", "runs") == str(len(runs))
 
 
@@ -77,6 +74,11 @@ def test_spans_of_time_have_a_fitting_unit(seconds: float, text: str) -> None:
 def test_a_table_is_markdown_with_pipes_escaped() -> None:
     table = Table("t", "Title", "Remark.", ["a", "b"], [["1|2", "3"]])
     assert table.markdown() == "Remark.\n\n| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+
+
+def test_a_table_s_texts_are_no_markdown_but_its_strong_column_is_bold() -> None:
+    table = Table("t", "Title", "Remark.", ["", "verdict"], [["*a* <b>", "good"]], strong="verdict")
+    assert table.markdown().splitlines()[-1] == r"| \*a\* \<b\> | **good** |"
 
 
 def test_tables_without_their_runs_are_named() -> None:
@@ -154,70 +156,3 @@ def test_the_spread_is_pooled_over_like_cells() -> None:
     runs = runs[(runs["stage"] == "supervised") & (runs["fraction"] == 0.01)]
     pooled = ((0 + 9 + 36) / 3) ** 0.5
     assert compare(runs, runs)["tolerance"].tolist() == pytest.approx([3 * pooled * (2 / 3) ** 0.5] * 3)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with one figure and INDEX.md."""
-    home = tmp_path_factory.mktemp("results")
-    runs = synthetic.runs(worse)
-    gains = figures.gain_by_size(runs, "mini")
-    drawing.save(gains, home / "mini" / "figures")
-    report = Report(
-        preset="mini",
-        source="own runs",
-        runs=runs,
-        claims=claims.evaluate(runs),
-        drawings=[gains],
-        figures=home / "mini" / "figures",
-        missing={"distillation": "No distill runs are recorded."},
-        comparison=compare(runs, synthetic.runs()),
-        notebooks=[home / "mini" / "notebooks" / "01_pretrain.ipynb"],
-    )
-    write_index(home / "INDEX.md", report)
-    return home
-
-
-def test_the_index_ties_everything_together(folder: Path) -> None:
-    index = (folder / "INDEX.md").read_text(encoding="utf-8")
-    sections = [line for line in index.splitlines() if line.startswith("## ")]
-    assert sections == [
-        "## Claims",
-        "## Figures",
-        "## Tables",
-        "## Beside the paper",
-        "## Against the reference",
-        "## Notebooks",
-        "## Not shown",
-        "## Cost",
-        "## Provenance",
-    ]
-    assert "[01_pretrain](mini/notebooks/01_pretrain.ipynb)" in index
-    assert "- distillation: No distill runs are recorded." in index
-    assert "differs: own 62." in index
-    assert "Test CPU" in index
-
-
-def test_the_index_shows_figures_that_exist_with_their_alt_text(folder: Path) -> None:
-    index = (folder / "INDEX.md").read_text(encoding="utf-8")
-    picture = next(line for line in index.splitlines() if line.startswith("!["))
-    alt, _, target = picture[2:-1].rpartition("](")
-    assert (folder / target).is_file()
-    assert alt.startswith("Relative gain in accuracy of R8 2x over R8 0.5x")
-
-
-def test_without_a_reference_the_index_says_nothing_of_it(tmp_path: Path) -> None:
-    runs = synthetic.runs(seeds=[0])
-    report = Report(
-        preset="smoke",
-        source="own runs",
-        runs=runs,
-        claims=claims.evaluate(runs),
-        drawings=[],
-        figures=tmp_path,
-    )
-    write_index(tmp_path / "INDEX.md", report)
-    text = (tmp_path / "INDEX.md").read_text(encoding="utf-8")
-    assert "reference" not in text
-    assert pd.Series(["## Claims", "## Tables"]).map(lambda name: name in text).all()
-    assert "seed 0;" in text

@@ -1,0 +1,193 @@
+"""What a reader sees of an experiment, told once: INDEX.md and the report page are two renderings of it.
+
+Texts here are plain; whoever renders them escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from clrkit.claims import SUPPORTED, Claim
+from clrkit.comparison import DIFFERS, summary_line
+from clrkit.drawing import Drawing
+from clrkit.frames import dataset_name
+from clrkit.tables import Table, all_tables, cells_table, duration
+
+CLAIM_RULE = """\
+An effect is supported beyond two standard errors above zero, not supported beyond two below, else undecided;
+fewer than three seeds decide nothing. "Equals or beats" is supported where a loss of a percentage point is
+excluded. Two standard errors over three seeds are a weak test: no effect passes it one time in eleven.
+"""
+TOLERANCE_RULE = """\
+A cell is a setting; it is reproduced if own and reference means differ by at most three standard errors of
+their difference, from a spread over seeds that is pooled over like cells, or by at most the sampling error
+of an accuracy on the images measured.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is known of an experiment.
+
+    Attributes:
+        preset: name of the preset.
+        source: whose runs these are, such as "own runs".
+        runs: frame of the runs (`clrkit.frames.frame`).
+        claims: from `clrkit.claims.evaluate`.
+        drawings: the figures, in the order they are shown.
+        figures: the folder they were saved in (`clrkit.drawing.save`).
+        missing: names of figures that could not be drawn, and why.
+        comparison: with the reference (`clrkit.comparison.compare`); None if there is nothing to compare.
+        notebooks: executed notebooks.
+    """
+
+    preset: str
+    source: str
+    runs: pd.DataFrame
+    claims: Sequence[Claim]
+    drawings: Sequence[Drawing]
+    figures: Path
+    missing: Mapping[str, str] = field(default_factory=dict)
+    comparison: pd.DataFrame | None = None
+    notebooks: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A table under its title; elsewhere the section's title does."""
+
+    table: Table
+
+
+@dataclass(frozen=True)
+class Strong:
+    """A sentence that matters most."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table that is looked up rather than read."""
+
+    summary: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Claims, each followed by its parts, and the rule they were judged by."""
+
+    claims: Sequence[Claim]
+    rule: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Short texts by name."""
+
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files to open."""
+
+    paths: Sequence[Path]
+
+
+Block = str | Strong | Table | Titled | Folded | Verdicts | Drawing | Facts | Files
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and what stands below it."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def sections(report: Report) -> list[Section]:
+    """Claims and figures first, provenance last; no section that has nothing to show."""
+    tables, lacking = all_tables(report.runs)
+    named = {table.name: table for table in tables}
+    missing = {**report.missing, **lacking}
+    read = [Titled(named[name]) for name in ("accuracy", "head", "distillation") if name in named]
+    every = [
+        Section("Claims", [Verdicts(report.claims, CLAIM_RULE)]),
+        Section("Figures", report.drawings),
+        Section("Tables", read),
+        Section("Beside the paper", [table for table in tables if table.name == "published"]),
+        Section("Against the reference", compared(report.comparison)),
+        Section("Notebooks", [Files(report.notebooks)] if report.notebooks else []),
+        Section("Not shown", [Facts(missing)] if missing else []),
+        Section("Cost", [named["cost"]]),
+        Section("Provenance", [Facts(provenance(report.runs))]),
+    ]
+    return [section for section in every if section.blocks]
+
+
+def title(report: Report) -> str:
+    """The method and the data."""
+    return f"SimCLRv2 on {dataset_name(report.runs)}"
+
+
+def summary(report: Report) -> str:
+    """What was run, on what, whose it is, and how long it took."""
+    runs, seeds = report.runs, sorted(report.runs["seed"].unique())
+    drawn = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
+    images = f"{train:,} training and {evaluation:,} {part} images"
+    spent = duration(runs["seconds"].sum())
+    return f"{len(runs)} runs ({report.source}), {drawn}; {images}; {spent} of training in all."
+
+
+def outcome(report: Report) -> Facts:
+    """How it came out, in a line each for the claims and the comparison."""
+    whole = [claim for claim in report.claims if not claim.is_part]
+    supported = [claim.claim for claim in whole if claim.verdict == SUPPORTED]
+    names = f" ({', '.join(supported)})" if supported else ""
+    facts = {"Claims of the paper": f"{len(supported)} of {len(whole)} supported{names}."}
+    if report.comparison is not None:
+        facts["Against the reference"] = f"{summary_line(report.comparison)}."
+    return Facts(facts)
+
+
+def compared(comparison: pd.DataFrame | None) -> list[Block]:
+    """The summary, the cells that differ, and all cells folded away."""
+    if comparison is None:
+        return []
+    apart = comparison[comparison["verdict"] == DIFFERS]
+    differing = dict(zip(apart["cell"], apart["text"], strict=True))
+    cells = Folded(f"All {len(comparison)} cells", cells_table(comparison))
+    return [
+        Strong(summary_line(comparison)),
+        *([Facts(differing)] if differing else []),
+        TOLERANCE_RULE,
+        cells,
+    ]
+
+
+def provenance(runs: pd.DataFrame) -> dict[str, str]:
+    """Machines, versions and dates, each value that occurs."""
+    dates = sorted(str(date)[:16].replace("T", " ") for date in runs["finished"].dropna())
+    facts = {
+        "device": occurring(runs, "device"),
+        "processor": occurring(runs, "cpu"),
+        "cores and threads": f"{occurring(runs, 'cores')} and {occurring(runs, 'threads')}",
+        "Python": occurring(runs, "python"),
+        "torch": occurring(runs, "torch"),
+        "clrkit": occurring(runs, "clrkit"),
+        "git revision": occurring(runs, "git"),
+        "data fingerprint": occurring(runs, "fingerprint"),
+        "finished": f"{dates[0]} to {dates[-1]} (UTC)" if dates else "",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def occurring(runs: pd.DataFrame, column: str) -> str:
+    return ", ".join(sorted({str(value) for value in runs[column].dropna()} - {""}))
