@@ -108,10 +108,11 @@ class Data(Config):
     dataset: str = setting(
         "tinted_mnist",
         "images to use",
-        choices=("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder"),
+        choices=("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images"),
     )
     root: str = setting("", "folder (or zip, tar) of the images; not needed for tinted_mnist", keyed=False)
     labels_csv: str = setting("", "CSV of file,label for a folder without class folders", keyed=False)
+    left_out: str = setting("", "file that lists images of the set `images` to leave out", keyed=False)
     image_size: int = setting(28, "side of a training image, pixels", low=8)
     evaluation: str = setting(
         "test",
@@ -263,6 +264,11 @@ class Pretrain(Stage):
         needs="memory",
     )
     monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
+
+    @property
+    def images(self) -> Data:
+        """The data set; of the set `images` without its labels, so that these can change afterwards."""
+        return dataclasses.replace(self.data, labels_csv="") if self.data.dataset == "images" else self.data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def load_evaluation(
     if data.dataset == "tinted_mnist":
         digits = tinted_mnist(data)
         return digits.test, digits.classes
-    if data.dataset in ("imagenet", "folder"):
+    if data.dataset in ("imagenet", "folder", "images"):
         files = list_evaluation(data)
         images, classes = files.originals(files.test), files.classes
     else:
@@ -141,12 +141,14 @@ def source_id(data: Data) -> str:
 
 def find(data: Data, show: Show = lambda line: None) -> Source:
     """Where a data set's images are. Folders are listed; nothing is downloaded or decoded."""
-    if data.labels_csv and data.dataset != "folder":
+    if data.labels_csv and data.dataset not in ("folder", "images"):
         raise DataError(f"labels_csv goes with the data set folder, not with {data.dataset}.")
     entry = f"{data.dataset}-{data.image_size}"
-    if data.dataset in ("imagenet", "folder"):
+    if data.dataset in ("imagenet", "folder", "images"):
         images = list_images(data)
-        place = hashlib.sha256(f"{images.root}\n{data.labels_csv}".encode(errors="surrogateescape"))
+        # Of `images` the labels change often; one decoded copy with labels is enough.
+        labels = "labels" if data.dataset == "images" and data.labels_csv else data.labels_csv
+        place = hashlib.sha256(f"{images.root}\n{labels}".encode(errors="surrogateescape"))
         read_files = partial(images.parts, data.image_size)
         return Source(f"{entry}-{place.hexdigest()[:8]}", images.identity(), read_files)
     if data.dataset == "tinted_mnist":

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 from clrkit.archives import unpacked
 from clrkit.config import Data
 from clrkit.images import DataError, ImageFiles, reason
-from clrkit.labels import hold_out
+from clrkit.labels import hold_out, read_list
 from clrkit.pixels import Originals, Parts
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -75,20 +75,22 @@ def numbers(files: list[ImageFile], classes: tuple[str, ...]) -> np.ndarray:
 
 
 def list_images(data: Data) -> Listing:
-    """The files of an `imagenet` or `folder` data set, by the layout that is found.
+    """The files of an `imagenet`, `folder` or `images` data set, by the layout that is found.
 
     - `train/<class>/` and `test/<class>/` (or `val/<class>/`, where there is no `test/`; ImageNet's layout);
     - `<class>/` alone, one in 5 of the labelled images held out as the test part;
     - any images with `data.labels_csv`, held out in the same way.
 
     With class folders, the images of `unlabelled/` have no label and belong to the training part; images that
-    lie beside the class folders are ignored.
+    lie beside the class folders are ignored. `images` see `list_pool`.
 
     Raises:
         DataError: naming what is missing, empty, or not understood.
     """
     root = existing_root(data)
     try:
+        if data.dataset == "images":
+            return list_pool(root, data)
         train, test = layout(root, data)
     except OSError as error:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
@@ -100,6 +102,33 @@ def list_images(data: Data) -> Listing:
         kept, held = hold_out(numbers(train, classes), TEST_SHARE, classes)
         train, test = [train[index] for index in kept], [train[index] for index in held]
     return Listing(root, train, test, classes)
+
+
+def list_pool(root: Path, data: Data) -> Listing:
+    """Every image below a folder as the training part, with the labels that `data.labels_csv` gives to some.
+
+    The test part is `test/<class>/` (or `val/<class>/`), else the images whose `part` in the CSV is "test":
+    they are in the training part, too, there without their label. So the images to train on do not depend on
+    the labels. Without a CSV nothing has a label, and there is no test part.
+    """
+    test, left_out = test_folder(root), frozenset(read_list(data.left_out) if data.left_out else ())
+    apart = f"{test.name}/" if test else "/"
+    files = [f for f in images_of(root, root, "") if not f.name.startswith(apart) and f.name not in left_out]
+    rows = {row["file"]: row for row in read_rows(data.labels_csv)} if data.labels_csv else {}
+    check_files(data.labels_csv, rows.keys(), files, root)
+    labels = {name: row["label"] for name, row in rows.items() if row["label"]}
+    held = {name for name in labels if not test and rows[name].get("part") == "test"}
+    shown = [file._replace(label=labels[file.name]) for file in files if file.name in held]
+    if test and data.labels_csv:
+        shown = [file for file in class_folders(root, test) if file.name not in left_out]
+    files = [file._replace(label="" if file.name in held else labels.get(file.name, "")) for file in files]
+    return Listing(root, files, shown, tuple(sorted({file.label for file in [*files, *shown]} - {""})))
+
+
+def test_folder(root: Path) -> Path | None:
+    """The folder of class folders that are kept to measure on, where there is one."""
+    tests = [root / name for name in ("test", "val") if (root / name).is_dir() and folders_in(root / name)]
+    return tests[0] if tests else None
 
 
 def list_evaluation(data: Data) -> Listing:
@@ -207,27 +236,21 @@ def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
 def csv_labels(root: Path, path: str) -> list[ImageFile]:
     """All images below the root with the labels that the CSV gives to some."""
     files, labels = images_of(root, root, ""), read_csv(path)
-    strangers = labels.keys() - {file.name for file in files}
-    if strangers:
-        raise DataError(f"{path} names {min(strangers)}, which is not among the images of {root}.")
+    check_files(path, labels.keys(), files, root)
     return [file._replace(label=labels.get(file.name, "")) for file in files]
+
+
+def check_files(path: str, named: Set[str], files: list[ImageFile], root: Path) -> None:
+    """Whether all that a CSV names is there. Raises DataError."""
+    if strangers := named - {file.name for file in files}:
+        raise DataError(f"{path} names {min(strangers)}, which is not among the images of {root}.")
 
 
 def read_csv(path: str) -> dict[str, str]:
     """Labels by file name, from the columns `file` and `label` of a CSV."""
-    try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines)
-            columns = rows.fieldnames or []
-            if not {"file", "label"} <= set(columns):
-                raise DataError(
-                    f"{path} needs the columns file and label; it has {', '.join(columns) or 'none'}."
-                )
-            pairs = [(row["file"] or "", row["label"] or "") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The CSV of labels {path} cannot be read: {reason(error)}.") from None
     labels: dict[str, str] = {}
-    for file, label in ((file.strip(), label.strip()) for file, label in pairs):
+    for row in read_rows(path):
+        file, label = row["file"], row["label"]
         if not label:
             raise DataError(f"{path} gives {file or 'a row without a file'} no label.")
         if labels.setdefault(file, label) != label:
@@ -235,3 +258,18 @@ def read_csv(path: str) -> dict[str, str]:
     if not labels:
         raise DataError(f"{path} labels no image.")
     return labels
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    """The rows of a CSV that has the columns `file` and `label`, blanks around values taken away."""
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines, restval="")
+            columns = rows.fieldnames or []
+            if not {"file", "label"} <= set(columns):
+                raise DataError(
+                    f"{path} needs the columns file and label; it has {', '.join(columns) or 'none'}."
+                )
+            return [{name: row[name].strip() for name in columns} for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"The CSV of labels {path} cannot be read: {reason(error)}.") from None

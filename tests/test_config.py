@@ -312,7 +312,7 @@ LEAVES = [
     for kind in STAGES
     for path, item in leaves(kind())
 ]
-UNKEYED = {"root", "labels_csv", "monitor_epochs"}
+UNKEYED = {"root", "labels_csv", "left_out", "monitor_epochs"}
 
 
 def other_value(item: dataclasses.Field, value: Any) -> Any:

@@ -1,0 +1,214 @@
+"""How good a classifier is on the images held out: with intervals, class by class, and where it errs."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int64
+
+from clrkit.config import Stage
+from clrkit.drawing import BLUE, ORANGE, Drawing, canvas, encode
+from clrkit.model_commands import interval
+from clrkit.pictures import Picture, bare, plain
+from clrkit.run_figures import confusion
+from clrkit.runs import Run
+
+ERRORS = 18  # pictures of the surest errors
+COLUMNS = 6
+PAGE_DPI = 110
+WIDE = 25.0  # points of an interval from which it is called wide
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}
+img{max-width:100%;height:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+th:first-child,td:first-child{text-align:left}
+.scroll{overflow-x:auto}"""
+HEAD = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{title}</title><style>{style}</style></head><body>
+"""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A model's predictions of the images that were kept to measure on.
+
+    Attributes:
+        run: of the model.
+        classes: names.
+        truth, predicted: classes of the images, as indices.
+        probability: that the model gave to its prediction.
+        names: of the images.
+        images: as the model saw them, floats in [0, 1], those of `errors` alone.
+        labels: that were trained on, by class.
+    """
+
+    run: Run
+    classes: tuple[str, ...]
+    truth: Int64[np.ndarray, " count"]
+    predicted: Int64[np.ndarray, " count"]
+    probability: Float[np.ndarray, " count"]
+    names: tuple[str, ...]
+    images: Float[np.ndarray, "errors 3 side side"]
+    labels: dict[str, int]
+
+    @property
+    def errors(self) -> Int64[np.ndarray, " errors"]:
+        """Places of the wrong predictions, the surest first, at most so many as are shown."""
+        return surest_errors(self.truth, self.predicted, self.probability)
+
+    def sentence(self) -> str:
+        """Accuracy with its interval, and what to think of it."""
+        right, count = int((self.truth == self.predicted).sum()), len(self.truth)
+        low, high = interval(right / count, count)
+        wide = (
+            f" {count} images are few: the interval is {high - low:.0f} points wide."
+            if high - low > WIDE
+            else ""
+        )
+        return (
+            f"Accuracy {100 * right / count:.1f}% (95%: {low:.1f} to {high:.1f}) on {count:,} images kept to "
+            f"measure on, with {sum(self.labels.values()):,} labels to train on.{wide}"
+        )
+
+    def remarks(self) -> list[str]:
+        """What to know before the numbers are used."""
+        unseen = [name for name in self.classes if not self.labels.get(name)]
+        found = (
+            [f"No label to train on: {', '.join(unseen)}; the model never predicts these."] if unseen else []
+        )
+        absent = [name for number, name in enumerate(self.classes) if not (self.truth == number).any()]
+        return found + ([f"No image to measure on: {', '.join(absent)}."] if absent else [])
+
+    def by_class(self) -> pd.DataFrame:
+        """Per class: images, predictions, right ones, recall and precision (%) with Wilson's intervals.
+
+        Nan where nothing can be said.
+        """
+        rows = []
+        for number, name in enumerate(self.classes):
+            actual, called = self.truth == number, self.predicted == number
+            right = int((actual & called).sum())
+            row: dict[str, Any] = {"class": name, "labels": self.labels.get(name, 0)}
+            row |= {"images": int(actual.sum()), "predicted": int(called.sum()), "right": right}
+            for what, count in (("recall", row["images"]), ("precision", row["predicted"])):
+                row |= share_of(what, right, count)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def class_figure(self) -> Drawing:
+        """Recall and precision of every class with intervals."""
+        table = self.by_class()
+        places, subtitle = np.arange(len(table)), "95% intervals (Wilson); images kept to measure on"
+        with canvas("Class by class", subtitle, height=1.6 + 0.34 * len(table)) as (figure, (axes,)):
+            for what, offset, color, marker in (
+                ("recall", -0.13, BLUE, "o"),
+                ("precision", 0.13, ORANGE, "s"),
+            ):
+                middle = table[what]
+                ends = [middle - table[f"{what}_low"], table[f"{what}_high"] - middle]
+                axes.errorbar(
+                    middle, places + offset, xerr=ends, fmt=marker, color=color, label=what, capsize=2
+                )
+            names = [f"{row['class']} ({row['images']})" for _, row in table.iterrows()]
+            axes.set_yticks(places, names, parse_math=False)
+            axes.set(xlim=(-2, 102), ylim=(len(table) - 0.5, -0.6), xlabel="percent")
+            axes.grid(True, axis="x")
+            axes.grid(False, axis="y")
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        said = [f"{row['class']} {row['recall']:.0f}%" for _, row in table.iterrows() if row["images"]]
+        return Drawing("classes", "Class by class", figure, table, f"Recall: {', '.join(said)}.")
+
+    def confusion_figure(self) -> Drawing:
+        """Counts of true against predicted classes."""
+        caption = f"{len(self.truth):,} images kept to measure on"
+        return confusion(self.run.record["confusion"], self.classes, caption)
+
+    def error_picture(self) -> Picture:
+        """The surest errors as the model saw them: true class, and what it took the image for."""
+        places = self.errors
+        said = [
+            f"{self.classes[true]} → {self.classes[called]}\n{sure:.0%} sure"
+            for true, called, sure in zip(
+                self.truth[places], self.predicted[places], self.probability[places], strict=True
+            )
+        ]
+        rows = max(1, math.ceil(len(places) / COLUMNS))
+        with plain(rows, COLUMNS, 1.3 * COLUMNS, 1.75 * rows) as (figure, grid):
+            for axes in grid.flat:
+                bare(axes)
+            for axes, image, text in zip(grid.flat, self.images, said, strict=False):
+                axes.imshow(image.transpose(1, 2, 0))
+                axes.set_title(text, size=8, loc="center", parse_math=False)
+        alt = "; ".join(text.replace("\n", ", ") for text in said) or "There are no errors."
+        return Picture(figure, f"The surest errors, true class first: {alt}")
+
+
+def share_of(what: str, right: int, count: int) -> dict[str, float]:
+    low, high = interval(right / count, count) if count else (math.nan, math.nan)
+    share = 100 * right / count if count else math.nan
+    return {what: share, f"{what}_low": low, f"{what}_high": high}
+
+
+def surest_errors(
+    truth: Int64[np.ndarray, " count"],
+    predicted: Int64[np.ndarray, " count"],
+    probability: Float[np.ndarray, " count"],
+) -> Int64[np.ndarray, " errors"]:
+    wrong = np.flatnonzero(truth != predicted)
+    return wrong[np.argsort(-probability[wrong], kind="stable")][:ERRORS]
+
+
+def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
+    """Measure a finished classifier on the evaluation part of its data set."""
+    from clrkit.devices import choose_device
+    from clrkit.evaluate import evaluation_view, predict
+    from clrkit.materialise import load_once
+
+    data, size, place = load_once(config.images), config.images.image_size, choose_device(device)
+    part = data.evaluation
+    found = predict(run.model().to(place), part, size, place).softmax(1).max(1)
+    predicted, probability = found.indices.numpy(), found.values.numpy()
+    wrong = surest_errors(part.labels, predicted, probability)
+    views = [
+        evaluation_view(pixels, size).numpy() for pixels in part.views.batches(iter([wrong])) if len(wrong)
+    ]
+    images = views[0] if views else np.empty((0, 3, size, size), dtype=np.float32)
+    given = data.train.labels[data.train.labels >= 0]
+    labels = dict(zip(data.classes, np.bincount(given, minlength=len(data.classes)).tolist(), strict=True))
+    return Assessment(
+        run, data.classes, part.labels, predicted, probability, tuple(part.names), images, labels
+    )
+
+
+def page(title: str, lines: Sequence[str], found: Assessment) -> str:
+    """One self-contained HTML page: accuracy, classes, confusions and errors."""
+    figures = [found.class_figure(), found.confusion_figure()]
+    shown = [(each.title, encode(each.figure, "png", PAGE_DPI), each.alt) for each in figures]
+    errors = found.error_picture()
+    shown.append(("The surest errors", errors.png(), errors.alt))
+    numbers = found.by_class().round(1).to_html(index=False, na_rep="-", border=0)
+    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
+    parts += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
+    parts += [f"<h2>{escape(name)}</h2>{embedded(png, alt)}" for name, png, alt in shown]
+    parts.append(f'<h2>Numbers</h2><div class="scroll">{numbers}</div>')
+    return HEAD.format(title=escape(title), style=STYLE) + "\n".join(parts) + "\n</body></html>\n"
+
+
+def embedded(png: bytes, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+
+
+def write_page(path: Path, title: str, lines: Sequence[str], found: Assessment) -> Path:
+    """Write the page, whole or not at all."""
+    from clrkit.runs import write_whole
+
+    write_whole(path, page(title, lines, found).encode())
+    return path

@@ -1,0 +1,150 @@
+"""python -m clrkit fit FOLDER: from one's own images, with few or no labels yet, to a small trained model."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clrkit.config import ConfigError, Distill, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from clrkit.runs import Run, Store
+    from clrkit.survey import Survey
+
+Command = Callable[[argparse.Namespace], int]
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+BUDGET = 50
+EPILOG = (
+    "Fields of the recipe are set by name as with `run`: --pretrain.epochs 50, --image_size 48, --flip false."
+    " The command can be given again at any time; it goes on from what is there."
+)
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """A signal came; the run under way has saved its state."""
+
+
+def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    """Add the command to the parser that `command` makes parsers for."""
+    about = "Train a small model on a folder of your own images, and say which of them to label."
+    made = command("fit", fit, about)
+    made.epilog = EPILOG
+    made.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images (or zip, tar)")
+    made.add_argument("--name", help="of the results (default: the folder's)")
+    about = "folder of results (default results)"
+    made.add_argument("--results", type=Path, default=Path("results"), help=about)
+    about = "CSV of labels, columns file and label (default: labels.csv in FOLDER)"
+    made.add_argument("--labels", type=Path, help=about)
+    about = f"images that shall have labels; where fewer have, some are proposed (default {BUDGET})"
+    made.add_argument("--budget", type=int, default=BUDGET, help=about)
+    made.add_argument("--classes", default="", help="names of all classes, with commas between")
+    made.add_argument("--student_width", "--student-width", help="channel multiplier of the student")
+    made.add_argument("--student_depth", "--student-depth", help="layers of the student")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Look, pretrain, propose, and with labels fine-tune, distil, measure and export."""
+    from clrkit import fit as own
+    from clrkit.console import ProgressLine, noting
+    from clrkit.devices import choose_device
+    from clrkit.runs import Store
+    from clrkit.survey import look
+
+    if options.budget < 0:
+        raise ConfigError(f"--budget must be at least 0, not {options.budget}.")
+    device = choose_device(options.device)
+    labels = options.labels or own.labels_of(options.folder)
+    store, line = Store(options.results, options.name or own.name_of(options.folder)), ProgressLine()
+    survey = look(options.folder, store, line.show)
+    line.clear()
+    print("\n".join(survey.sentences()))
+    with noting(*STOPPING) as stopped:
+        try:
+            return stages(options, survey, store, labels, device, stopped)
+        except Stopped:
+            from clrkit.__main__ import interrupted
+
+            return interrupted()
+
+
+def stages(
+    options: argparse.Namespace,
+    survey: Survey,
+    store: Store,
+    labels: Path,
+    device: torch.device,
+    stopped: list[int],
+) -> int:
+    from clrkit import fit as own
+
+    student = {"width": options.student_width, "depth": options.student_depth}
+    fields = {**{name: value for name, value in student.items() if value is not None}, **options.fields}
+    chain = own.recipe(survey, device.type, fields)
+    rows = own.known_rows(survey, labels)
+    print("\n".join(own.plan(survey, chain, rows)))
+    pretrain = chain.teacher.pretrain
+    if store.find(pretrain) is None:
+        seconds = own.seconds_expected(chain, max(options.budget, len(rows)), device)
+        print(f"All three stages take about {in_words(seconds)} on this {device.type}.", flush=True)
+    pretrained = make(pretrain, store, options.device, stopped)
+    if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
+        print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")
+        rows = own.known_rows(survey, labels)
+    if not any(row["label"] for row in rows):
+        print(f"Next: fill the column label of {labels}, or label them in notebook 07_your_images;")
+        print("then give the same command again.")
+        return 0
+    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+    chain = own.with_labels(chain, survey, rows, store, labels, classes, fields)
+    return finish(options, chain, store, stopped)
+
+
+def finish(options: argparse.Namespace, chain: Distill, store: Store, stopped: list[int]) -> int:
+    """Fine-tune, distil, measure, and write the page and the model."""
+    from clrkit.assess import assess, write_page
+    from clrkit.export import export
+
+    run = make(chain, store, options.device, stopped)
+    found = assess(chain, run, options.device)
+    print("\n".join([found.sentence(), *found.remarks()]))
+    print(found.by_class().to_string(index=False, float_format="%.1f", na_rep="-"))
+    page = write_page(store.folder / "model.html", f"{store.preset}: a small model", [], found)
+    print(f"Page with figures and errors: {page}")
+    target = store.folder / f"model-{run.key}"
+    if not target.exists():
+        export(run.folder, target)
+    print(f"Exported model: {target}")
+    return 0
+
+
+def make(stage: Stage, store: Store, device: str, stopped: list[int]) -> Run:
+    """Make a run, or go on with it, showing a line. Raises Stopped once a signal came."""
+    from clrkit.console import ProgressLine
+    from clrkit.materialise import finish as to_end
+    from clrkit.materialise import materialise
+
+    line = ProgressLine()
+
+    def show(progress: object) -> None:
+        if stopped:
+            raise Stopped
+        line.run(progress)  # type: ignore[arg-type]
+
+    with closing(materialise(stage, store, device)) as work:
+        try:
+            return to_end(work, show)
+        finally:
+            line.clear()
+
+
+def in_words(seconds: float) -> str:
+    from clrkit.console import duration
+
+    return duration(seconds)

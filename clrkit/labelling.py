@@ -1,0 +1,165 @@
+"""A panel to label images with: it shows one at a time and writes the CSV after every label.
+
+The CSV is all there is: after a restart of the kernel the panel goes on with the first image without a label.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import ipywidgets as w
+import numpy as np
+from PIL import Image
+
+from clrkit import controls
+from clrkit.config import ConfigError
+from clrkit.images import DataError, read_photo, to_square, upright
+from clrkit.label_file import Row, close, read_table, set_label
+from clrkit.pictures import Picture, image_rows
+
+SHOWN = 320  # longer side of the image on the screen, in pixels
+WIDTH = {"width": "auto", "min_width": "90px"}
+ENTRY = {"width": "440px"}
+TILES, THUMB = 10, 64
+
+
+class LabellingPanel:
+    """One image at a time, with a button for every class and a line to type classes in.
+
+    By keyboard: type a class, or its number, and Enter; or Tab to a button. A name that is new becomes a
+    class. Callbacks may come from more than one thread, so the lock guards what they share.
+
+    Args:
+        root: folder of the images.
+        labels: the CSV, with a row for every image to be labelled.
+        classes: names known before; those in the CSV come to them.
+
+    Raises:
+        DataError: for a CSV that cannot be read or names no image.
+    """
+
+    def __init__(self, root: Path, labels: Path, classes: Sequence[str] = ()) -> None:
+        self.root, self.labels, self.lock = root, labels, threading.RLock()
+        self.classes = list(dict.fromkeys([*classes, *sorted(label for label in self.given() if label)]))
+        if not self.rows():
+            raise DataError(f"{labels} names no image to label; `fit` proposes some.")
+        self.place, self.visited = self.next_place(-1), list[int]()
+        self.picture, self.progress = w.HTML(), w.HTML()
+        self.buttons, self.status = w.HBox(layout={"flex_flow": "row wrap"}), controls.status()
+        hint = "a class or its number, then Enter"
+        self.entry = w.Text(description="Class", placeholder=hint, continuous_update=False, layout=ENTRY)
+        self.entry.observe(lambda _: self.typed(), "value")
+        self.back = w.Button(description="Back", tooltip="the image shown before, to change its label")
+        self.skip = w.Button(description="Skip", tooltip="the next image; this one stays without a label")
+        self.back.on_click(lambda _: self.go(back=True))
+        self.skip.on_click(lambda _: self.go())
+        self.picture.add_class("clrkit-image")
+        self.progress.add_class("clrkit-progress")
+        self.draw_buttons()
+        self.show()
+
+    @property
+    def box(self) -> w.VBox:
+        """Everything, to be displayed by `clrkit.controls.show`."""
+        steps = w.HBox([self.back, self.skip])
+        return w.VBox([self.progress, self.picture, self.buttons, self.entry, steps, self.status])
+
+    def rows(self) -> list[Row]:
+        return read_table(self.labels)
+
+    def given(self) -> list[str]:
+        """The labels of all images, "" where there is none."""
+        return [row["label"] for row in self.rows()]
+
+    def next_place(self, after: int) -> int:
+        """The next image without a label, from the start again at the end; the next one if all have one."""
+        given = self.given()
+        order = [*range(after + 1, len(given)), *range(min(after + 1, len(given)))]
+        return next((place for place in order if not given[place]), (after + 1) % max(len(given), 1))
+
+    def show(self) -> None:
+        """Show the image whose turn it is, and how many have labels."""
+        rows = self.rows()
+        row = rows[self.place % len(rows)]
+        done, name = sum(bool(each["label"]) for each in rows), row["file"]
+        label = f", now {row['label']}" if row["label"] else ""
+        self.picture.value = controls.figure(enlarged(self.root / name), f"image {name}{label}")
+        state = "All" if done == len(rows) else f"{done} of"
+        self.progress.value = f"<b>{state} {len(rows)} have labels.</b> {escape(name)}{escape(label)}"
+
+    def draw_buttons(self) -> None:
+        """A button for every class, numbered for the keyboard."""
+        made = []
+        for number, name in enumerate(self.classes, start=1):
+            button = w.Button(description=f"{number}  {name}", tooltip=f"label as {name}", layout=WIDTH)
+            button.on_click(lambda _, name=name: self.label(name))
+            made.append(button)
+        self.buttons.children = made
+
+    def typed(self) -> None:
+        """Take what was typed: a class, the number of one, or a new class."""
+        text = self.entry.value.strip()
+        if not text:
+            return
+        self.entry.value = ""
+        numbered = text.isdecimal() and text not in self.classes and 0 < int(text) <= len(self.classes)
+        self.label(self.classes[int(text) - 1] if numbered else text)
+
+    def label(self, name: str) -> None:
+        """Write a label for the image that is shown, and go to the next one without."""
+        with self.lock:
+            try:
+                file = self.rows()[self.place]["file"]
+                set_label(self.labels, file, name)
+                said = f"{file}: {name}."
+                if name not in self.classes:
+                    near = close(name, self.classes)
+                    self.classes.append(name)
+                    self.draw_buttons()
+                    said += f" A new class{f', much like {near}; Back changes it' if near else ''}."
+                self.visited.append(self.place)
+                self.place = self.next_place(self.place)
+                self.show()
+                controls.say(self.status, said)
+            except ConfigError as error:
+                controls.say(self.status, f"Not written: {error}")
+
+    def go(self, back: bool = False) -> None:
+        """Go to the next image without a label, or back to the one shown before."""
+        with self.lock:
+            try:
+                if not back:
+                    self.visited.append(self.place)
+                    self.place = self.next_place(self.place)
+                else:
+                    self.place = self.visited.pop() if self.visited else max(self.place - 1, 0)
+                self.show()
+                controls.say(self.status, "")
+            except ConfigError as error:
+                controls.say(self.status, str(error))
+
+
+def enlarged(path: Path) -> bytes:
+    """An image as PNG, its longer side at the panel's size. Raises DataError."""
+    photo = read_photo(str(path), 2 * SHOWN)
+    image = Image.fromarray(np.ascontiguousarray(upright(photo.pixels, photo.orientation)))
+    share = SHOWN / max(image.size)
+    size = (max(1, round(share * image.width)), max(1, round(share * image.height)))
+    target = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(target, format="png")
+    return target.getvalue()
+
+
+def proposals(root: Path, rows: Sequence[Row]) -> Picture:
+    """The images of the CSV in its order, with their labels."""
+    squares = np.stack([to_square(read_photo(str(root / row["file"])), THUMB) / 255 for row in rows])
+    starts = range(0, len(rows), TILES)
+    lines = {
+        f"{start + 1}–{min(start + TILES, len(rows))}": squares[start : start + TILES] for start in starts
+    }
+    labels = ", ".join(row["label"] or "none" for row in rows)
+    return image_rows(lines, f"{len(rows)} images, labels: {labels}.")
