@@ -1,0 +1,134 @@
+"""A map of images in the plane that shows the image under the pointer and its nearest neighbours.
+
+One SVG with its own style and pixels and without a script: it works without a kernel, after a restart, and
+in a saved notebook that is trusted. All images are one JPEG, of which each thumbnail shows its part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import numpy as np
+import torch.nn.functional as F
+from IPython.display import HTML
+from jaxtyping import Float, Int64
+from PIL import Image
+
+from clrkit.image_pictures import Images, Near
+from clrkit.pictures import GREY, TEN_COLORS
+
+WIDTH, HEIGHT, MARGIN = 920, 540, 14
+PLANE = 540  # its side; the card is beside it
+CARD, LARGE, SMALL, PER_ROW = 570, 130, 90, 3  # left edge; sides of the image and of its neighbours
+BLOCK, EDGE = 16, 2  # pixels that JPEG codes together; so far a thumbnail goes on, lest others shine into it
+THUMB, QUALITY = 40, 80
+
+STYLE = f"""
+.clrkit-map {{ width: 100%; max-width: {WIDTH}px; background: white; font: 13px "DejaVu Sans", sans-serif }}
+.clrkit-map text {{ text-anchor: middle; fill: {GREY} }}
+.clrkit-map .point {{ cursor: pointer; outline: none }}
+.clrkit-map .point > text {{ font-weight: bold; dominant-baseline: central }}
+.clrkit-map .point > circle {{ fill: transparent }}
+.clrkit-map .point:hover > circle, .clrkit-map .point:focus > circle {{ stroke: black }}
+.clrkit-map .card {{ display: none; pointer-events: none }}
+.clrkit-map .card path {{ stroke: #888888 }}
+.clrkit-map .point:hover .card, .clrkit-map .point:focus .card {{ display: inline }}
+.clrkit-map:has(.point:hover) .point:focus:not(:hover) .card {{ display: none }}
+.clrkit-map:has(.point:hover) .hint, .clrkit-map:has(.point:focus) .hint {{ display: none }}
+"""
+
+
+def embedding_map(
+    points: Float[np.ndarray, "count 2"],
+    images: Images,
+    labels: Int64[np.ndarray, " count"],
+    classes: Sequence[str],
+    near: Near,
+) -> HTML:
+    """A number a class at every image's place; the image under the pointer, or clicked, has its card beside.
+
+    Args:
+        points: places in the plane, of any scale.
+        images: in [0, 1]; shown at up to 40 pixels.
+        labels: class of each.
+        classes: names.
+        near: the nearest neighbours of each and their similarities, as `image_pictures.nearest` returns.
+    """
+    sheet, pitch, columns = sheet_of(images)
+    key = "m" + hashlib.sha256(sheet).hexdigest()[:5]  # names of parts are the whole page's
+    side, whole = min(images.shape[-1], THUMB), pitch * columns
+    places = np.round(MARGIN + (PLANE - 2 * MARGIN) * unit(points)).astype(int)
+    content = b64encode(sheet).decode()
+    parts = [f'<image id="{key}" width="{whole}" height="{whole}" href="data:image/jpeg;base64,{content}"/>']
+    for index in range(len(images)):
+        corner = f"{index % columns * pitch + EDGE} {index // columns * pitch + EDGE}"
+        use = f'<use href="#{key}"/>'
+        parts.append(f'<symbol id="{key}-{index}" viewBox="{corner} {side} {side}">{use}</symbol>')
+    shown = points_and_cards(key, places, labels, [escape(name) for name in classes], near)
+    alt = f"{len(images)} images in the plane, by their features; a number is a class."
+    return HTML(
+        f'<svg class="clrkit-map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">'
+        f"<style>{STYLE}</style><defs>{''.join(parts)}</defs>"
+        f'<text class="hint" x="{(CARD + WIDTH) // 2}" y="{HEIGHT // 2}">Point at a number</text>'
+        f"{''.join(shown)}</svg>"
+    )
+
+
+def sheet_of(images: Images) -> tuple[bytes, int, int]:
+    """All images as one JPEG; the distance of thumbnails in it, pixels, and how many are in a row."""
+    if images.shape[-1] > THUMB:
+        images = F.interpolate(images, (THUMB, THUMB), mode="bilinear", antialias=True)
+    count, side = len(images), images.shape[-1]
+    pitch, columns = -(-(side + 2 * EDGE) // BLOCK) * BLOCK, int(np.ceil(np.sqrt(count)))
+    after = pitch - side - EDGE
+    padded = F.pad(images, (EDGE, after, EDGE, after), mode="replicate")
+    padded = F.pad(padded, (0, 0, 0, 0, 0, 0, 0, columns**2 - count))
+    rows = padded.reshape(columns, columns, 3, pitch, pitch).permute(0, 3, 1, 4, 2)
+    pixels = (255 * rows.reshape(columns * pitch, columns * pitch, 3)).round().byte().numpy()
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "jpeg", quality=QUALITY)
+    return target.getvalue(), pitch, columns
+
+
+def unit(points: Float[np.ndarray, "count 2"]) -> Float[np.ndarray, "count 2"]:
+    """Points moved and scaled, both directions alike, into the unit square, the second direction upwards."""
+    low, high = points.min(0), points.max(0)
+    scaled = (points - (low + high) / 2) / max((high - low).max(), 1e-12) * (1, -1)
+    moved: Float[np.ndarray, "count 2"] = scaled + 0.5
+    return moved
+
+
+def points_and_cards(
+    key: str,
+    places: Int64[np.ndarray, "count 2"],
+    labels: Int64[np.ndarray, " count"],
+    names: Sequence[str],
+    near: Near,
+) -> Iterator[str]:
+    """Of each image its number in the plane and its card, which is not seen before it is pointed at."""
+    for index, ((x, y), label) in enumerate(zip(places, labels, strict=True)):
+        chosen, similar = (values[index].tolist() for values in near)
+        lines = "".join(f"M{x} {y}L{places[other][0]} {places[other][1]}" for other in chosen)
+        card = [thumbnail(key, index, names[label], CARD, 20, LARGE), f'<path d="{lines}"/>']
+        for place, (other, value) in enumerate(zip(chosen, similar, strict=True)):
+            left, top = place % PER_ROW * (SMALL + 20), place // PER_ROW * (SMALL + 50)
+            text = f"{names[labels[other]]} {value:.2f}"
+            card.append(thumbnail(key, other, text, CARD + left, 40 + LARGE + 50 + top, SMALL))
+        color = TEN_COLORS[label % 10]
+        yield (
+            f'<g class="point" tabindex="-1"><circle cx="{x}" cy="{y}" r="8"/>'
+            f'<text x="{x}" y="{y}" style="fill:{color}">{label}</text>'
+            f'<g class="card">{"".join(card)}</g></g>'
+        )
+
+
+def thumbnail(key: str, index: int, text: str, left: int, top: int, side: int) -> str:
+    """An image with a text below."""
+    return (
+        f'<use href="#{key}-{index}" x="{left}" y="{top}" width="{side}" height="{side}"/>'
+        f'<text x="{left + side // 2}" y="{top + side + 18}">{text}</text>'
+    )
