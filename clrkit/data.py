@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 
 from clrkit.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.config import Data
@@ -112,9 +114,9 @@ def load_evaluation(
     Raises:
         DataError: naming what cannot be read.
     """
-    if data.dataset == "tinted_mnist":
-        digits = tinted_mnist(data)
-        return digits.test, digits.classes
+    if data.dataset in EMBEDDED:
+        parts = EMBEDDED[data.dataset](data)
+        return parts.test, parts.classes
     if data.dataset in ("imagenet", "folder", "images"):
         files = list_evaluation(data)
         images, classes = files.originals(files.test), files.classes
@@ -151,8 +153,8 @@ def find(data: Data, show: Show = lambda line: None) -> Source:
         place = hashlib.sha256(f"{images.root}\n{labels}".encode(errors="surrogateescape"))
         read_files = partial(images.parts, data.image_size)
         return Source(f"{entry}-{place.hexdigest()[:8]}", images.identity(), read_files)
-    if data.dataset == "tinted_mnist":
-        return Source(entry, "", partial(tinted_mnist, data))
+    if data.dataset in EMBEDDED:
+        return Source(entry, "", partial(EMBEDDED[data.dataset], data))
     return Source(entry, "", partial(known_set, data, show))
 
 
@@ -251,10 +253,24 @@ def tinted_mnist(data: Data) -> Parts:
     foreground, background = random.uniform(0.5, 1, (5000, 3)), random.uniform(0, 0.45, (5000, 3))
     ink = grey.reshape(-1, 1, 28, 28) / 255
     tinted = background[:, :, None, None] * (1 - ink) + foreground[:, :, None, None] * ink
-    images, labels = np.rint(tinted * 255).astype(np.uint8), labels.astype(np.int64)
-    test = label_subset(labels, 0.2, seed=TINT_SEED)
-    train = np.setdiff1d(np.arange(5000), test)
+    images = np.rint(tinted * 255).astype(np.uint8)
+    return embedded(images, labels.astype(np.int64), tuple("0123456789"), TINT_SEED)
+
+
+def embedded(
+    images: UInt8[np.ndarray, "count 3 side side"],
+    labels: Int64[np.ndarray, " count"],
+    classes: tuple[str, ...],
+    seed: int,
+) -> Parts:
+    """A set that lies in memory: a fifth of each class to measure, drawn from `seed`, the others to train."""
+    test = label_subset(labels, 0.2, seed)
+    train = np.setdiff1d(np.arange(len(labels)), test)
     train_part, test_part = (
         Part(PixelArray(images[at]), labels[at], [f"{index:04d}" for index in at]) for at in (train, test)
     )
-    return Parts(train_part, test_part, tuple("0123456789"))
+    return Parts(train_part, test_part, classes)
+
+
+# Sets that come with a package: nothing is downloaded for them.
+EMBEDDED: dict[str, Callable[[Data], Parts]] = {"tinted_mnist": tinted_mnist}

@@ -128,7 +128,7 @@ def test_a_validation_part_is_cut_from_the_training_part(tmp_path):
 
 def test_a_training_part_without_images_is_refused(monkeypatch):
     empty = Part(PixelArray(np.zeros((0, 3, 4, 4), np.uint8)), np.zeros(0, np.int64), [])
-    monkeypatch.setattr(data, "tinted_mnist", lambda config: Parts(empty, empty, ("a",)))
+    monkeypatch.setitem(data.EMBEDDED, "tinted_mnist", lambda config: Parts(empty, empty, ("a",)))
     with pytest.raises(DataError, match="training part of tinted_mnist has no images"):
         load(Data())
 
