@@ -20,6 +20,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 C = TypeVar("C", bound="Config")
 
 
+DATASETS = ("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -105,11 +106,7 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
 class Data(Config):
     """The images."""
 
-    dataset: str = setting(
-        "tinted_mnist",
-        "images to use",
-        choices=("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images"),
-    )
+    dataset: str = setting("tinted_mnist", "images to use", choices=DATASETS)
     root: str = setting("", "folder (or zip, tar) of the images; not needed for tinted_mnist", keyed=False)
     labels_csv: str = setting("", "CSV of file,label for a folder without class folders", keyed=False)
     left_out: str = setting("", "file that lists images of the set `images` to leave out", keyed=False)
