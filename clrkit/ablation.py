@@ -1,208 +1,247 @@
-"""Fine-tuned accuracy along one setting, the others held: what is recorded, what is missing, its figure."""
+"""What was measured along a setting while the others are held, what is missing, and what the records say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import reduce
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
-from clrkit.config import Finetune, Stage, Supervised, known, locate, to_dict, with_fields
-from clrkit.drawing import FINETUNED, SUPERVISED, Drawing, canvas, line
-from clrkit.figures import TOP1, caption, listed
-from clrkit.frames import fraction_name, frame, summarise
+from clrkit.config import ConfigError, Stage, known
+from clrkit.durations import Kind, median_seconds, seconds_expected
 from clrkit.grid import Preset
-from clrkit.runs import Run, Store
+from clrkit.runs import Run, Store, progress_noted, read_run
+from clrkit.settings import (
+    OUTCOMES,
+    SETTINGS,
+    Point,
+    depends,
+    network_of,
+    run_at,
+    standard_point,
+    supervised_at,
+    text_of,
+    values_in,
+)
 
-# Names of the settings, and where they are in a fine-tuned run. A head's depth comes before its tap layer:
-# a layer that the head does not have is an error.
-FIELDS = {
-    "fraction": "fraction",
-    "head_layers": "pretrain.head_layers",
-    "tap_layer": "tap_layer",
-    "width": "pretrain.width",
-    "temperature": "pretrain.temperature",
-    "color_strength": "pretrain.color_strength",
-}
-MEANINGS = {
-    "fraction": "labels",
-    "head_layers": "layers of the projection head",
-    "tap_layer": "head layer started from (0: encoder's output)",
-    "width": "width of the network",
-    "temperature": "temperature of NT-Xent",
-    "color_strength": "strength of the colour distortion",
-}
+Along = list[tuple[Any, Run]]  # runs with the setting's value
 
-Point = Mapping[str, Any]
+
+class Recorded:
+    """The finished runs of a store and of its reference, each read once; `refresh` reads new ones."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.reference = store, store.reference
+        self.runs: dict[Any, Run | None] = {}
+        self.names: dict[Stage, str] = {}
+        self.times: dict[Kind, float] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look for runs that have come or gone; whether there were any. Raises Damaged."""
+        folders = [*self.reference.folders(), *self.store.folders()]
+        if folders == [*self.runs]:
+            return False
+        self.runs = {
+            folder: self.runs[folder] if folder in self.runs else read_run(folder) for folder in folders
+        }
+        self.times = median_seconds(run for run in self.runs.values() if run)
+        return True
+
+    def find(self, config: Stage) -> Run | None:
+        """The own run, else the reference's."""
+        return self.own(config) or self.runs.get(self.reference.runs / self.name(config))
+
+    def own(self, config: Stage) -> Run | None:
+        return self.runs.get(self.store.runs / self.name(config))
+
+    def name(self, config: Stage) -> str:
+        if config not in self.names:
+            self.names[config] = self.store.path(config).name
+        return self.names[config]
+
+    def todo(self, configs: Iterable[Stage]) -> tuple[list[Stage], float | None]:
+        """What making runs takes: those to be made, what they build on first, and the seconds if known."""
+        links = dict.fromkeys(chain.from_iterable(config.chain for config in configs))
+        lacking = [link for link in links if not self.own(link)]
+        seconds = [seconds_expected(link, self.times) for link in lacking]
+        if None in seconds:
+            return lacking, None
+        noted = [progress_noted(self.store.runs / self.name(link)) or (0, 1) for link in lacking]
+        left = [1 - step / total for step, total in noted]
+        return lacking, sum(each * (whole or 0.0) for each, whole in zip(left, seconds, strict=True))
 
 
 @dataclass(frozen=True)
 class Series:
-    """The runs along one setting, each with the setting's value.
+    """The runs along one setting.
 
     Attributes:
+        outcome: what is measured.
         along: the setting.
         held: values of all settings where they are not varied.
-        tuned, supervised: the recorded runs.
-        missing: the fine-tuned runs that are not recorded.
+        runs: that measure the outcome.
+        supervised: of the same network, on the labels alone.
+        missing: runs that are not recorded, with the setting's value.
         sources: where the recorded ones come from.
     """
 
+    outcome: str
     along: str
     held: Point
-    tuned: list[tuple[Any, Run]]
-    supervised: list[tuple[Any, Run]]
-    missing: list[tuple[Any, Finetune]]
+    runs: Along
+    supervised: Along
+    missing: list[tuple[Any, Stage]]
     sources: str
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return summary(self.runs)
+
+    @property
+    def lacking(self) -> list[Any]:
+        """Values of which not all seeds are recorded."""
+        return list(dict.fromkeys(value for value, _ in self.missing))
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """The settings of a preset's fine-tuned runs, and the values each may take, rising."""
+    """The settings of a preset's runs, and the values each may take, rising."""
 
-    experiment: Preset
-    store: Store
+    preset: Preset
+    recorded: Recorded
     choices: Mapping[str, tuple[Any, ...]]
+    configs: dict[Any, Stage | None] = field(default_factory=dict, repr=False)
 
     @property
     def standard(self) -> dict[str, Any]:
-        """The preset's value of every setting; the network is the one whose head it varies."""
-        values = to_dict(self.experiment.finetune)
-        width = self.experiment.grid.networks[0].width
-        return {name: value_of(values, name) for name in FIELDS} | {"width": width}
+        return standard_point(self.preset)
 
     @property
     def varied(self) -> list[str]:
         """The settings with more than one value."""
         return [name for name, values in self.choices.items() if len(values) > 1]
 
-    def series(self, along: str, **held: Any) -> Series:
-        """What is recorded along a setting. Settings that are not held have the preset's value.
+    def series(self, outcome: str, along: str, **held: Any) -> Series:
+        """What is recorded along a setting; settings that are not held have the preset's value.
 
         Raises:
-            ConfigError: for an unknown setting, naming the nearest.
+            ConfigError: for an unknown outcome or setting, naming the nearest, or one the outcome does not
+                depend on.
         """
+        known(outcome, [*OUTCOMES], "outcome")
         for name in (along, *held):
-            known(name, list(FIELDS), "setting")
+            known(name, [*SETTINGS], "setting")
+        if not depends(outcome, along):
+            raise ConfigError(f"The {OUTCOMES[outcome]} does not depend on {along}.")
         held = {**self.standard, **held}
         points = [(value, {**held, along: value}) for value in self.choices[along]]
-        wanted = [(value, config) for value, point in points for config in self.tuned(point)]
-        alone = [(value, config) for value, point in points for config in self.supervised(point)]
-        tuned = [(value, run) for value, config in wanted if (run := self.find(config))]
-        supervised = [(value, run) for value, config in alone if (run := self.find(config))]
-        missing = [(value, config) for value, config in wanted if not self.find(config)]
-        return Series(along, held, tuned, supervised, missing, self.sources(run for _, run in tuned))
+        wanted = [(value, config) for value, point in points for config in self.at(outcome, point) if config]
+        runs = [(value, run) for value, config in wanted if (run := self.recorded.find(config))]
+        missing = [(value, config) for value, config in wanted if not self.recorded.find(config)]
+        alone = [(value, run) for value, point in points for run in self.alone(outcome, point)]
+        return Series(outcome, along, held, runs, alone, missing, self.sources(runs))
 
-    def find(self, config: Stage) -> Run | None:
-        """The own run, else the reference's."""
-        return self.store.find(config) or self.store.reference.find(config)
+    def at(self, outcome: str, point: Point) -> list[Stage | None]:
+        """The runs of a point, one a seed; None where the head has no such layer."""
+        needed = {name: value for name, value in point.items() if depends(outcome, name)}
+        return [self.config(outcome, needed, seed) for seed in self.preset.grid.seeds]
 
-    def sources(self, runs: Iterator[Run]) -> str:
+    def config(self, outcome: str, point: Point, seed: int) -> Stage | None:
+        place = (outcome, seed, *point.items())
+        if place not in self.configs:
+            alone = outcome == "supervised"
+            make = partial(supervised_at, self.preset) if alone else partial(run_at, self.preset, outcome)
+            self.configs[place] = make(point, seed)
+        return self.configs[place]
+
+    def alone(self, outcome: str, point: Point) -> list[Run]:
+        """Runs on the labels alone, of the network whose accuracy is measured; a probe sees all labels."""
+        if outcome == "linear":
+            return []
+        width = network_of(self.preset).width if outcome == "distilled" else point["width"]
+        about = {"fraction": point["fraction"], "width": width}
+        configs = [self.config("supervised", about, seed) for seed in self.preset.grid.seeds]
+        return [run for config in configs if config and (run := self.recorded.find(config))]
+
+    def sources(self, runs: Along) -> str:
         """Where runs come from, in words."""
-        own = {run.folder.parent == self.store.runs for run in runs}
+        own = {run.folder.parent == self.recorded.store.runs for _, run in runs}
         names = {True: "own runs", False: "the committed reference"}
         return " and ".join(name for key, name in names.items() if key in own)
 
-    def tuned(self, point: Point) -> Iterator[Finetune]:
-        """The fine-tuned runs of a point, one a seed; none where the head has no such layer."""
-        if point["tap_layer"] > point["head_layers"]:
-            return
-        changes = {field: point[name] for name, field in FIELDS.items()} | self.recipe(point)
-        for seed in self.experiment.grid.seeds:
-            yield with_fields(self.experiment.finetune, {**changes, "seed": seed})
+    def says(self, series: Series) -> str:
+        """The best value of a series, and how far it is from the standard, or from the next best one.
 
-    def supervised(self, point: Point) -> Iterator[Supervised]:
-        """The same network trained on the labels alone, one run a seed."""
-        for seed in self.experiment.grid.seeds:
-            changes = {"width": point["width"], **self.recipe(point), "seed": seed}
-            yield with_fields(self.experiment.supervised, changes)
-
-    def recipe(self, point: Point) -> dict[str, Any]:
-        """Fraction, epochs and batch size, which go together in a preset."""
-        recipes = {each.fraction: asdict(each) for each in self.experiment.grid.labelled}
-        return recipes.get(point["fraction"], {"fraction": point["fraction"]})
-
-    def draw(self, series: Series) -> Drawing:
-        """The mean over seeds with bars of one standard error; hollow markers where runs are missing."""
-        tuned, supervised = summary(series.tuned), summary(series.supervised)
-        places = {value: place for place, value in enumerate(self.choices[series.along])}
-        title = f"Fine-tuned accuracy by {series.along.replace('_', ' ')}"
-        with canvas(title, self.subtitle(series, tuned), height=4.0) as (figure, (axes,)):
-            for cells, look, name in (
-                (supervised, SUPERVISED, "supervised"),
-                (tuned, FINETUNED, "pretrained, then fine-tuned"),
-            ):
-                if len(cells):
-                    line(axes, cells["value"].map(places), cells, look, label=name)
-            mark_missing(axes, sorted({places[value] for value, _ in series.missing}))
-            axes.set_xticks(range(len(places)), [label(series.along, value) for value in places])
-            axes.set(
-                xlim=(-0.4, len(places) - 0.6), ylim=(0, 100), xlabel=MEANINGS[series.along], ylabel=TOP1
-            )
-            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3)
-        cells = pd.concat([tuned.assign(method="fine-tuned"), supervised.assign(method="supervised")])
-        return Drawing("ablation", title, figure, cells, self.alt(series, tuned))
-
-    def subtitle(self, series: Series, cells: pd.DataFrame) -> str:
-        held = [f"{name} {label(name, series.held[name])}" for name in self.varied if name != series.along]
-        if not len(cells):
-            return f"no runs are recorded here; {', '.join(held)}"
-        runs = frame(run.record for _, run in series.tuned)
-        return f"{caption(runs, self.experiment.name, cells)}\n{', '.join([series.sources, *held])}"
-
-    def alt(self, series: Series, cells: pd.DataFrame) -> str:
-        known_points = listed((label(series.along, value) for value in cells["value"]), cells["mean"])
-        runs = len(series.missing)
-        lacking = f" {runs} run{'s are' if runs > 1 else ' is'} missing." if runs else ""
-        return f"Fine-tuned accuracy by {series.along}: {known_points or 'nothing is recorded'}.{lacking}"
+        Values that lack seeds are left out: seeds differ too much for that.
+        """
+        cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
+        if cells.empty:
+            return "Nothing is recorded here."
+        cells = cells[cells["seeds"] == cells["seeds"].max()].reset_index(drop=True)
+        best = cells["value"][0]
+        told = f"{text_of(series.along, best)} ({cells['mean'][0]:.1f}%)"
+        if len(cells) == 1:
+            return f"Only {told} is recorded."
+        others = [value for value in cells["value"] if value != best]
+        other = self.standard[series.along] if self.standard[series.along] in others else others[0]
+        name = "the standard" if other == self.standard[series.along] else "the next best"
+        gap = paired(series.runs, best, other)
+        return f"Best at {told}, {gap} above {name}, {text_of(series.along, other)}."
 
 
-def ablation(experiment: Preset, store: Store, **tried: Any) -> Ablation:
+def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
     """Every value that a setting has in the preset or in own runs, and values that are to be `tried`.
 
     Raises:
         ConfigError: for an unknown setting, naming the nearest, or a value it cannot have.
     """
-    grid = experiment.grid
-    records = [to_dict(experiment.finetune)]
-    records += [run.record["config"] for run in store.all() if run.record["stage"] == "finetune"]
-    values = {name: {value_of(record, name) for record in records} for name in FIELDS}
-    values["fraction"] |= {each.fraction for each in grid.labelled}
-    values["head_layers"] |= set(grid.head_layers)
-    values["tap_layer"] |= set(grid.tap_layers)
-    values["width"] |= {network.width for network in grid.networks}
+    recorded, standard = Recorded(store), standard_point(preset)
+    points = [standard, *(values_in(run.record["stage"], run.record["config"]) for run in store.all())]
     for name, value in tried.items():
-        known(name, list(FIELDS), "setting")
+        known(name, [*SETTINGS], "setting")
         if value is not None:
-            config = with_fields(experiment.finetune, {FIELDS[name]: value})
-            values[name].add(value_of(to_dict(config), name))
-    return Ablation(experiment, store, {name: tuple(sorted(found)) for name, found in values.items()})
+            run_at(preset, "distilled", {name: value}, seed=0)
+            points.append({name: type(standard[name])(value)})
+    values = {name: {point[name] for point in points if name in point} for name in SETTINGS}
+    grid = preset.grid
+    values["fraction"] |= {each.fraction for each in grid.labelled}
+    values["head_layers"] |= {*grid.head_layers}
+    values["tap_layer"] |= {*grid.tap_layers}
+    values["width"] |= {network.width for network in grid.networks}
+    values["memory"] |= {False, True} if grid.memory_size else set()
+    for cross in grid.ablations:
+        for name, each in cross.settings.items():
+            values[name] |= {*each}
+    return Ablation(preset, recorded, {name: tuple(sorted(found)) for name, found in values.items()})
 
 
-def value_of(config: Mapping[str, Any], name: str) -> Any:
-    """A setting's value in a fine-tuned run's config, given as a dict."""
-    return reduce(lambda inner, field: inner[field], locate(Finetune(), FIELDS[name]), config)
+def summary(runs: Along, metric: str = "top1") -> pd.DataFrame:
+    """Mean (%), standard error (NaN for one seed) and seeds by value, whose runs differ in the seed only."""
+    found = defaultdict[Any, list[float]](list)
+    for value, run in runs:
+        found[value].append(100 * run.metrics[metric])
+    rows = [(value, float(np.mean(each)), stderr(each), len(each)) for value, each in found.items()]
+    return pd.DataFrame(rows, columns=["value", "mean", "stderr", "seeds"])
 
 
-def label(name: str, value: Any) -> str:
-    return fraction_name(value) if name == "fraction" else f"{value:g}"
+def stderr(values: Sequence[float]) -> float:
+    """The standard error of a mean."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
-def summary(runs: Sequence[tuple[Any, Run]]) -> pd.DataFrame:
-    """Mean, standard error and seeds by value."""
-    if not runs:
-        return pd.DataFrame(columns=["value", "mean", "stderr", "seeds"])
-    # One by one, since a frame of many has an order of its own.
-    rows = [frame([run.record]).assign(value=value) for value, run in runs]
-    return summarise(pd.concat(rows, ignore_index=True), ["value"])
-
-
-def mark_missing(axes: Axes, places: Sequence[int]) -> None:
-    """Hollow markers on the axis where runs are missing."""
-    style: Any = {"color": FINETUNED.color, "mfc": "white", "marker": FINETUNED.marker, "ls": ""}
-    if places:
-        at = axes.get_xaxis_transform()
-        axes.plot(places, [0.04] * len(places), transform=at, label="runs are missing", **style)
+def paired(runs: Along, one: Any, other: Any) -> str:
+    """By how much one value's accuracy is above another's, over the seeds that both have, in words."""
+    top1 = {(value, run.record["config"]["seed"]): 100 * run.metrics["top1"] for value, run in runs}
+    seeds = [seed for value, seed in top1 if value == one and (other, seed) in top1]
+    gaps = [top1[one, seed] - top1[other, seed] for seed in seeds]
+    if not gaps:
+        return "with no seed in common"
+    error = f" ± {stderr(gaps):.1f}" if len(gaps) > 1 else ""
+    seeds_said = f"{len(gaps)} seeds" if len(gaps) > 1 else "1 seed"
+    return f"{np.mean(gaps):.1f}{error} points ({seeds_said})"

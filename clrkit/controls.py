@@ -11,7 +11,7 @@ import ipywidgets as w
 from IPython.display import Javascript, display
 
 # Layouts are dicts: a widget made on import would leave its state in every executed notebook.
-CONTROL: dict[str, Any] = {"layout": {"width": "440px"}, "style": {"description_width": "150px"}}
+CONTROL: dict[str, Any] = {"layout": {"width": "380px"}, "style": {"description_width": "150px"}}
 SLIDER, STATUS = "clrkit-slider", "clrkit-status"
 
 # ipywidgets gives a slider's handle neither a name nor the text of its value, makes a second stop for Tab of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,12 +17,17 @@ Kind = tuple[Any, ...]
 
 def seconds_per_epoch(store: Store) -> dict[Kind, float]:
     """Median seconds an epoch took in the runs of a store and its reference, by kind of run."""
+    folders = [*store.folders(), *store.reference.folders()]
+    return median_seconds(run for folder in folders if (run := intact(folder)))
+
+
+def median_seconds(runs: Iterable[Run]) -> dict[Kind, float]:
+    """Median seconds an epoch took, by kind of run."""
     times = defaultdict[Kind, list[float]](list)
-    for folder in [*store.folders(), *store.reference.folders()]:
-        if run := intact(folder):
-            config = run.record["config"]
-            seconds = run.record["provenance"]["seconds"]
-            times[kind_of(run.record["stage"], config)].append(seconds / config["epochs"])
+    for run in runs:
+        config = run.record["config"]
+        seconds = run.record["provenance"]["seconds"]
+        times[kind_of(run.record["stage"], config)].append(seconds / config["epochs"])
     return {kind: median(each) for kind, each in times.items()}
 
 

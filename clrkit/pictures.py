@@ -175,19 +175,33 @@ def soft_targets(
     return Picture(figure, alt)
 
 
-def course(text: str, steps: Sequence[float], loss: Sequence[float], total: int) -> Picture:
-    """The course of a run, small: a line of text, how far it is, and the loss so far."""
+def course(
+    text: str, steps: Sequence[float], loss: Sequence[float], total: int, knn: Sequence[Sequence[float]] = ()
+) -> Picture:
+    """The course of a run, small: a line of text, how far it is, and the loss so far.
+
+    Where it was watched also kNN accuracy, pairs of step and a fraction of 1, on a scale at the right.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 1.25))
         figure.text(0.01, 0.87, text, size=9.5)
-        axes = figure.add_axes((0.1, 0.17, 0.89, 0.58))
+        axes = figure.add_axes((0.1, 0.17, 0.82 if knn else 0.89, 0.58))
         axes.plot(steps, loss, color=BLUE, lw=1.3)
         axes.set_xlim(0, max(total, 1))
         axes.set_xticks([])
-        axes.set_ylabel("loss", size=8.5)
+        axes.set_ylabel("loss", size=8.5, color=BLUE if knn else BLACK)
         axes.yaxis.set_label_coords(-0.085, 0.5)
         axes.tick_params(labelsize=8)
         axes.spines["bottom"].set_visible(False)
+        if knn:
+            right = axes.twinx()
+            right.plot(
+                [step for step, _ in knn], [100 * share for _, share in knn], "^--", color=GREEN, lw=1.1
+            )
+            right.set_ylabel("kNN (%)", size=8.5, color=GREEN)
+            right.tick_params(labelsize=8)
+            right.grid(False)
+            right.spines[:].set_visible(False)
         done = max(steps, default=0) / max(total, 1)
         for share, color in ((1.0, "#e4e4e4"), (done, BLUE)):
             axes.plot([0, share * total], [-0.06] * 2, color=color, lw=4, clip_on=False, **at_bottom(axes))

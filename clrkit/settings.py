@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import product
@@ -24,29 +25,44 @@ class Setting:
 
     Attributes:
         field: its place in a distilled run, which holds the runs it builds on.
+        name: for a control.
         meaning: for the axis of a figure.
     """
 
     field: str
+    name: str
     meaning: str
 
 
 # A head's depth comes before its tap layer: a layer that the head does not have is an error.
 SETTINGS = {
-    "fraction": Setting("teacher.fraction", "labels"),
-    "head_layers": Setting("teacher.pretrain.head_layers", "layers of the projection head"),
-    "tap_layer": Setting("teacher.tap_layer", "head layer started from (0: encoder's output)"),
-    "width": Setting("teacher.pretrain.network.width", "width of the pretrained network"),
-    "temperature": Setting("teacher.pretrain.temperature", "temperature of NT-Xent"),
+    "fraction": Setting("teacher.fraction", "label fraction", "labels"),
+    "head_layers": Setting("teacher.pretrain.head_layers", "head depth", "layers of the projection head"),
+    "tap_layer": Setting("teacher.tap_layer", "start layer", "head layer started from (0: encoder)"),
+    "width": Setting("teacher.pretrain.network.width", "network size", "width of the pretrained network"),
+    "temperature": Setting("teacher.pretrain.temperature", "temperature", "temperature of NT-Xent"),
     "color_strength": Setting(
-        "teacher.pretrain.augmentation.color_strength", "strength of the colour distortion"
+        "teacher.pretrain.augmentation.color_strength", "colour strength", "strength of the colour distortion"
     ),
-    "crop_area": Setting("teacher.pretrain.augmentation.crop_area", "smallest crop, part of the image"),
-    "batch_size": Setting("teacher.pretrain.batch_size", "images in a batch of pretraining"),
-    "memory": Setting("teacher.pretrain.memory", "memory of further negatives"),
-    "distill_temperature": Setting("temperature", "temperature of distillation"),
-    "label_weight": Setting("label_weight", "weight of the labels in distillation (1 - alpha)"),
+    "crop_area": Setting(
+        "teacher.pretrain.augmentation.crop_area", "crop area", "smallest crop, part of the image"
+    ),
+    "batch_size": Setting("teacher.pretrain.batch_size", "batch size", "images in a batch of pretraining"),
+    "memory": Setting("teacher.pretrain.memory", "memory", "memory of further negatives"),
+    "distill_temperature": Setting("temperature", "distill temperature", "temperature of distillation"),
+    "label_weight": Setting(
+        "label_weight", "distill mix", "weight of the labels in distillation (1 - alpha)"
+    ),
 }
+
+
+def text_of(name: str, value: Any) -> str:
+    """A setting's value in words."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name in ("fraction", "crop_area"):
+        return f"{100 * value:g}%"
+    return f"{value:g}x" if name == "width" else f"{value:g}"
 
 
 def depends(outcome: str, setting: str) -> bool:
@@ -68,6 +84,18 @@ def standard_point(preset: Preset) -> dict[str, Any]:
 def value_of(distilled: Mapping[str, Any], name: str) -> Any:
     """A setting's value in a distilled run's config, given as a dict."""
     return reduce(lambda inner, field: inner[field], locate(Distill(), SETTINGS[name].field), distilled)
+
+
+def values_in(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a recorded run's config, given as a dict, has a value of."""
+    place = {"pretrain": "teacher.pretrain.", "probe": "teacher.", "finetune": "teacher.", "distill": ""}
+    found = {}
+    for name, setting in SETTINGS.items():
+        if stage in place and setting.field.startswith(place[stage]):
+            with suppress(KeyError):
+                path = locate(Distill(), setting.field)[place[stage].count(".") :]
+                found[name] = reduce(lambda inner, field: inner[field], path, config)
+    return found
 
 
 def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | None:

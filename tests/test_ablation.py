@@ -1,19 +1,23 @@
-"""The ablation: which runs lie along a setting, which are missing, and what its figure shows."""
+"""The ablation: which runs lie along a setting, which are missing, what figures show and sentences say."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import synthetic
 
+from clrkit import ablation as ablations
 from clrkit.ablation import Ablation, ablation
-from clrkit.config import ConfigError, Finetune, Stage, with_fields
+from clrkit.ablation_figures import as_published, compare, crossed, found, side_by_side
+from clrkit.config import ConfigError, Distill, Finetune, Stage, with_fields
 from clrkit.drawing import Drawing
-from clrkit.grid import Grid, Labelling
+from clrkit.grid import Cross, Grid, Labelling
 from clrkit.presets import preset
-from clrkit.runs import Store
+from clrkit.runs import Run, Store, read_run
+from clrkit.settings import SETTINGS
 
 SMOKE = preset("smoke")
 LABELLED = (
@@ -30,6 +34,8 @@ EXPERIMENT = replace(
         labelled=LABELLED,
         head_layers=(2, 3),
         tap_layers=(0, 1, 2, 3),
+        memory_size=500,
+        ablations=(Cross(outcomes=("finetuned",), settings={"crop_area": (0.2, 0.5)}),),
     ),
 )
 
@@ -50,14 +56,30 @@ def lab(store: Store) -> Ablation:
     return ablation(EXPERIMENT, store)
 
 
-def markers(drawing: Drawing) -> list[float]:
+def refreshed(lab: Ablation) -> Ablation:
+    lab.recorded.refresh()
+    return lab
+
+
+def hollow(drawing: Drawing) -> list[tuple[float, float]]:
     """Places of the hollow markers."""
-    lines = [each for each in drawing.figure.axes[0].lines if each.get_markerfacecolor() == "white"]
-    return [float(place) for each in lines for place in each.get_xdata()]  # type: ignore[union-attr]
+    lines = [line for line in drawing.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    return [tuple(point) for line in lines for point in line.get_xydata()]  # type: ignore[union-attr]
+
+
+def put_along(lab: Ablation, store: Store, outcome: str, along: str, top1: dict[float, list[float]]) -> None:
+    """Records along a setting: accuracies by value, a seed each."""
+    series = lab.series(outcome, along)
+    for value, levels in top1.items():
+        configs = [config for each, config in series.missing if each == value]
+        for config, level in zip(configs, levels, strict=False):
+            put(store, config, level)
+    lab.recorded.refresh()
 
 
 def test_settings_take_the_values_of_the_preset_of_own_runs_and_those_that_are_tried(store: Store) -> None:
     put(store, with_fields(EXPERIMENT.finetune, {"pretrain.color_strength": 0.5}), 50.0)
+    put(store, with_fields(EXPERIMENT.distill, {"temperature": 3.0}), 50.0)
     lab = ablation(EXPERIMENT, store, temperature=1)
     assert lab.choices == {
         "fraction": (0.01, 0.1),
@@ -66,8 +88,13 @@ def test_settings_take_the_values_of_the_preset_of_own_runs_and_those_that_are_t
         "width": (0.5, 1.0),
         "temperature": (0.2, 1.0),
         "color_strength": (0.5, 1.0),
+        "crop_area": (0.2, 0.5),
+        "batch_size": (250,),
+        "memory": (False, True),
+        "distill_temperature": (1.0, 3.0),
+        "label_weight": (0.0,),
     }
-    assert lab.varied == list(lab.choices)
+    assert lab.varied == [name for name, values in lab.choices.items() if len(values) > 1]
 
 
 @pytest.mark.parametrize(
@@ -82,78 +109,199 @@ def test_what_cannot_be_tried_is_an_error(store: Store, tried: dict[str, float],
         ablation(EXPERIMENT, store, **tried)
 
 
-def test_an_unknown_setting_is_an_error(lab: Ablation) -> None:
-    with pytest.raises(ConfigError, match="Unknown setting 'taplayer'; did you mean tap_layer"):
-        lab.series("taplayer")
+@pytest.mark.parametrize(
+    ("outcome", "along", "message"),
+    [
+        ("finetuned", "taplayer", "Unknown setting 'taplayer'; did you mean tap_layer"),
+        ("tuned", "tap_layer", "Unknown outcome 'tuned'; did you mean finetuned"),
+        ("linear", "fraction", "The linear probe does not depend on fraction"),
+    ],
+)
+def test_what_cannot_be_asked_is_an_error(lab: Ablation, outcome: str, along: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lab.series(outcome, along)
 
 
 def test_the_runs_along_a_setting_are_those_the_preset_makes(lab: Ablation) -> None:
     made = {run for run in EXPERIMENT.runs if isinstance(run, Finetune)}
-    taps = {config for _, config in lab.series("tap_layer").missing}
-    widths = {config for _, config in lab.series("width", fraction=0.1).missing if config.tap_layer == 0}
+    taps = {config for _, config in lab.series("finetuned", "tap_layer").missing}
     assert len(taps) == 4 * 3
     assert taps <= made
-    assert widths <= made
-
-
-def test_a_fraction_the_preset_does_not_have_is_trained_as_the_standard_one(store: Store) -> None:
-    lab = ablation(EXPERIMENT, store, fraction=0.05)
-    wanted = [config for value, config in lab.series("fraction").missing if value == 0.05]
-    assert wanted == [EXPERIMENT.resolve("finetune", fraction=0.05, seed=seed) for seed in (0, 1, 2)]
 
 
 def test_a_layer_the_head_does_not_have_is_neither_recorded_nor_missing(lab: Ablation) -> None:
-    assert {value for value, _ in lab.series("head_layers", tap_layer=3).missing} == {3}
+    assert lab.series("finetuned", "head_layers", tap_layer=3).lacking == [3]
 
 
 def test_a_point_is_the_mean_over_seeds_with_its_standard_error(lab: Ablation, store: Store) -> None:
-    configs = dict.fromkeys(config for value, config in lab.series("tap_layer").missing if value == 1)
-    for config, top1 in zip(configs, (50.0, 60.0, 70.0), strict=True):
-        put(store, config, top1)
-    series = lab.series("tap_layer")
-    drawing = lab.draw(series)
+    put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0]})
+    drawing = compare(lab, "finetuned", "tap_layer", [{}])
     (cell,) = drawing.data.to_dict("records")
     assert (cell["value"], cell["mean"], cell["seeds"]) == (1, pytest.approx(60), 3)
     assert cell["stderr"] == pytest.approx(10 / 3**0.5)
-    assert series.sources == "own runs"
-    assert markers(drawing) == [0, 2, 3]
-    assert drawing.alt == "Fine-tuned accuracy by tap_layer: 1 60.0%. 9 runs are missing."
+    assert drawing.alt == "Fine-tuned: accuracy by start layer. start layer: 1 60.0%, 9 runs missing."
+
+
+def test_markers_are_hollow_where_seeds_are_missing(lab: Ablation, store: Store) -> None:
+    put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0], 2: [40.0, 44.0]})
+    drawing = compare(lab, "finetuned", "tap_layer", [{}])
+    assert hollow(drawing) == [(2, 42), (0, 0.04), (3, 0.04)]  # the latter on the axis
+
+
+def test_runs_are_read_once_and_found_when_they_appear(
+    lab: Ablation, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_along(lab, store, "finetuned", "tap_layer", {0: [1.0], 1: [2.0]})
+    read: list[Path] = []
+
+    def noting(folder: Path) -> Run | None:
+        read.append(folder)
+        return read_run(folder)
+
+    monkeypatch.setattr(ablations, "read_run", noting)
+    assert not lab.recorded.refresh()
+    config = lab.series("finetuned", "tap_layer").missing[-1][1]
+    put(store, config, 3.0)
+    assert lab.recorded.find(config) is None
+    assert lab.recorded.refresh()
+    assert read == [store.path(config)]
+    shutil.rmtree(store.path(config))
+    assert lab.recorded.refresh()
+    assert lab.recorded.find(config) is None
 
 
 def test_own_runs_come_before_those_of_the_reference(lab: Ablation, store: Store) -> None:
-    configs = [config for value, config in lab.series("tap_layer").missing if value == 1]
+    configs = [config for value, config in lab.series("finetuned", "tap_layer").missing if value == 1]
     for config in configs:
         put(store.reference, config, 40.0)
-    assert lab.series("tap_layer").sources == "the committed reference"
+    assert refreshed(lab).series("finetuned", "tap_layer").sources == "the committed reference"
     put(store, configs[0], 70.0)
-    series = lab.series("tap_layer")
+    series = refreshed(lab).series("finetuned", "tap_layer")
     assert series.sources == "own runs and the committed reference"
-    assert lab.draw(series).data["mean"].tolist() == [pytest.approx(50)]
+    assert series.cells["mean"].tolist() == [pytest.approx(50)]
+
+
+def test_what_is_to_be_made_comes_after_what_it_builds_on_and_the_reference_cannot_be_built_on(
+    lab: Ablation, store: Store
+) -> None:
+    put(store.reference, EXPERIMENT.pretrain, 0.0)
+    lacking, seconds = refreshed(lab).recorded.todo([EXPERIMENT.finetune])
+    assert lacking == [EXPERIMENT.pretrain, EXPERIMENT.finetune]
+    assert seconds is None
+    put(store, EXPERIMENT.pretrain, 0.0)
+    put(store, with_fields(EXPERIMENT.finetune, {"epochs": 4}), 0.0)  # 12.5 s
+    lacking, seconds = refreshed(lab).recorded.todo([EXPERIMENT.finetune])
+    assert lacking == [EXPERIMENT.finetune]
+    assert seconds == pytest.approx(12.5 * EXPERIMENT.finetune.epochs / 4)
+
+
+def test_supervised_runs_stand_beside_those_of_the_network_that_is_measured(
+    lab: Ablation, store: Store
+) -> None:
+    for width, top1 in ((0.5, 30.0), (1.0, 35.0)):
+        for seed in EXPERIMENT.grid.seeds:
+            put(store, with_fields(EXPERIMENT.supervised, {"width": width, "seed": seed}), top1)
+    refreshed(lab)
+    means = {
+        outcome: [100 * run.metrics["top1"] for _, run in lab.series(outcome, "width").supervised]
+        for outcome in ("linear", "finetuned", "distilled")
+    }
+    assert means["linear"] == []
+    assert means["finetuned"] == pytest.approx([30.0] * 3 + [35.0] * 3)
+    assert means["distilled"] == pytest.approx([30.0] * 6)  # the student stays as it is
+
+
+def test_a_student_stands_beside_its_teacher(lab: Ablation, store: Store) -> None:
+    level = {"distill": 80.0, "finetune": 70.0}
+    for seed in EXPERIMENT.grid.seeds:
+        config = with_fields(EXPERIMENT.distill, {"seed": seed, "network.width": 0.5})
+        assert isinstance(config, Distill)
+        synthetic.put(store, config, lambda stage: level[stage.name])
+    data = compare(refreshed(lab), "distilled", "distill_temperature", [{}]).data
+    assert data.set_index("line")["mean"].to_dict() == pytest.approx(
+        {"distilled student": 80.0, "its teacher": 70.0}
+    )
+
+
+def test_two_points_stand_side_by_side_on_one_scale_under_what_differs(lab: Ablation, store: Store) -> None:
+    put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0]})
+    drawing = compare(lab, "finetuned", "tap_layer", [{"fraction": 0.01}, {"fraction": 0.1, "tap_layer": 2}])
+    one, other = drawing.figure.axes
+    assert [axes.get_title(loc="left") for axes in (one, other)] == [
+        "A: label fraction 1%",
+        "B: label fraction 10%",
+    ]
+    assert one.get_ylim() == other.get_ylim()
+    same = compare(lab, "finetuned", "tap_layer", [{}, {"label_weight": 0.5}])  # of no effect
+    assert same.figure.axes[1].get_title(loc="left") == "B, the same as A"
+
+
+def test_crossed_settings_are_lines_and_panels_of_what_is_recorded(lab: Ablation, store: Store) -> None:
+    put_along(lab, store, "finetuned", "temperature", {0.2: [50.0, 60.0, 70.0]})
+    drawing = crossed(lab, "finetuned", "temperature", "crop_area", "fraction")
+    assert [axes.get_title(loc="left") for axes in drawing.figure.axes] == [
+        "label fraction 1%",
+        "label fraction 10%",
+    ]  # less than half is recorded of either
+    put_along(lab, store, "finetuned", "crop_area", {0.2: [50.0, 60.0, 70.0]})
+    drawing = crossed(lab, "finetuned", "temperature", "crop_area", "fraction")
+    assert drawing.data["line"].tolist() == ["crop area 20%", "crop area 50%"]
+    assert drawing.data["panel"].unique() == ["label fraction 1%"]
+    assert len(side_by_side(lab, "linear", ["crop_area", "memory"]).figure.axes) == 2
 
 
 def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> None:
-    drawing = lab.draw(lab.series("fraction", tap_layer=0))
-    assert markers(drawing) == [0, 1]
-    assert drawing.alt == "Fine-tuned accuracy by fraction: nothing is recorded. 6 runs are missing."
+    drawing = compare(lab, "finetuned", "fraction", [{"tap_layer": 0}])
+    assert hollow(drawing) == [(0, 0.04), (1, 0.04)]
+    assert "nothing is recorded, 6 runs missing" in drawing.alt
+    assert lab.says(lab.series("finetuned", "fraction")) == "Nothing is recorded here."
 
 
-def test_the_supervised_runs_of_the_same_network_stand_beside(lab: Ablation, store: Store) -> None:
-    for run in EXPERIMENT.runs:
-        if run.name == "supervised":
-            put(store, run, 30.0)
-    data = lab.draw(lab.series("fraction")).data
-    assert data["method"].tolist() == ["supervised"] * 2
-    assert data["seeds"].tolist() == [3, 3]
+@pytest.mark.parametrize(
+    ("top1", "sentence"),
+    [
+        ({1: [60.0]}, "Only 1 (60.0%) is recorded."),
+        (
+            {1: [50.0, 60.0, 70.0], 2: [54.0, 63.0, 75.0], 0: [9.0, 9.0, 9.0]},
+            "Best at 2 (64.0%), 4.0 ± 0.6 points (3 seeds) above the standard, 1.",
+        ),
+        (
+            {1: [50.0, 60.0], 2: [48.0, 58.0], 0: [9.0, 9.0]},
+            "Best at 1 (55.0%), 2.0 ± 0.0 points (2 seeds) above the next best, 2.",
+        ),
+        # A single lucky seed is no best value.
+        ({1: [50.0, 60.0], 0: [9.0, 9.0], 2: [99.0]}, "Best at 1 (55.0%), 46.0 ± 5.0 points (2 seeds)"),
+    ],
+)
+def test_a_sentence_says_the_best_value_and_its_paired_difference(
+    lab: Ablation, store: Store, top1: dict[float, list[float]], sentence: str
+) -> None:
+    put_along(lab, store, "finetuned", "tap_layer", top1)
+    assert lab.says(lab.series("finetuned", "tap_layer")).startswith(sentence)
 
 
-def test_every_point_shows_its_own_runs(lab: Ablation, store: Store) -> None:
-    levels = {0: 90.0, 1: 20.0, 2: 60.0, 3: 40.0}
-    for seed in EXPERIMENT.grid.seeds:
-        for layer, top1 in levels.items():
-            tuned = with_fields(EXPERIMENT.finetune, {"tap_layer": layer, "seed": seed, "width": 0.5})
-            put(store, tuned, top1)
-        put(store, with_fields(EXPERIMENT.supervised, {"width": 0.5, "seed": seed}), 30.0)
-    cells = lab.draw(lab.series("tap_layer")).data
-    shown = cells[cells["method"] == "fine-tuned"].set_index("value")["mean"].to_dict()
-    assert shown == pytest.approx(levels)
-    assert list(cells[cells["method"] == "supervised"]["mean"]) == pytest.approx([30.0] * 4)
+def test_what_the_paper_found_stands_beside_and_says_where(lab: Ablation) -> None:
+    text = found(lab, "distilled", "temperature", "label_weight").data
+    assert "(SimCLR, Table 5) | Nothing is recorded here. |" in text
+    assert "(SimCLRv2, Table 2, as recalled)" in text
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_published_numbers_are_drawn_apart_from_own_ones(setting: str) -> None:
+    drawing = as_published(setting)
+    if setting in ("temperature", "color_strength", "batch_size", "memory", "fraction", "width"):
+        assert drawing is not None
+    if drawing is not None:
+        assert drawing.title.startswith("As published, ImageNet")
+        assert drawing.data["mean"].between(0, 100).all()
+
+
+def test_published_values_are_those_of_the_tables() -> None:
+    drawing = as_published("temperature")
+    assert drawing is not None
+    assert drawing.data.set_index("label")["mean"].to_dict() == {
+        "0.05": 59.7,
+        "0.1": 64.4,
+        "0.5": 60.7,
+        "1": 58.0,
+    }

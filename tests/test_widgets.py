@@ -1,11 +1,10 @@
-"""What notebooks show while they work, without a browser: plan, course of a run, ablation panel."""
+"""What notebooks show while they work, without a browser: plan, and course of a run."""
 
 from __future__ import annotations
 
+import math
 import re
 import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 import pytest
 
 from clrkit import widgets
-from clrkit.ablation import ablation
 from clrkit.frames import network_name
 from clrkit.materialise import finish, materialise
 from clrkit.pictures import Picture
 from clrkit.presets import preset
-from clrkit.runs import Store
-from clrkit.widgets import AblationPanel, Interrupted, follow, name_of, plan
+from clrkit.runs import Progress, Store
+from clrkit.widgets import Course, Interrupted, follow, name_of, plan, told
 
 SMOKE = preset("smoke")
 NETWORK = network_name(asdict(SMOKE.pretrain.network))
@@ -129,66 +127,15 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
     assert store.state(SHORT)[0] == "cached"
 
 
-@pytest.fixture
-def panel(store: Store) -> Iterator[AblationPanel]:
-    panel = AblationPanel(ablation(SMOKE, store))
-    yield panel
-    panel.stopping.set()
-    join(panel)
+def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() -> None:
+    course = Course(SHORT)
+    for step, loss, metrics in ((1, 3.0, {}), (2, 3.0, {"knn": 0.5}), (3, 2.0, {"knn": 0.5})):
+        course.note(Progress(SMOKE.pretrain, step, 9, loss, 1.0, 1.0, metrics))
+    assert (course.steps, course.loss, course.knn) == ([1, 3], [3.0, 2.0], [[2, 0.5]])
+    course.note(Progress(SHORT, 1, 9, 1.0, 1.0, 1.0, {}))
+    assert (course.config, course.loss, course.knn) == (SHORT, [1.0], [])
 
 
-def join(panel: AblationPanel) -> None:
-    """Wait for the panel's thread, if it has one."""
-    thread = panel.thread
-    if thread is not None:
-        thread.join(60)
-        assert not thread.is_alive()
-
-
-def test_a_slider_stops_at_the_values_there_are_and_redraws(panel: AblationPanel) -> None:
-    slider = panel.sliders["fraction"]
-    assert [value for _, value in slider.options] == [0.01, 0.1]
-    before = panel.image.value
-    slider.value = 0.1
-    assert panel.image.value != before
-    assert panel.sliders["tap_layer"].disabled
-    panel.along.value = "fraction"
-    assert not panel.sliders["tap_layer"].disabled
-
-
-def test_run_makes_the_missing_runs_and_says_when_it_is_done(panel: AblationPanel, store: Store) -> None:
-    assert panel.run.description.startswith("Run the missing 2")
-    before = panel.image.value
-    panel.run.click()
-    panel.run.click()  # a second click changes nothing
-    join(panel)
-    assert panel.status.value == "Done."
-    assert {run.record["stage"] for run in store.all()} == {"pretrain", "finetune"}
-    assert len(store.all()) == 3
-    assert (panel.run.description, panel.run.disabled, panel.stop.disabled) == (
-        "Nothing is missing",
-        True,
-        True,
-    )
-    assert panel.image.value != before
-
-
-def test_stop_leaves_a_partial_run(
-    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = threading.Event()
-    monkeypatch.setattr(panel, "show", lambda *told: (begun.set(), panel.stop.click()))
-    panel.run.click()
-    assert begun.wait(60)
-    join(panel)
-    assert panel.status.value == "Stopped; Run goes on from there."
-    assert store.state(SMOKE.pretrain)[0] == "partial"
-    assert not panel.run.disabled
-
-
-def test_an_error_in_the_thread_is_shown(panel: AblationPanel, store: Store) -> None:
-    store.results.joinpath("smoke").write_text("a file where a folder should be")
-    panel.run.click()
-    join(panel)
-    assert "cannot be written" in panel.status.value
-    assert not panel.run.disabled
+def test_a_run_made_elsewhere_is_said_to_be() -> None:
+    progress = Progress(SHORT, 1, 4, math.nan, 0.0, math.nan, {}, elsewhere=True)
+    assert told(progress).endswith("seed 0: 25%, made by another process; waiting for it")

@@ -1,0 +1,272 @@
+"""Figures of the ablation lab: one panel or several on one scale, and what was published, clearly apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+
+from clrkit.ablation import Ablation, Series, summary
+from clrkit.drawing import FINETUNED, LINEAR, ORDERED, SELF, SUPERVISED, Drawing, Look, canvas
+from clrkit.figures import TOP1, caption, listed
+from clrkit.frames import frame
+from clrkit.paper import finding
+from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of
+
+LOOKS = {"linear": LINEAR, "finetuned": FINETUNED, "distilled": SELF}
+LEAST_SPAN = 10.0  # percentage points on the vertical axis, so that noise does not look like an effect
+GREY = "#f0f0f0"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Means of a panel (`clrkit.ablation.summary`) with their name and look, and where seeds are missing."""
+
+    name: str
+    look: Look
+    cells: pd.DataFrame
+    lacking: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines along one setting, under a heading."""
+
+    heading: str
+    along: str
+    series: list[Series]
+    lines: list[Line]
+
+
+def compare(lab: Ablation, outcome: str, along: str, points: Sequence[Mapping[str, Any]]) -> Drawing:
+    """An outcome along a setting: at one point, or at two side by side on one scale.
+
+    Raises:
+        ConfigError: as `Ablation.series`.
+    """
+    found = [lab.series(outcome, along, **point) for point in points]
+    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name}"
+    return draw(lab, title, list(map(panel_of, headings(found), found)))
+
+
+def crossed(
+    lab: Ablation, outcome: str, along: str, lines: str, panels: str | None = None, **held: Any
+) -> Drawing:
+    """An outcome along a setting, a line for every value of a second and a panel for every one of a third.
+
+    Panels of which less than half is recorded are left out, unless all are.
+    """
+    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name} and {SETTINGS[lines].name}"
+    drawn = []
+    for value in lab.choices[panels] if panels else (None,):
+        rest = {**held, panels: value} if panels else held
+        found = [lab.series(outcome, along, **{**rest, lines: each}) for each in lab.choices[lines]]
+        heading = f"{SETTINGS[panels].name} {text_of(panels, value)}" if panels else ""
+        names = [f"{SETTINGS[lines].name} {text_of(lines, each)}" for each in lab.choices[lines]]
+        drawn.append(
+            Panel(
+                heading,
+                along,
+                found,
+                [
+                    Line(name, look, series.cells, series.lacking)
+                    for name, look, series in zip(names, cycle(ORDERED), found, strict=False)
+                ],
+            )
+        )
+    recorded = [
+        panel for panel in drawn if sum(len(each.runs) - len(each.missing) for each in panel.series) > 0
+    ]
+    return draw(lab, title, recorded or drawn)
+
+
+def side_by_side(lab: Ablation, outcome: str, settings: Sequence[str], **held: Any) -> Drawing:
+    """An outcome along several settings, a panel each, on one scale."""
+    title = (
+        f"{OUTCOMES[outcome].capitalize()}: accuracy by {', '.join(SETTINGS[name].name for name in settings)}"
+    )
+    return draw(lab, title, [panel_of("", lab.series(outcome, name, **held)) for name in settings])
+
+
+def panel_of(heading: str, series: Series) -> Panel:
+    """A series with the supervised runs, and of a student its teacher, beside it."""
+    lines = [Line(OUTCOMES[series.outcome], LOOKS[series.outcome], series.cells, series.lacking)]
+    if series.outcome == "distilled" and series.runs:
+        lines.append(Line("its teacher", FINETUNED, summary(series.runs, "teacher_top1")))
+    if series.supervised:
+        lines.append(Line("supervised", SUPERVISED, summary(series.supervised)))
+    return Panel(heading, series.along, [series], lines)
+
+
+def headings(found: Sequence[Series]) -> list[str]:
+    """What differs between two points, A and B; nothing where there is one."""
+    if len(found) == 1:
+        return [""]
+    one, other = found
+    differ = [
+        name
+        for name in SETTINGS
+        if one.held[name] != other.held[name] and name != one.along and depends(one.outcome, name)
+    ]
+    words = [
+        ", ".join(f"{SETTINGS[name].name} {text_of(name, each.held[name])}" for name in differ)
+        for each in found
+    ]
+    return [f"A: {words[0]}", f"B: {words[1]}"] if differ else ["A", "B, the same as A"]
+
+
+def draw(lab: Ablation, title: str, panels: Sequence[Panel]) -> Drawing:
+    """Panels on one vertical scale, the names of their lines below."""
+    every = [series for panel in panels for series in panel.series]
+    width = max(6.4, 1.2 + 2.9 * len(panels))
+    with canvas(title, subtitle(lab, every), 1, len(panels), width=width, height=3.9) as (figure, grid):
+        for axes, panel in zip(grid, panels, strict=True):
+            draw_panel(lab, axes, panel)
+            axes.set_ylim(limits(panels))
+        grid[0].set_ylabel(TOP1)
+        for axes in grid[1:]:
+            axes.tick_params(labelleft=False)
+        shown = {
+            text: handle
+            for axes in grid
+            for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=3)
+    cells = [
+        line.cells.assign(panel=panel.heading, line=line.name) for panel in panels for line in panel.lines
+    ]
+    return Drawing("ablation", title, figure, pd.concat(cells), alt(title, panels))
+
+
+def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
+    """Lines over the values of a setting, evenly spaced; a grey bar marks the preset's value."""
+    values = lab.choices[panel.along]
+    places = {value: place for place, value in enumerate(values)}
+    standard = places[lab.standard[panel.along]]
+    axes.axvspan(standard - 0.12, standard + 0.12, color=GREY, zorder=0, label="the preset's value")
+    for place, line in enumerate(panel.lines):
+        draw_line(axes, places, line, order=9 - place)
+    texts = [text_of(panel.along, value) for value in values]
+    axes.set_xticks(range(len(values)), texts)
+    axes.set(xlim=(-0.4, len(values) - 0.6), xlabel=SETTINGS[panel.along].meaning)
+    axes.set_title(panel.heading)
+
+
+def draw_line(axes: Axes, places: Mapping[Any, int], line: Line, order: float) -> None:
+    """Means with bars of one standard error; hollow where seeds are missing, on the axis where all are."""
+    cells, look = line.cells, line.look
+    error = None if cells["stderr"].isna().all() else cells["stderr"].fillna(0)
+    if len(cells):
+        axes.errorbar(
+            cells["value"].map(places),
+            cells["mean"],
+            error,
+            **look.plot,
+            elinewidth=1.1,
+            zorder=order,
+            label=line.name,
+        )
+    hollow: dict[str, Any] = {
+        "marker": look.marker,
+        "ls": "",
+        "color": look.color,
+        "mfc": "white",
+        "zorder": order + 0.5,
+    }
+    some = cells[cells["value"].isin(line.lacking)]
+    axes.plot(some["value"].map(places), some["mean"], **hollow)
+    none = [places[value] for value in line.lacking if value not in set(cells["value"])]
+    if line.lacking:
+        at = axes.get_xaxis_transform()
+        axes.plot(none, [0.04] * len(none), transform=at, label="hollow: seeds are missing", **hollow)
+
+
+def limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Of the vertical axis: all means with their bars, and no less than LEAST_SPAN."""
+    cells = pd.concat([line.cells for panel in panels for line in panel.lines])
+    if cells.empty:
+        return 0, 100
+    error = cells["stderr"].fillna(0)
+    low, high = float((cells["mean"] - error).min()), float((cells["mean"] + error).max())
+    spare = max(LEAST_SPAN - (high - low), 0.2 * (high - low)) / 2
+    return low - spare, min(high + spare, 100)
+
+
+def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
+    """Data, preset, seeds and error bars; where the runs come from, and what is held other than usual."""
+    along, outcome = {series.along for series in found}, found[0].outcome
+    held = [
+        f"{SETTINGS[name].name} {text_of(name, found[0].held[name])}"
+        for name, value in lab.standard.items()
+        if len({series.held[name] for series in found}) == 1
+        and name not in along
+        and (found[0].held[name] != value or name == "fraction")
+        and depends(outcome, name)
+    ]
+    others = "all else as in the preset" if held else "all settings as in the preset"
+    runs = [run for series in found for _, run in series.runs]
+    if not runs:
+        return f"no runs are recorded here\n{', '.join([*held, others])}"
+    told = caption(frame([runs[0].record]), lab.preset.name, pd.concat([series.cells for series in found]))
+    sources = lab.sources([(None, run) for run in runs])
+    return f"{told}\n{', '.join([*held, others])}; {sources}"
+
+
+def alt(title: str, panels: Iterable[Panel]) -> str:
+    """The means of every panel, and how many runs are missing."""
+    told = []
+    for panel in panels:
+        line, missing = panel.lines[0], sum(len(series.missing) for series in panel.series)
+        texts = (text_of(panel.along, value) for value in line.cells["value"])
+        known = listed(texts, line.cells["mean"]) or "nothing is recorded"
+        name = panel.heading or SETTINGS[panel.along].name
+        lacking = f", {missing} run{'s' if missing > 1 else ''} missing" if missing else ""
+        told.append(f"{name}: {known}{lacking}")
+    return f"{title}. {'; '.join(told)}."
+
+
+def as_published(setting: str) -> Drawing | None:
+    """The published numbers of a setting, on a scale of their own; None where there are none."""
+    found = finding(setting)
+    if found.numbers.empty:
+        return None
+    title = f"As published, ImageNet: {SETTINGS[setting].name}"
+    labels = list(dict.fromkeys(found.numbers["label"]))
+    with canvas(title, f"{found.cited}; no error bars are published", width=5.2, height=3.9) as (
+        figure,
+        (axes,),
+    ):
+        axes.set_facecolor("#faf7f0")
+        for (name, cells), look in zip(found.numbers.groupby("series", sort=False), ORDERED, strict=False):
+            places = cells["label"].map(labels.index)
+            axes.plot(places, cells["mean"], **look.plot, label=name)
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set(xlim=(-0.4, len(labels) - 0.6), ylabel=TOP1)
+        figure.legend(loc="outside lower left", ncols=3)
+    said = found.numbers["series"] + " " + found.numbers["label"]
+    return Drawing(
+        "published", title, figure, found.numbers, f"{title}. {listed(said, found.numbers['mean'])}."
+    )
+
+
+def beside(lab: Ablation, found: Sequence[Series]) -> list[tuple[str, str]]:
+    """What the paper found of a setting, with its source, and what the records of each series say."""
+    published = finding(found[0].along)
+    own = [
+        (name or "these records", lab.says(each)) for name, each in zip(headings(found), found, strict=True)
+    ]
+    return [(published.cited, published.says), *own]
+
+
+def found(lab: Ablation, outcome: str, *settings: str, **held: Any) -> Markdown:
+    """What the paper found of settings beside what these records say, as a table."""
+    lines = ["| setting | the paper | these records |", "| --- | --- | --- |"]
+    for name in settings:
+        (source, published), (_, own) = beside(lab, [lab.series(outcome, name, **held)])
+        lines.append(f"| {SETTINGS[name].name} | {published} ({source}) | {own} |")
+    return Markdown("\n".join(lines))
