@@ -236,7 +236,7 @@ def with_labels(
         fields: as `recipe`; they hold for fine-tuning, too.
 
     Raises:
-        DataError: for misspelt classes, or too few labels to train and to measure.
+        ConfigError: for misspelt classes, or too few labels to train and to measure.
     """
     filled = [dict(row) for row in rows if row["label"]]
     check_names(labels, [row["label"] for row in filled], classes)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from clrkit.config import known
 from clrkit.folders import read_rows
 from clrkit.images import DataError, reason
 from clrkit.runs import locked, write_whole
@@ -101,15 +102,13 @@ def check_names(path: Path, labels: Sequence[str], classes: Sequence[str]) -> No
             one's, or the same but for capitals, is taken for an error.
 
     Raises:
-        DataError: naming the label and the name it is near to.
+        ConfigError: naming the label and the name it is near to.
     """
     counts = Counter(labels)
     for label in sorted(counts):
-        near = close(label, classes or [name for name in counts if may_be_meant(label, name, counts)])
-        if classes and label not in classes:
-            hint = f"did you mean {near}?" if near else f"the classes are {', '.join(classes)}."
-            raise DataError(f"{path} has the label {label}; {hint}")
-        if near and not classes:
+        if classes:
+            known(label, list(classes), f"label in {path}")
+        elif near := close(label, [name for name in counts if may_be_meant(label, name, counts)]):
             raise DataError(
                 f"{path} has the labels {label} ({counts[label]}) and {near} ({counts[near]}); mend it, or "
                 "say with --classes A,B,... that both are classes."

@@ -1,0 +1,65 @@
+"""Which images are proposed: typical ones of every cluster, none twice, better than random ones."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from clrkit.choose import compare, mean_interval, typical
+
+CLASSES, EACH = 5, 40
+
+
+def clouds(seed: int = 0, spread: float = 0.15) -> tuple[torch.Tensor, np.ndarray]:
+    """Features in five directions, 40 images each, and their classes."""
+    random = np.random.RandomState(seed)
+    labels = np.repeat(np.arange(CLASSES), EACH)
+    points = np.eye(CLASSES + 3)[labels] + spread * random.randn(len(labels), CLASSES + 3)
+    return torch.from_numpy(points).float(), labels
+
+
+def test_of_as_many_clusters_as_labels_each_gives_its_most_typical_image():
+    features, labels = clouds()
+    chosen = typical(features, CLASSES)
+    assert sorted(labels[chosen]) == list(range(CLASSES))
+    unit = torch.nn.functional.normalize(features).numpy()
+    for index in chosen:
+        mine = np.flatnonzero(labels == labels[index])
+        distances, _ = NearestNeighbors(n_neighbors=20).fit(unit[mine]).kneighbors()
+        assert mine[distances.mean(1).argmin()] == index
+
+
+def test_what_has_labels_is_not_proposed_and_its_clusters_come_last():
+    features, labels = clouds()
+    labelled = [int(np.flatnonzero(labels == number)[7]) for number in (0, 1, 2)]
+    chosen = typical(features, 2, labelled)
+    assert sorted(labels[chosen]) == [3, 4]
+    everything = typical(features, 1000, labelled)
+    assert sorted([*everything, *labelled]) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_images_that_are_all_alike_and_single_ones_are_no_trouble(copies):
+    features = torch.ones(6, 3) if copies > 1 else torch.eye(6)
+    assert sorted(typical(features, 6)) == list(range(6))
+    assert len(typical(features, 0)) == 0
+
+
+def test_the_choice_is_the_same_each_time():
+    features, _ = clouds(spread=0.5)
+    assert (typical(features, 20, seed=3) == typical(features, 20, seed=3)).all()
+
+
+def test_proposed_labels_serve_better_than_random_ones_where_clusters_are_classes():
+    features, labels = clouds()
+    queries, truth = clouds(seed=1)
+    found = compare(features, labels, queries, truth, CLASSES, seeds=range(6))
+    assert min(found.proposed) > 95
+    assert np.mean(found.random) < 90
+    assert "5 labels, 6 seeds: proposed" in found.sentence()
+
+
+def test_the_interval_is_students():
+    mean, half = mean_interval([1.0, 2.0, 3.0, 6.0])
+    assert mean == 3.0
+    assert half == pytest.approx(3.182446 * np.sqrt(14 / 3) / 2, rel=1e-6)

@@ -1,0 +1,345 @@
+"""One's own images: what is found, what is asked for, what is kept, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clrkit import assess, fit, survey
+from clrkit.__main__ import main
+from clrkit.config import ConfigError
+from clrkit.data import fingerprint, load
+from clrkit.folders import list_images
+from clrkit.images import DataError
+from clrkit.label_file import editing, read_table, set_label
+from clrkit.runs import Run, Store
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+QUICK = ["--pretrain.epochs", "1", "--teacher.epochs", "2", "--epochs", "1", "--pretrain.width", "0.25"]
+
+
+def write(root: Path, *names: str, side: int = 12) -> Path:
+    """Noisy squares whose colour is the class in their name, if there is one."""
+    for number, name in enumerate(names):
+        random = np.random.RandomState(number)
+        color = next((value for key, value in COLORS.items() if key in name), (128, 128, 128))
+        pixels = np.clip(random.randn(side, side, 3) * 40 + color, 0, 255).astype(np.uint8)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+def unlabelled(root: Path, count: int = 30) -> Path:
+    names = list(COLORS)
+    return write(root, *(f"{names[index % 3]}-{index:02d}.png" for index in range(count)))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results", "own")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return unlabelled(tmp_path / "my images")
+
+
+def label_all(path: Path, label: Callable[[str], str] = lambda file: file.partition("-")[0]) -> None:
+    with editing(path) as rows:
+        for row in rows:
+            row["label"] = label(row["file"])
+
+
+# What is in the folder
+
+
+def test_a_folder_is_told_in_sentences(images, store):
+    (images / "broken.jpg").write_bytes(b"no image")
+    (images / "truncated.png").write_bytes((images / "red-00.png").read_bytes()[:200])
+    (images / "notes.txt").write_text("not an image")
+    (images / "copy.png").write_bytes((images / "red-00.png").read_bytes())
+    found = survey.look(images, store)
+    assert (len(found.names), found.side, set(found.broken)) == (31, 12, {"broken.jpg", "truncated.png"})
+    assert found.copies == 1
+    told = " ".join(found.sentences())
+    assert "31 images in" in told
+    assert "2 cannot be read and are left out, broken.jpg first" in told
+    assert len(load(found.data).train) == 31
+
+
+def test_images_of_every_kind_are_taken(images, store):
+    grey = Image.new("L", (9, 300), 80)
+    grey.save(images / "grey.png")
+    Image.new("CMYK", (20, 20)).save(images / "print.jpg")
+    Image.new("RGBA", (2, 2)).save(images / "tiny.webp")
+    grey.save(images / "moving.gif", save_all=True, append_images=[Image.new("L", (9, 300), 200)])
+    found = survey.look(images, store)
+    assert len(found.names) == 34
+    assert not found.broken
+    assert load(found.data).train.pixels.array.shape == (34, 3, 12, 12)
+
+
+def test_a_folder_is_opened_once_until_it_changes(images, store, monkeypatch):
+    first = survey.look(images, store)
+    monkeypatch.setattr(survey, "look_at", lambda path: "never")
+    assert survey.look(images, store) == first
+    os.utime(images / "red-00.png", (1, 1))
+    with pytest.raises(DataError, match="0 images that can be read"):
+        survey.look(images, store)
+
+
+def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
+    names = [f"{color}/{index}.png" for color in COLORS for index in range(8)]
+    found = survey.look(write(tmp_path / "a", *names, "unlabelled/x.png", "test/red/1.png"), store)
+    assert (len(found.labels), len(found.names), found.test) == (24, 25, 1)
+    assert found.labels["red/0.png"] == "red"
+    alone = survey.look(write(tmp_path / "b", *(f"all/{index}.png" for index in range(20))), store)
+    assert not alone.labels
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: root.mkdir(), "has no images"),
+        (lambda root: (root.mkdir(), (root / "a.txt").write_text("text")), "has no images"),
+        (lambda root: unlabelled(root, 15), "has 15 images that can be read; at least 16 are needed"),
+        (lambda root: None, "does not exist"),
+    ],
+    ids=["empty", "texts", "few", "missing"],
+)
+def test_a_folder_without_enough_images_is_refused(tmp_path, store, make, message):
+    make(tmp_path / "own")
+    with pytest.raises(DataError, match=message):
+        survey.look(tmp_path / "own", store)
+
+
+# The recipe
+
+
+def fake(count: int, side: int) -> survey.Survey:
+    names = tuple(map(str, range(count)))
+    return survey.Survey(Path("/images"), names, side, {}, 0, {}, 0, "")
+
+
+def test_a_recipe_suits_number_size_and_device():
+    small, large = fit.recipe(fake(500, 32)), fit.recipe(fake(50_000, 500))
+    assert small.images.image_size == 32
+    assert large.images.image_size == 64
+    assert small.teacher.pretrain.epochs > 10 * large.teacher.pretrain.epochs
+    fast = fit.recipe(fake(50_000, 500), "cuda")
+    assert (fast.images.image_size, fast.teacher.pretrain.network.depth, fast.network.depth) == (128, 18, 8)
+    assert fit.recipe(fake(16, 3)).teacher.pretrain.batch_size == 8
+
+
+def test_fields_are_set_by_name():
+    chain = fit.recipe(fake(500, 32), fields={"pretrain.epochs": "3", "width": 0.5, "flip": "false"})
+    assert (chain.teacher.pretrain.epochs, chain.network.width) == (3, 0.5)
+    assert not any(link.augmentation.flip for link in chain.chain)
+    with pytest.raises(ConfigError, match="did you mean epochs"):
+        fit.recipe(fake(500, 32), fields={"epoch": 3})
+
+
+# Labels
+
+
+def test_labels_change_later_stages_and_leave_pretraining(images, store):
+    found = survey.look(images, store)
+    chain, labels = fit.recipe(found), images / "labels.csv"
+    rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
+    few = fit.with_labels(chain, found, rows[:16], store, labels)
+    more = fit.with_labels(chain, found, rows, store, labels)
+    assert len({store.path(each.teacher.pretrain) for each in (chain, few, more)}) == 1
+    assert len({store.path(each) for each in (few, more)}) == 2
+    assert store.path(few) == store.path(fit.with_labels(chain, found, rows[:16], store, labels))
+    assert fingerprint(few.images) != fingerprint(chain.images)
+
+
+def test_what_is_measured_is_trained_on_without_its_label(images, store):
+    found = survey.look(images, store)
+    rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
+    rows[3]["part"] = "test"
+    chain = fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv")
+    data = load(chain.images)
+    assert list(data.evaluation.names) == [rows[3]["file"]]
+    seen = dict(zip(data.train.names, data.train.labels, strict=True))
+    assert len(seen) == 30
+    assert seen[rows[3]["file"]] == -1
+    assert sum(label >= 0 for label in seen.values()) == 19
+
+
+def test_without_a_test_part_one_in_five_of_each_class_is_held_out(images, store):
+    found = survey.look(images, store)
+    rows = [{"file": name, "label": name.partition("-")[0]} for name in found.names]
+    rows.append(dict(rows.pop(), label="violet"))  # a class with a single label is only trained on
+    chain = fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv")
+    data = load(chain.images)
+    assert np.bincount(data.evaluation.labels).tolist() == [2, 2, 2]
+    assert "violet" in data.classes
+
+
+def test_a_test_folder_is_what_is_measured(tmp_path, store):
+    names = [f"test/{color}/{index}.png" for color in COLORS for index in range(3)]
+    root = write(unlabelled(tmp_path / "own"), *names)
+    found = survey.look(root, store)
+    assert (len(found.names), found.test) == (30, 9)
+    rows = [{"file": name, "label": name.partition("-")[0], "part": "test"} for name in found.names]
+    chain = fit.with_labels(fit.recipe(found), found, rows, store, root / "labels.csv")
+    data = load(chain.images)
+    assert (len(data.train), len(data.evaluation)) == (30, 9)
+    assert (data.train.labels >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["cat"] * 8, [], "only one class, cat; at least two classes are needed"),
+        ([], [], "no class; at least two"),
+        (["cat", "dog"], [], "is left to measure on"),
+        (["house"] * 6 + ["hosue", "tree", "tree"], [], "the labels hosue .1. and house .6.; mend it"),
+        (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat .2. and cat .2.|cat .2. and Cat .2."),
+        (["cat", "cot", "dog"], ["cat", "dog"], "Unknown label in .*labels.csv 'cot'; did you mean cat"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, classes, message):
+    found = survey.look(images, store)
+    rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
+    with pytest.raises(ConfigError, match=message):
+        fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+
+
+def test_classes_that_are_numbered_or_told_may_be_alike(images, store):
+    found = survey.look(images, store)
+    for labels, classes in ((["part_1"] * 5 + ["part_2"], []), (["cat"] * 5 + ["cot"], ["cat", "cot"])):
+        rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
+        fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\nnever.png,cat\n", "names never.png, which is not among the images"),
+        ("name,class\nred-00.png,cat\n", "needs the columns file and label; it has name, class"),
+        ("file,label\nred-00.png,cat\nred-00.png,dog\n", "gives red-00.png two labels, cat and dog"),
+        ("file,label\n,cat\n", "has a row that names no file"),
+        ("", "it has none"),
+    ],
+)
+def test_a_csv_that_cannot_be_is_refused_and_stays(images, store, content, message):
+    labels = images / "labels.csv"
+    labels.write_text(content)
+    with pytest.raises(DataError, match=message):
+        fit.known_rows(survey.look(images, store), labels)
+    assert labels.read_text() == content
+
+
+def test_writing_a_label_keeps_all_else(images):
+    labels = images / "labels.csv"
+    labels.write_text("file,note,label\nred-00.png,ask Ann,\ngreen-01.png,,green\n")
+    set_label(labels, "red-00.png", " red ")
+    assert list(csv.DictReader(labels.read_text().splitlines())) == [
+        {"file": "red-00.png", "note": "ask Ann", "label": "red", "part": ""},
+        {"file": "green-01.png", "note": "", "label": "green", "part": ""},
+    ]
+    assert not list(images.glob("*.lock"))
+
+
+def test_a_csv_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written: .*; --labels names another place"):
+        set_label(tmp_path / "file" / "labels.csv", "a.png", "cat")
+
+
+# The assessment
+
+
+def test_shares_of_classes_are_those_of_their_counts():
+    confusion = [[2, 1, 0, 0], [0, 4, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    truth, predicted = np.array([0, 0, 0, 1, 1, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1, 1, 1])
+    sure = np.linspace(0.5, 0.9, 8)
+    names = tuple("abcdefgh")
+    found = assess.Assessment(
+        Run(Path("runs"), {"confusion": confusion}),
+        ("ape", "bat", "cow", "elk"),
+        truth,
+        predicted,
+        sure,
+        names,
+        np.zeros((2, 3, 8, 8)),
+        {"ape": 3, "bat": 3, "cow": 0, "elk": 1},
+    )
+    table = found.by_class().set_index("class")
+    assert table["recall"].round(1).tolist()[:3] == [66.7, 100.0, 0.0]
+    assert table["precision"].round(1).tolist()[:2] == [100.0, 66.7]
+    assert np.isnan(table.loc["elk", "recall"])
+    assert table.loc["bat", ["recall_low", "recall_high"]].round(1).tolist() == [51.0, 100.0]
+    assert found.errors.tolist() == [7, 2]  # the surest first
+    assert "Accuracy 75.0% (95%: 40.9 to 92.9) on 8 images" in found.sentence()
+    assert "52 points wide" in found.sentence()
+    assert any("cow" in remark for remark in found.remarks())
+    page = assess.page("<own>", [], found)
+    assert "&lt;own&gt;" in page
+    assert page.count("<img alt=") == 3
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", str(images), "--budget", "15", *QUICK]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    labels = images / "labels.csv"
+    rows = read_table(labels)
+    assert len(rows) == 15
+    assert [row["part"] for row in rows].count("test") == 3
+    assert "15 images to label first were added" in said
+    assert "then give the same command again" in said
+    label_all(labels)
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    results = tmp_path / "results" / "my_images"
+    assert "on 3 images kept to measure on, with 12 labels" in said
+    assert len(list(results.glob("runs/pretrain-*"))) == 1
+    assert list(results.glob("model-*/*.onnx"))
+    assert "<!DOCTYPE html>" in (results / "model.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")} == before
+    set_label(labels, rows[0]["file"], "blue")
+    assert main(["fit", str(images), "--budget", "20", *QUICK]) == 0
+    assert len(read_table(labels)) == 20
+    assert len(list(results.glob("runs/pretrain-*"))) == 1
+    assert len(list(results.glob("runs/finetune-*"))) == 2
+
+
+def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", str(tmp_path / "none")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 1
+    assert "did you mean epochs" in capsys.readouterr().err
+
+
+def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
+    assert fit.name_of(tmp_path / "Birds & bees.zip") == "Birds_bees"
+    assert fit.name_of(tmp_path / "mini") == "mini_images"
+    assert fit.labels_of(tmp_path / "a.zip") == tmp_path / "a.zip.labels.csv"
+
+
+def test_the_pool_lists_what_is_left_out_and_apart(tmp_path, store):
+    root = write(unlabelled(tmp_path / "own"), "val/red/1.png", "val/blue/1.png")
+    found = survey.look(root, store)
+    skipped = tmp_path / "skipped.txt"
+    skipped.write_text("red-00.png\n")
+    listing = list_images(replace(found.data, left_out=str(skipped)))
+    assert len(listing.train) == 29
+    assert (listing.test, listing.classes) == ([], ())

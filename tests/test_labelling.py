@@ -1,0 +1,131 @@
+"""The labelling panel without a browser: every label is on disk at once, and a new panel goes on there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clrkit import labelling
+from clrkit.images import DataError
+from clrkit.label_file import add_rows, read_table, set_label
+from clrkit.labelling import LabellingPanel
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for name in "abcd":
+        Image.new("RGB", (6, 4), "red").save(tmp_path / f"{name}.png")
+    add_rows(
+        tmp_path / "labels.csv", [{"file": f"{name}.png", "label": "", "part": "train"} for name in "abcd"]
+    )
+    return tmp_path
+
+
+def panel(images: Path, *classes: str) -> LabellingPanel:
+    return LabellingPanel(images, images / "labels.csv", classes)
+
+
+def given(images: Path) -> list[str]:
+    return [row["label"] for row in read_table(images / "labels.csv")]
+
+
+def press(panel: LabellingPanel, name: str) -> None:
+    (button,) = [each for each in panel.buttons.children if each.description.endswith(f"  {name}")]
+    button.click()
+
+
+def test_a_label_is_on_disk_at_once_and_the_next_image_is_shown(images):
+    shown = panel(images, "cat", "dog")
+    assert "0 of 4 have labels" in shown.progress.value
+    assert 'alt="image a.png"' in shown.picture.value
+    press(shown, "dog")
+    assert given(images) == ["dog", "", "", ""]
+    assert "1 of 4 have labels" in shown.progress.value
+    assert 'alt="image b.png"' in shown.picture.value
+
+
+def test_a_class_is_typed_or_its_number_and_a_new_one_gets_a_button(images):
+    shown = panel(images, "cat", "dog")
+    for text in ("2", "horse", "  cat ", "3"):
+        shown.entry.value = text
+        assert shown.entry.value == ""
+    assert given(images) == ["dog", "horse", "cat", "horse"]
+    assert [each.description for each in shown.buttons.children] == ["1  cat", "2  dog", "3  horse"]
+    assert "All 4 have labels" in shown.progress.value
+
+
+def test_a_digit_that_is_a_class_is_the_class(images):
+    shown = panel(images, "7", "1")
+    shown.entry.value = "1"
+    assert given(images)[0] == "1"
+
+
+def test_a_name_much_like_another_is_remarked(images):
+    shown = panel(images, "horse")
+    shown.entry.value = "hosre"
+    assert re.search("A new class, much like horse; Back changes it", shown.status.value)
+    shown.back.click()
+    assert "a.png, now hosre" in shown.progress.value
+    press(shown, "horse")
+    assert given(images)[0] == "horse"
+
+
+def test_what_is_skipped_comes_again_at_the_end(images):
+    shown = panel(images, "cat")
+    shown.skip.click()
+    for _ in range(3):
+        press(shown, "cat")
+    assert given(images) == ["", "cat", "cat", "cat"]
+    assert 'alt="image a.png"' in shown.picture.value
+
+
+def test_a_new_panel_goes_on_where_the_last_was_with_its_classes(images):
+    shown = panel(images)
+    for text in ("cat", "dog"):
+        shown.entry.value = text
+    again = panel(images)
+    assert "2 of 4 have labels" in again.progress.value
+    assert 'alt="image c.png"' in again.picture.value
+    assert [each.description for each in again.buttons.children] == ["1  cat", "2  dog"]
+
+
+def test_what_another_writes_meanwhile_stays(images):
+    shown = panel(images, "cat")
+    set_label(images / "labels.csv", "b.png", "dog")
+    press(shown, "cat")
+    assert given(images) == ["cat", "dog", "", ""]
+    assert 'alt="image c.png"' in shown.picture.value
+
+
+def test_what_cannot_be_written_is_said_and_the_image_stays(images, monkeypatch):
+    shown = panel(images, "cat")
+
+    def refuse(*_: object) -> None:
+        raise DataError("The disk is full.")
+
+    monkeypatch.setattr(labelling, "set_label", refuse)
+    press(shown, "cat")
+    assert "Not written: The disk is full." in shown.status.value
+    assert 'alt="image a.png"' in shown.picture.value
+
+
+def test_names_and_labels_are_text_not_markup(images):
+    (images / "a.png").rename(images / "<b>.png")
+    text = (images / "labels.csv").read_text().replace("a.png", "<b>.png")
+    (images / "labels.csv").write_text(text)
+    shown = panel(images, "cat")
+    assert "<b>.png" not in shown.picture.value + shown.progress.value.replace("<b>0", "")
+
+
+def test_there_must_be_something_to_label(tmp_path):
+    with pytest.raises(DataError, match="names no image to label; `fit` proposes some"):
+        LabellingPanel(tmp_path, tmp_path / "labels.csv")
+
+
+def test_the_proposals_are_one_picture(images):
+    picture = labelling.proposals(images, read_table(images / "labels.csv"))
+    assert picture.alt == "4 images, labels: none, none, none, none."
+    assert picture.png().startswith(b"\x89PNG")
