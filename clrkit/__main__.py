@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit import check_command, model_commands, report_command, sweep_command
+from clrkit import check_command, fit_command, model_commands, report_command, sweep_command
 from clrkit import config as configs
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with processes(options):
             options.fields = read_fields(rest)
-            if options.fields and options.command not in ("run", "sweep"):
+            if options.fields and options.command not in ("run", "sweep", "fit"):
                 raise ConfigError(f"{options.command} has no option --{next(iter(options.fields))}.")
             status: int = options.do(options)
             return status
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clrkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if options.command in ("run", "reproduce", "sweep"):
+        if options.command in ("run", "reproduce", "sweep", "fit"):
             return interrupted()
         print("clrkit: stopped.", file=sys.stderr)
         return 130
@@ -115,6 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     claimed.add_argument("--json", action="store_true", help="one object a claim")
     cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")
     cleaned.add_argument("--all", action="store_true", help="delete finished runs, figures and notebooks too")
+    fit_command.add(bare)
     model_commands.add(bare)
     check_command.add(bare)
     return parser
