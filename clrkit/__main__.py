@@ -19,6 +19,7 @@ from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
 from clrkit.presets import PRESETS, preset
 from clrkit.provenance import launched
+from clrkit.settings import with_ablations
 
 if TYPE_CHECKING:
     from clrkit.runs import Store
@@ -102,6 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
     whole = command(
         "reproduce", reproduce, "Make every run, execute the notebooks, draw the figures, compare."
     )
+    for made in (planned, whole):
+        made.add_argument("--ablations", action="store_true", help="the runs of the ablation lab too")
     sweep_command.add_workers(whole)
     swept = sweep_command.add(command)
     swept.epilog, swept.formatter_class = run.epilog, run.formatter_class
@@ -205,7 +208,7 @@ def show_plan(options: argparse.Namespace) -> int:
     from clrkit.reproduce import plan
 
     chosen, store = opened(options)
-    rows = plan(chosen.runs, store)
+    rows = plan(with_ablations(chosen, options.ablations), store)
     print(json.dumps(rows, indent=1) if options.json else "\n".join(plan_lines(rows)))
     return 0
 
@@ -217,8 +220,9 @@ def reproduce(options: argparse.Namespace) -> int:
 
     chosen, store = opened(options)
     cluster = sweep_command.chosen_cluster(options)
+    runs = with_ablations(chosen, options.ablations)
     with noting(*STOPPING) as stopped:
-        if not whole.make_runs(chosen.runs, store, options.workers, options.device, stopped, cluster):
+        if not whole.make_runs(runs, store, options.workers, options.device, stopped, cluster):
             return interrupted()
     print(publish(chosen, store))
     return 0

@@ -143,6 +143,11 @@ def ablation_runs(preset: Preset) -> tuple[Stage, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def with_ablations(preset: Preset, wanted: bool) -> tuple[Stage, ...]:
+    """Every run of a preset, and where they are wanted those of the lab's grid."""
+    return (*preset.runs, *(ablation_runs(preset) if wanted else ()))
+
+
 def runs_of(preset: Preset, cross: Cross) -> Iterator[Stage]:
     for seed, values in product(preset.grid.seeds, product(*cross.settings.values())):
         point = dict(zip(cross.settings, values, strict=True))

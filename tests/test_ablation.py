@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 
@@ -64,7 +65,7 @@ def refreshed(lab: Ablation) -> Ablation:
 def hollow(drawing: Drawing) -> list[tuple[float, float]]:
     """Places of the hollow markers."""
     lines = [line for line in drawing.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
-    return [tuple(point) for line in lines for point in line.get_xydata()]  # type: ignore[union-attr]
+    return [(float(x), float(y)) for line in lines for x, y in np.asarray(line.get_xydata())]
 
 
 def put_along(lab: Ablation, store: Store, outcome: str, along: str, top1: dict[float, list[float]]) -> None:
