@@ -29,7 +29,7 @@ THUMB, QUALITY = 40, 80
 
 STYLE = f"""
 .clrkit-map {{ width: 100%; max-width: {WIDTH}px; background: white; font: 13px "DejaVu Sans", sans-serif }}
-.clrkit-map text {{ text-anchor: middle; fill: {GREY} }}
+.clrkit-map text {{ text-anchor: middle; fill: {GREY}; pointer-events: none }}
 .clrkit-map .point {{ cursor: pointer; outline: none }}
 .clrkit-map .point > text {{ font-weight: bold; dominant-baseline: central }}
 .clrkit-map .point > circle {{ fill: transparent }}

@@ -108,7 +108,7 @@ def matrix(
     axes.set(xlim=(-1.7, count - 0.4), ylim=(count - 0.4, -1.7), aspect="auto")
     axes.set_title(title, x=0.07)
     side = figure.add_axes((left + 0.443, 0.402, 0.010, 0.505))
-    bar = figure.colorbar(image, cax=side, ticks=[colors["vmin"], 0, 1])
+    bar = figure.colorbar(image, cax=side, ticks=sorted({colors["vmin"], 0, 1}))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5, length=2)
 

@@ -73,15 +73,16 @@ def augmentation(
     draws = controls.slider("draw", numbered(DRAWS), 0)
     again = w.Button(description="Draw again")
     again.on_click(draw_again)
-    yes_no = [("yes", True), ("no", False)]
-    brightness = [("multiplied (v2)", "multiplied"), ("added (v1)", "added")]
+    # No lists to choose from: JupyterLab takes the arrow keys from them.
+    no_yes = [("no", False), ("yes", True)]
+    brightness = [("multiplied", "multiplied"), ("added (v1)", "added")]
     moved = {
         "image": controls.slider("image", numbered(len(pixels)), len(pixels) // 2),
         "crop_area": number("smallest crop, area", CROP_AREAS, augmentation.crop_area),
         "color_strength": number("colour strength", COLOR_STRENGTHS, augmentation.color_strength),
-        "flip": controls.choice("mirror half", yes_no, augmentation.flip),
-        "brightness": controls.choice("brightness is", brightness, augmentation.brightness),
-        "blur": controls.choice("blur half", yes_no, augmentation.blur),
+        "flip": controls.slider("mirror half", no_yes, augmentation.flip),
+        "brightness": controls.slider("brightness is", brightness, augmentation.brightness),
+        "blur": controls.slider("blur half", no_yes, augmentation.blur),
         "draws": draws,
     }
     return Playground(draw, moved, again)
@@ -108,7 +109,7 @@ def neighbours(
     """A chosen image's nearest neighbours, by network; arguments as `image_pictures.neighbours`."""
     order = labels.argsort(kind="stable").tolist()
     options = [(f"{place + 1}: {classes[labels[index]]}", index) for place, index in enumerate(order)]
-    moved = {"query": controls.slider("image", options, order[0])}
+    moved = {"query": controls.slider("query image", options, order[0])}
     return Playground(lambda query: image_pictures.neighbours(images, labels, classes, near, query), moved)
 
 

@@ -1,0 +1,76 @@
+"""The playgrounds in a real JupyterLab: by keyboard, by pointer, and the map without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from lab_server import Lab, Notebook
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip: .[ui])")
+expect = sync_api.expect
+pytestmark = pytest.mark.ui
+
+Opener = Callable[..., Notebook]
+Screenshot = Callable[[str, Any], Any]
+
+
+def panel_of(page: Any, control: Any) -> Any:
+    """The playground that a control is in."""
+    return page.locator(".jupyter-widgets.widget-vbox").filter(has=control)
+
+
+def move(page: Any, slider: Any) -> None:
+    """By a key; the panel's picture changes, and the words below are the picture's."""
+    figure = panel_of(page, slider).locator("img.clrkit-figure")
+    before, told = figure.get_attribute("src"), figure.get_attribute("alt")
+    slider.press("ArrowRight")
+    expect(figure).not_to_have_attribute("src", before)
+    expect(figure).not_to_have_attribute("alt", told)
+    expect(panel_of(page, slider).get_by_role("status")).to_have_text(figure.get_attribute("alt"))
+
+
+def point_at_the_map(page: Any) -> Any:
+    """The image pointed at and its six neighbours are shown, and no others; returns the map."""
+    plane = page.locator("svg.clrkit-map")
+    expect(plane.locator(".hint")).to_be_visible()
+    plane.locator(".point > circle").last.hover()  # which no other covers
+    expect(plane.locator(".card:visible use")).to_have_count(7)
+    expect(plane.locator(".hint")).to_be_hidden()
+    return plane
+
+
+def test_the_playgrounds_of_pretraining_follow_keyboard_and_pointer(
+    notebook: Opener, page: Any, lab: Lab, screenshot: Screenshot
+) -> None:
+    book = notebook("01_pretrain", preset="smoke")
+    book.run_all()
+    names = ("colour strength", "blur half", "temperature", "query image")
+    sliders = {name: page.get_by_role("slider", name=name) for name in names}
+    for slider in sliders.values():
+        move(page, slider)
+    views = panel_of(page, sliders["colour strength"])
+    before = views.locator("img.clrkit-figure").get_attribute("src")
+    page.get_by_role("button", name="Draw again").press("Enter")
+    expect(views.locator("img.clrkit-figure")).not_to_have_attribute("src", before)
+    screenshot("augmentation", views)
+    screenshot("nt-xent", panel_of(page, sliders["temperature"]))
+    screenshot("embedding-map", point_at_the_map(page))
+    # The saved notebook has the map without a kernel.
+    assert book.command("docmanager:save")["ok"]
+    saved = Notebook(page, lab, "01_pretrain.ipynb")
+    assert saved.command("kernelmenu:shutdown")["ok"]
+    plane = point_at_the_map(page)
+    plane.locator(".point > circle").last.click()
+    page.mouse.move(0, 0)
+    expect(plane.locator(".card:visible")).to_have_count(1)
+
+
+def test_teacher_and_student_follow_the_temperature(
+    notebook: Opener, page: Any, screenshot: Screenshot
+) -> None:
+    notebook("03_distill", preset="smoke").run_all()
+    for name in ("image", "temperature"):
+        move(page, page.get_by_role("slider", name=name))
+    screenshot("teacher-and-student", panel_of(page, page.get_by_role("slider", name="temperature")))
