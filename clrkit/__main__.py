@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit import check_command, fit_command, model_commands, report_command, sweep_command
+from clrkit import check_command, export_command, fit_command, model_commands, report_command, sweep_command
 from clrkit import config as configs
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
@@ -120,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     cleaned.add_argument("--all", action="store_true", help="delete finished runs, figures and notebooks too")
     fit_command.add(bare)
     model_commands.add(bare)
+    export_command.add(bare)
     check_command.add(bare)
     return parser
 

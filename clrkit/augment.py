@@ -136,7 +136,7 @@ def cubic(distance: Tensor, a: float) -> Tensor:
 
 
 def resize_matrices(
-    start: PerImage, length: PerImage, source: int, target: int, resize: Resize = "tf2"
+    start: PerImage, length: PerImage, source: int | torch.SymInt, target: int, resize: Resize = "tf2"
 ) -> Float[Tensor, "batch target source"]:
     """Matrices that cut [start, start + length) out of `source` pixels and resize it to `target` pixels.
 

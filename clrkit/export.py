@@ -23,7 +23,7 @@ from clrkit.data import known_root, load_evaluation
 from clrkit.folders import root_of
 from clrkit.images import WHOLE, DataError, ImageArray, Rgb, View, upright
 from clrkit.known_sets import KNOWN
-from clrkit.model_folder import WEIGHTS, ModelError, new_folder, write_files
+from clrkit.model_folder import WEIGHTS, ModelError, new_folder, refuse_existing, write_files
 from clrkit.origin import Origin, read_origin
 from clrkit.pixels import PixelArray, PixelStream
 from clrkit.portable import Portable
@@ -73,6 +73,7 @@ def export(source: Path, out: Path, image_size: int | None = None) -> Exported:
             that does not give the outputs of the original.
         Damaged: where a run's files are not what was written.
     """
+    refuse_existing(out)
     origin = read_origin(source, image_size)
     photos, named = sample(origin)
     wanted = [original(origin, photo) for photo in photos]
@@ -90,7 +91,7 @@ def export(source: Path, out: Path, image_size: int | None = None) -> Exported:
 
 def about(origin: Origin) -> dict[str, object]:
     """What the description says beside the model: enough to predict and to evaluate."""
-    known = {"image_size": origin.image_size, "classes": list(origin.classes)}
+    known = {"image_size": origin.image_size, "classes": origin.names}
     return {"source": origin.folder.resolve().name, **known, **provenance()}
 
 
@@ -208,14 +209,13 @@ def original(origin: Origin, photo: Rgb) -> Outputs:
 
 def deviation(engine: Engine, photos: Sequence[Rgb], wanted: Sequence[Outputs]) -> float:
     """The largest difference of any output, alone and in a batch, as a part of the largest output above 1."""
-    largest = 0.0
+    differences = []
     for photo, outputs in zip(photos, wanted, strict=True):
         for count in (1, 3):
             found = engine(np.repeat(photo[None], count, axis=0))
             for ours, theirs in zip(found, outputs, strict=True):
-                difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
-                largest = max(largest, difference)
-    return largest
+                differences.append(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
+    return float(np.max(differences))  # not a number where any is not
 
 
 def refuse_deviating(checks: dict[str, float], source: Path) -> None:

@@ -23,7 +23,7 @@ class Origin:
         folder: it was read from.
         model: on the CPU, in evaluation mode.
         image_size: side in pixels of the view it measures.
-        classes: their names, or numbers where they have none; empty without a classifier.
+        names: of the classes; None where they are not known.
         stage: that made it; None of a model that is no run of clrkit's.
         records: of that stage and those before it, by stage, as far as they lie beside it.
     """
@@ -31,9 +31,15 @@ class Origin:
     folder: Path
     model: Model
     image_size: int
-    classes: tuple[str, ...]
+    names: tuple[str, ...] | None
     stage: Stage | None
     records: Mapping[str, dict[str, Any]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What each class is called, its number where it has no name; empty without a classifier."""
+        count = self.model.config.classes
+        return tuple(map(str, range(count))) if self.names is None else self.names
 
     @property
     def record(self) -> dict[str, Any]:
@@ -60,9 +66,7 @@ def read_origin(folder: Path, image_size: int | None = None) -> Origin:
     size = configs.Data(image_size=size).image_size
     count = model.config.classes
     names = read_classes(folder) if count else ()
-    if names is None:
-        names = tuple(map(str, range(count)))
-    if len(names) != count:
+    if names is not None and len(names) != count:
         raise ModelError(f"{folder} names {len(names)} classes, but tells {count} apart.")
     return Origin(folder, model, size, names, stage, {record["stage"]: record for record in records})
 

@@ -80,7 +80,9 @@ def squash(planes: Int[Tensor, "batch 3 _ _"], size: int, axis: int) -> Int[Tens
     return torch.div(rounded, unit, rounding_mode="trunc").clamp(max=255)
 
 
-def squash_weights(length: Float[Tensor, ""], source: int, size: int) -> Float[Tensor, "size source"]:
+def squash_weights(
+    length: Float[Tensor, ""], source: int | torch.SymInt, size: int
+) -> Float[Tensor, "size source"]:
     """Keys' cubic with a = -0.5, stretched over the pixels that become one; rows sum to 1."""
     scale = length / size
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * scale

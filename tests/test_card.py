@@ -1,0 +1,88 @@
+"""The model card says what the record says, and that it does not know the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_models import drawn_model, finished_run
+
+from clrkit.card import card
+from clrkit.model_folder import write_model
+from clrkit.origin import Origin, read_origin
+from clrkit.presets import preset
+from clrkit.runs import Store, write_run_sums
+from clrkit.tables import Table
+
+SMOKE = preset("smoke")
+TABLE = Table("export", "Files and speed", "A remark.", ["file"], [["model.onnx"]])
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Origin:
+    run = finished_run(Store(tmp_path_factory.mktemp("results"), "smoke"), SMOKE.distill)
+    return read_origin(run)
+
+
+def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> None:
+    text, record = card(student, TABLE), student.record
+    assert text.startswith("# R8 0.25x: 10 classes of Tinted MNIST\n")
+    assert "distilled from a fine-tuned SimCLRv2 teacher" in text
+    assert f"4,000 training images, of which {record['labels']:,} labels were used" in text
+    assert record["dataset"]["fingerprint"] in text
+    top1, teacher = (record["metrics"][name] for name in ("top1", "teacher_top1"))
+    assert f"**{100 * top1:.1f}%**" in text
+    assert f"Its teacher has {100 * teacher:.1f}% there; they agree on 80.0%" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| pre", "| fine", "| dist"))]
+    assert [row[0].strip("| ") for row in rows] == ["pretrain", "finetune", "distill"]
+    for row, stage in zip(rows, SMOKE.distill.chain, strict=True):
+        assert row[2:5] == [str(stage.seed), str(stage.epochs), str(stage.batch_size)]
+        assert row[5:7] == ["12.5 s", "Test CPU, 1 threads"]
+        assert row[8].strip(" |") == student.records[stage.name]["key"]
+    assert "torch 2.14.1" in text
+    assert "| model.onnx |" in text
+
+
+def test_the_interval_is_wilsons(student: Origin) -> None:
+    """Known values: 81 of 263 gives 25.53% to 36.62% (Newcombe, 1998, Table I, method 3)."""
+    record = student.record | {"metrics": {"top1": 81 / 263}}
+    record["dataset"] = record["dataset"] | {"evaluation": 263, "part": "validation"}
+    text = card(replace(student, records={"distill": record}), TABLE)
+    assert "(95% interval, Wilson: 25.5 to 36.6) on the 263 images of the validation part" in text
+
+
+def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Origin) -> None:
+    lonely = replace(student, records={"distill": student.record})
+    rows = [
+        line for line in card(lonely, TABLE).splitlines() if line.startswith(("| pretrain", "| finetune"))
+    ]
+    assert [row.count("not known") for row in rows] == [4, 4]
+    model = drawn_model(SMOKE.finetune)
+    write_model(tmp_path / "imported", model.config, model.state_dict(), {"source": "elsewhere"})
+    text = card(read_origin(tmp_path / "imported", 28), TABLE)
+    assert "Data and labels are not known" in text
+    assert "Accuracy is not known" in text
+    assert "How it was made is not known" in text
+    assert "Classes: 0, 1, 2," in text
+
+
+def test_a_pretrained_model_has_no_accuracy_and_no_classes(tmp_path: Path) -> None:
+    text = card(read_origin(finished_run(Store(tmp_path, "smoke"), SMOKE.finetune.pretrain)), TABLE)
+    assert "The model gives features, not classes." in text
+    assert "no labels were used" in text
+    assert "`features`" in text
+    assert "probabilities" not in text
+
+
+def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
+    run = finished_run(Store(tmp_path, "smoke"), SMOKE.finetune)
+    record = json.loads((run / "record.json").read_text())
+    record["dataset"] |= {"name": "<script>[a](b)", "classes": ["<img src=x>", "\x1b[31m", *"23456789"]}
+    (run / "record.json").write_text(json.dumps(record))
+    write_run_sums(run)
+    text = card(read_origin(run), TABLE)
+    assert "\\<script\\>\\[a\\](b)" in text
+    assert "\\<img src=x\\>" in text
+    assert "\x1b" not in text
