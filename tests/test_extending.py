@@ -39,40 +39,39 @@ def extend(folder: Path, chapter: str) -> None:
         path.write_text(source.replace(old, new), encoding="utf-8")
 
 
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "clrkit", tmp_path / "clrkit", ignore=shutil.ignore_patterns("*.pyc"))
+    return tmp_path
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_every_example_fits_the_sources_as_they_are_and_has_tests(chapter: str, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "clrkit", tmp_path / "clrkit", ignore=shutil.ignore_patterns("__pycache__"))
-    extend(tmp_path, chapter)
-    changed = {name for name, _, _ in changes(chapter)}
-    assert len(changed) >= 2
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--config",
-        ROOT / "pyproject.toml",
-        "--select",
-        "E,F,W",
-    ]
-    subprocess.run([*command, *(tmp_path / name for name in changed)], check=True, stdout=subprocess.DEVNULL)
-    assert "def test_" in "".join(blocks(chapter, "python"))
+def test_every_example_fits_the_sources_as_they_are_in_the_house_s_style(chapter: str, copy: Path) -> None:
+    extend(copy, chapter)
+    files = [copy / name for name in {name for name, _, _ in changes(chapter)}]
+    assert len(files) >= 2
+    files.append(copy / "test_example.py")
+    files[-1].write_text("\n".join(blocks(chapter, "python")), encoding="utf-8")
+    rules = ["--config", ROOT / "pyproject.toml"]
+    for check in (["format", "--check"], ["check", "--select", "E,W,F401,F811,F841"]):
+        command = [sys.executable, "-m", "ruff", *check, *rules, *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
-def test_the_examples_pass_their_tests_together(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "clrkit", tmp_path / "clrkit", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "results").symlink_to(ROOT / "results")
+def test_the_examples_pass_their_tests_together(copy: Path) -> None:
+    (copy / "results").symlink_to(ROOT / "results")
     for number, chapter in enumerate(CHAPTERS):
-        extend(tmp_path, chapter)
+        extend(copy, chapter)
         tests = "\n".join(blocks(chapter, "python"))
         assert "\ndef test_" in tests
-        (tmp_path / f"test_{number}.py").write_text(tests, encoding="utf-8")
+        (copy / f"test_{number}.py").write_text(tests, encoding="utf-8")
     is_copy = (
-        f"import clrkit\n\ndef test_it_is():\n    assert clrkit.__path__ == [{str(tmp_path / 'clrkit')!r}]\n"
+        f"import clrkit\n\ndef test_it_is():\n    assert clrkit.__path__ == [{str(copy / 'clrkit')!r}]\n"
     )
-    (tmp_path / "test_copy.py").write_text(is_copy, encoding="utf-8")
+    (copy / "test_copy.py").write_text(is_copy, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{PAGE.count('def test_') + 1} passed" in done.stdout
