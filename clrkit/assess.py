@@ -7,7 +7,6 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,26 +188,17 @@ def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
 
 
 def page(title: str, lines: Sequence[str], found: Assessment) -> str:
-    """One self-contained HTML page: accuracy, classes, confusions and errors."""
+    """One self-contained HTML page: accuracy, what was done, classes, confusions and errors."""
     figures = [found.class_figure(), found.confusion_figure()]
-    shown = [(each.title, encode(each.figure, "png", PAGE_DPI), each.alt) for each in figures]
     errors = found.error_picture()
-    shown.append(("The surest errors", errors.png(), errors.alt))
     numbers = found.by_class().round(1).to_html(index=False, na_rep="-", border=0)
     parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
     parts += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
-    parts += [f"<h2>{escape(name)}</h2>{embedded(png, alt)}" for name, png, alt in shown]
+    parts += [embedded(encode(each.figure, "png", PAGE_DPI), each.alt) for each in figures]
+    parts.append(f"<h2>The surest errors</h2>{embedded(errors.png(), errors.alt)}")
     parts.append(f'<h2>Numbers</h2><div class="scroll">{numbers}</div>')
     return HEAD.format(title=escape(title), style=STYLE) + "\n".join(parts) + "\n</body></html>\n"
 
 
 def embedded(png: bytes, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(png).decode()}">'
-
-
-def write_page(path: Path, title: str, lines: Sequence[str], found: Assessment) -> Path:
-    """Write the page, whole or not at all."""
-    from clrkit.runs import write_whole
-
-    write_whole(path, page(title, lines, found).encode())
-    return path

@@ -103,20 +103,26 @@ def stages(
         return 0
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     chain = own.with_labels(chain, survey, rows, store, labels, classes, fields)
-    return finish(options, chain, store, stopped)
+    told = [*survey.sentences(), *own.plan(survey, chain, rows)]
+    return finish(options, chain, store, stopped, told)
 
 
-def finish(options: argparse.Namespace, chain: Distill, store: Store, stopped: list[int]) -> int:
+def finish(
+    options: argparse.Namespace, chain: Distill, store: Store, stopped: list[int], told: list[str]
+) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
-    from clrkit.assess import assess, write_page
+    from clrkit.assess import assess, page
     from clrkit.export import export
+    from clrkit.runs import write_whole
+    from clrkit.survey import written
 
     run = make(chain, store, options.device, stopped)
     found = assess(chain, run, options.device)
     print("\n".join([found.sentence(), *found.remarks()]))
     print(found.by_class().to_string(index=False, float_format="%.1f", na_rep="-"))
-    page = write_page(store.folder / "model.html", f"{store.preset}: a small model", [], found)
-    print(f"Page with figures and errors: {page}")
+    content = page(f"{store.preset}: a small model", told, found).encode()
+    written(store, lambda: write_whole(store.folder / "model.html", content))
+    print(f"Page with figures and errors: {store.folder / 'model.html'}")
     target = store.folder / f"model-{run.key}"
     if not target.exists():
         export(run.folder, target)

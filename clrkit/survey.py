@@ -24,7 +24,7 @@ from clrkit.folders import (
 )
 from clrkit.images import DataError, read_photo, reason
 from clrkit.pixels import cores
-from clrkit.runs import RunError, Store, read_json, write_json, write_whole
+from clrkit.runs import RunError, Store, locked, read_json, write_json, write_whole
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller
@@ -63,9 +63,10 @@ class Survey:
 
     def sentences(self) -> list[str]:
         """What was found, a sentence each."""
-        lines = [f"{len(self.names):,} images in {self.root}, most about {self.side} pixels high or wide."]
-        if self.test:
-            lines.append(f"{self.test:,} more in {test_folder(self.root)}, kept to measure on.")
+        apart = test_folder(self.root)
+        lines = [f"{len(self.names):,} images in {self.root.name}, most about {self.side} pixels wide."]
+        if apart:
+            lines.append(f"{self.test:,} more in {apart.name}, kept to measure on.")
         if self.labels:
             counts = Counter(self.labels.values())
             lines.append(f"{len(self.labels):,} have labels by their folders: {counted(counts)}.")
@@ -184,9 +185,10 @@ def kept(store: Store, kind: str, ending: str, content: bytes) -> Path:
 
 
 def written(store: Store, write: Callable[[], None]) -> None:
-    """Write into the store's folder. Raises RunError where that cannot be."""
+    """Write into the store's folder, one process at a time. Raises RunError where that cannot be."""
     try:
         (store.folder / "labels").mkdir(parents=True, exist_ok=True)
-        write()
+        with locked(store.folder / "labels" / "writing.lock"):
+            write()
     except OSError as error:
         raise RunError(f"{store.folder} cannot be written: {reason(error)}.") from None

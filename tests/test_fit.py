@@ -6,10 +6,12 @@ import csv
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clrkit import assess, fit, survey
@@ -19,6 +21,7 @@ from clrkit.data import fingerprint, load
 from clrkit.folders import list_images
 from clrkit.images import DataError
 from clrkit.label_file import editing, read_table, set_label
+from clrkit.materialise import finish, materialise
 from clrkit.runs import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -314,11 +317,25 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
     before = {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")}
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")} == before
-    set_label(labels, rows[0]["file"], "blue")
-    assert main(["fit", str(images), "--budget", "20", *QUICK]) == 0
-    assert len(read_table(labels)) == 20
-    assert len(list(results.glob("runs/pretrain-*"))) == 1
-    assert len(list(results.glob("runs/finetune-*"))) == 2
+
+
+@pytest.mark.slow
+def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_path, store):
+    names = [f"{color}/{index}.png" for color in COLORS for index in range(3)]
+    root = write(unlabelled(tmp_path / "own"), *names)
+    found, labels = survey.look(root, store), root / "labels.csv"
+    pretrain = fit.recipe(found, fields={"pretrain.epochs": 1, "pretrain.width": 0.25}).teacher.pretrain
+    pretrained = finish(materialise(pretrain, store))
+    ask = partial(fit.propose, found, pretrain, pretrained, labels, device=torch.device("cpu"))
+    assert ask(budget=9) == []  # as many as class folders give labels
+    assert not labels.exists()
+    assert len(ask(budget=15)) == 6
+    rows = read_table(labels)
+    assert [row["label"] for row in rows] == ["blue"] * 3 + ["green"] * 3 + ["red"] * 3 + [""] * 6
+    assert [row["part"] for row in rows].count("test") == 3
+    assert ask(budget=15) == []
+    assert len(ask(budget=1000)) == 39 - 15
+    assert len({row["file"] for row in read_table(labels)}) == 39
 
 
 def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):

@@ -25,6 +25,8 @@ OWN_KNOBS = {
     "run_missing",
     "checkpoint",
     "expected",
+    "folder",
+    "budget",
 }  # those that are no field of a config
 
 
@@ -49,7 +51,7 @@ def source(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_there_are_seven_notebooks_in_order() -> None:
+def test_there_are_eight_notebooks_in_order() -> None:
     assert NAMES == [
         "00_start_here",
         "01_pretrain",
@@ -58,6 +60,7 @@ def test_there_are_seven_notebooks_in_order() -> None:
         "04_figures",
         "05_ablations",
         "06_official_checkpoints",
+        "07_your_images",
     ]
 
 
