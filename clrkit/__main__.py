@@ -200,6 +200,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
 
 def interrupted() -> int:
+    """Says how to go on; returns the exit status of an interrupt."""
     print("clrkit: stopped; what was done is kept, the same command goes on from there.", file=sys.stderr)
     return 130
 

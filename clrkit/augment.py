@@ -289,6 +289,7 @@ def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
 
 
 def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
+    """Bytes as float32 in [0, 1]."""
     return pixels.float().div_(255)
 
 

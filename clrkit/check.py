@@ -169,7 +169,10 @@ def check_files(folder: Path, names: Sequence[str], found: Findings) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a damaged run to `<name>.damaged`, numbered where that is taken; returns where it is now."""
+    """Rename a damaged run to `<name>.damaged`, numbered where that is taken; returns where it is now.
+
+    Raises RunError where it cannot be.
+    """
     number, target = 1, folder.with_name(f"{folder.name}.damaged")
     while target.exists():
         number += 1

@@ -89,5 +89,6 @@ def compare(path: Path, found: str, sums: dict[str, str]) -> None:
 
 
 def digest_of(path: Path, algorithm: Callable[[], Any] = hashlib.sha256) -> str:
+    """A file's digest in hexadecimal, SHA-256 unless told otherwise."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

@@ -344,7 +344,7 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def known(name: str, names: list[str], what: str) -> str:
-    """`name` if it is one of `names`; ConfigError with the nearest one otherwise."""
+    """`name` if it is one of `names`. Raises ConfigError with the nearest one otherwise."""
     if name in names:
         return name
     near = difflib.get_close_matches(name, names, n=1)

@@ -79,6 +79,7 @@ def tuned_at(runs: pd.DataFrame, fraction: float) -> pd.DataFrame:
 
 
 def pretraining_helps(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """Fine-tuning after pretraining, against the labels alone."""
     alone = by_seed(pick(runs, "supervised", fraction=fraction), SIZE)
     return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised")
 
@@ -94,10 +95,12 @@ def gain_falls(runs: pd.DataFrame, fewer: float, more: float) -> Contrast:
 
 
 def bigger_is_better(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """The largest network fine-tuned, against the smallest."""
     return extremes(tuned_at(runs, fraction))
 
 
 def bigger_probes_better(runs: pd.DataFrame) -> Contrast:
+    """The largest network under linear evaluation, against the smallest."""
     return extremes(by_seed(probed(runs), SIZE))
 
 
@@ -126,6 +129,7 @@ def from_layer(runs: pd.DataFrame, fraction: float, layer: int) -> pd.DataFrame:
 
 
 def first_layer(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """Fine-tuning from layer 1 of the head, against from the encoder's output."""
     first, output = (from_layer(runs, fraction, layer) for layer in (1, 0))
     return paired(first, output, "from the head's layer 1", "from the encoder's output")
 
@@ -142,11 +146,13 @@ def target_at(runs: pd.DataFrame, fraction: float, target: str) -> pd.DataFrame:
 
 
 def distilling_beats_labels(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """The small student distilled on all images, against its training on the labels."""
     learnt, labels = (target_at(runs, fraction, target) for target in (DISTILLED, LABELS_ONLY))
     return paired(learnt, labels, DISTILLED, LABELS_ONLY)
 
 
 def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """Distillation alone (Eq. 2), against that with the label term (Eq. 3)."""
     without, term = (target_at(runs, fraction, target) for target in (DISTILLED, MIXED))
     return paired(without, term, DISTILLED, MIXED).or_equal
 
@@ -156,6 +162,7 @@ def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.D
 
 
 def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """A network distilled into itself, against its teacher."""
     student, teacher = (students(runs, "self", fraction, value) for value in ("top1", "teacher_top1"))
     return paired(student, teacher, "self-distilled", "its teacher").or_equal
 

@@ -80,6 +80,7 @@ def fractions_of(cells: pd.DataFrame) -> list[float]:
 
 
 def listed(names: Iterable[str], values: Iterable[float], form: str = ".1f", unit: str = "%") -> str:
+    """Names with their values, for an alt text."""
     return ", ".join(f"{name} {value:{form}}{unit}" for name, value in zip(names, values, strict=True))
 
 

@@ -132,7 +132,10 @@ def test_folder(root: Path) -> Path | None:
 
 
 def list_evaluation(data: Data) -> Listing:
-    """The test files alone, with the classes that they have; as `list_images` where none are apart."""
+    """The test files alone, with the classes that they have; as `list_images` where none are apart.
+
+    Raises DataError naming what is missing.
+    """
     root = existing_root(data)
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if data.dataset == "imagenet":
@@ -155,7 +158,10 @@ def root_of(data: Data) -> str:
 
 
 def existing_root(data: Data) -> Path:
-    """The folder of a set's images, which may be given as an archive of it."""
+    """The folder of a set's images, which may be given as an archive of it.
+
+    Raises DataError where there is none.
+    """
     if not root_of(data):
         raise DataError(
             f"{data.dataset} needs the folder of its images; give it with --root DIR or in CLRKIT_ROOT."
@@ -206,12 +212,16 @@ def unlabelled(root: Path, folder: Path) -> list[ImageFile]:
 
 
 def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones left out."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def images_of(root: Path, folder: Path, label: str) -> list[ImageFile]:
-    """All images in a folder and the folders below it, sorted by name."""
+    """All images in a folder and the folders below it, sorted by name.
+
+    Raises DataError where there are none.
+    """
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     files = sorted(images_below(str(folder), prefix, label))
     if not files:
@@ -261,7 +271,10 @@ def read_csv(path: str) -> dict[str, str]:
 
 
 def read_rows(path: str) -> list[dict[str, str]]:
-    """The rows of a CSV that has the columns `file` and `label`, blanks around values taken away."""
+    """The rows of a CSV that has the columns `file` and `label`, blanks around values taken away.
+
+    Raises DataError naming the file.
+    """
     try:
         with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines, restval="")

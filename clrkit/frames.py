@@ -111,10 +111,12 @@ def network_name(network: Mapping[str, Any]) -> str:
 
 
 def fraction_name(fraction: float) -> str:
+    """A share as a percentage: 1%."""
     return f"{100 * fraction:g}%"
 
 
 def dataset_name(runs: pd.DataFrame) -> str:
+    """What figures and tables call the data set."""
     return " and ".join(DATASETS.get(name, name) for name in sorted(set(runs["dataset"])))
 
 
@@ -207,7 +209,10 @@ def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
 
 
 def standard_head(runs: pd.DataFrame) -> int:
-    """Depth of the projection head that the size comparisons share (the paper's 3 where it is open)."""
+    """Depth of the projection head that the size comparisons share (the paper's 3 where it is open).
+
+    Raises MissingRecords where nothing was pretrained.
+    """
     heads = runs[runs["head_layers"] > 0] if len(runs) else runs
     if heads.empty:
         raise MissingRecords("No pretrained runs are recorded.")

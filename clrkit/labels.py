@@ -91,7 +91,7 @@ def listed_subset(part: Part, path: str) -> Chosen:
 
 
 def read_list(path: str) -> list[str]:
-    """The lines of a list file that are not blank."""
+    """The lines of a list file that are not blank. Raises DataError where it cannot be read or has none."""
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -38,6 +38,9 @@ def nt_xent(
         summed_views: the sum of both views' means instead, twice the value (official `objective.py`).
         keys: a memory network's projections of the same views. Then an anchor's positive is that network's
             projection of its other view, in place of its own network's; they get no gradient.
+
+    Raises:
+        ValueError: where the views differ in shape.
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")

@@ -36,6 +36,7 @@ def measured(
 
 
 def describe(config: Stage, data: DataSet) -> dict[str, Any]:
+    """What a record says of the data set it was measured on."""
     return {
         "name": config.images.dataset,
         "fingerprint": data.fingerprint,
@@ -56,12 +57,14 @@ def label_count(config: Stage, data: DataSet) -> int:
 
 
 def encoder_parameters(model: nn.Module, parent: Model | None) -> int:
+    """How many weights the encoder has, a probe's being its parent's."""
     encoder = model.encoder if isinstance(model, Model) else parent and parent.encoder
     assert isinstance(encoder, nn.Module)
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def model_settings(model: nn.Module) -> dict[str, Any] | None:
+    """The config of a model; None of a probe's linear layer."""
     return asdict(model.config) if isinstance(model, Model) else None
 
 

@@ -49,6 +49,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
+    """Whether this process is the one that shows, writes and measures."""
     return rank() == 0
 
 

@@ -44,6 +44,7 @@ def processes_here() -> int:
 
 @cache
 def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

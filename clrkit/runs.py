@@ -176,11 +176,15 @@ def with_list_contents(config: Stage) -> Stage:
 
 
 def partial_of(path: Path) -> Path:
+    """The folder that a run is worked on in until it has its own."""
     return path.with_name(path.name + ".partial")
 
 
 def progress_noted(path: Path) -> tuple[int, int] | None:
-    """Steps done and in all of a run that is being made, as last noted; None where nothing is."""
+    """Steps done and in all of a run that is being made, as last noted; None where nothing is.
+
+    Raises RunError where the note is damaged.
+    """
     note = read_json(file := partial_of(path) / "progress.json")
     match note:
         case None:
@@ -191,7 +195,7 @@ def progress_noted(path: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where there is none."""
+    """The content of a JSON file, or None where there is none. Raises RunError where it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -240,6 +244,7 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(content, allow_nan=False).encode())
 
 

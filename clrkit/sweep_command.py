@@ -53,7 +53,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
-    """The cluster that the options ask for, or None."""
+    """The cluster that the options ask for, or None. Raises ConfigError for settings without one."""
     from clrkit.cluster import Cluster, read_parameters
 
     if options.cluster:
