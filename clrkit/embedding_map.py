@@ -1,12 +1,13 @@
 """A map of images in the plane that shows the image under the pointer and its nearest neighbours.
 
 One SVG with its own style and pixels and without a script: it works without a kernel, after a restart, and
-in a saved notebook that is trusted. All images are one JPEG, of which each thumbnail shows its part.
+in a saved notebook that is trusted. All images are one JPEG, of which each thumbnail shows its part. A frame
+keeps its style and names from the page, and the page's from it; attributes have single quotes, so that few
+characters change in the frame's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -28,18 +29,20 @@ BLOCK, EDGE = 16, 2  # pixels that JPEG codes together; so far a thumbnail goes 
 THUMB, QUALITY = 40, 80
 
 STYLE = f"""
-.clrkit-map {{ width: 100%; max-width: {WIDTH}px; background: white; font: 13px "DejaVu Sans", sans-serif }}
-.clrkit-map text {{ text-anchor: middle; fill: {GREY}; pointer-events: none }}
-.clrkit-map .point {{ cursor: pointer; outline: none }}
-.clrkit-map .point > text {{ font-weight: bold; dominant-baseline: central }}
-.clrkit-map .point > circle {{ fill: transparent }}
-.clrkit-map .point:hover > circle, .clrkit-map .point:focus > circle {{ stroke: black }}
-.clrkit-map .card {{ display: none; pointer-events: none }}
-.clrkit-map .card path {{ stroke: #888888 }}
-.clrkit-map .point:hover .card, .clrkit-map .point:focus .card {{ display: inline }}
-.clrkit-map:has(.point:hover) .point:focus:not(:hover) .card {{ display: none }}
-.clrkit-map:has(.point:hover) .hint, .clrkit-map:has(.point:focus) .hint {{ display: none }}
+body {{ margin: 0; background: white; font: 13px DejaVu Sans, sans-serif }}
+text {{ text-anchor: middle; fill: {GREY}; pointer-events: none }}
+.point {{ cursor: pointer; outline: none }}
+.point > text {{ font-weight: bold; dominant-baseline: central }}
+.point > circle {{ fill: transparent }}
+.point:hover > circle, .point:focus > circle {{ stroke: black }}
+.card {{ display: none; pointer-events: none }}
+.card path {{ stroke: #888888 }}
+.point:hover .card, .point:focus .card {{ display: inline }}
+svg:has(.point:hover) .point:focus:not(:hover) .card {{ display: none }}
+svg:has(.point:hover) .hint, svg:has(.point:focus) .hint {{ display: none }}
 """
+FRAME = f"border: 0; width: 100%; max-width: {WIDTH}px; aspect-ratio: {WIDTH} / {HEIGHT}"
+UNTRUSTED = "The map of images is shown where the notebook is trusted."  # what is left of a frame elsewhere
 
 
 def embedding_map(
@@ -59,23 +62,23 @@ def embedding_map(
         near: the nearest neighbours of each and their similarities, as `image_pictures.nearest` returns.
     """
     sheet, pitch, columns = sheet_of(images)
-    key = "m" + hashlib.sha256(sheet).hexdigest()[:5]  # names of parts are the whole page's
-    side, whole = min(images.shape[-1], THUMB), pitch * columns
-    places = np.round(MARGIN + (PLANE - 2 * MARGIN) * unit(points)).astype(int)
-    content = b64encode(sheet).decode()
-    parts = [f'<image id="{key}" width="{whole}" height="{whole}" href="data:image/jpeg;base64,{content}"/>']
+    side, whole, content = min(images.shape[-1], THUMB), pitch * columns, b64encode(sheet).decode()
+    parts = [f"<image id='all' width='{whole}' height='{whole}' href='data:image/jpeg;base64,{content}'/>"]
     for index in range(len(images)):
         corner = f"{index % columns * pitch + EDGE} {index // columns * pitch + EDGE}"
-        use = f'<use href="#{key}"/>'
-        parts.append(f'<symbol id="{key}-{index}" viewBox="{corner} {side} {side}">{use}</symbol>')
-    shown = points_and_cards(key, places, labels, [escape(name) for name in classes], near)
+        parts.append(f"<symbol id='i{index}' viewBox='{corner} {side} {side}'><use href='#all'/></symbol>")
+    places = np.round(MARGIN + (PLANE - 2 * MARGIN) * unit(points)).astype(int)
+    shown = points_and_cards(places, labels, [escape(name) for name in classes], near)
     alt = f"{len(images)} images in the plane, by their features; a number is a class."
-    return HTML(
-        f'<svg class="clrkit-map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">'
-        f"<style>{STYLE}</style><defs>{''.join(parts)}</defs>"
-        f'<text class="hint" x="{(CARD + WIDTH) // 2}" y="{HEIGHT // 2}">Point at a number</text>'
-        f"{''.join(shown)}</svg>"
+    hint = f"<text class='hint' x='{(CARD + WIDTH) // 2}' y='{HEIGHT // 2}'>Point at a number</text>"
+    drawn = (
+        f"<!doctype html><style>{STYLE}</style>"
+        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{alt}'>"
+        f"<defs>{''.join(parts)}</defs>{hint}{''.join(shown)}</svg>"
     )
+    # (IPython warns of an output that begins with a frame.)
+    frame = f'<iframe title="{alt}" style="{FRAME}" srcdoc="{as_attribute(drawn)}">{UNTRUSTED}</iframe>'
+    return HTML(f"<div>{frame}</div>")
 
 
 def sheet_of(images: Images) -> tuple[bytes, int, int]:
@@ -95,15 +98,13 @@ def sheet_of(images: Images) -> tuple[bytes, int, int]:
 
 
 def unit(points: Float[np.ndarray, "count 2"]) -> Float[np.ndarray, "count 2"]:
-    """Points moved and scaled, both directions alike, into the unit square, the second direction upwards."""
+    """Points moved and scaled to fill the unit square, the second direction upwards."""
     low, high = points.min(0), points.max(0)
-    scaled = (points - (low + high) / 2) / max((high - low).max(), 1e-12) * (1, -1)
-    moved: Float[np.ndarray, "count 2"] = scaled + 0.5
-    return moved
+    scaled: Float[np.ndarray, "count 2"] = (points - low) / np.maximum(high - low, 1e-12)
+    return np.abs(scaled - (0, 1))
 
 
 def points_and_cards(
-    key: str,
     places: Int64[np.ndarray, "count 2"],
     labels: Int64[np.ndarray, " count"],
     names: Sequence[str],
@@ -113,22 +114,26 @@ def points_and_cards(
     for index, ((x, y), label) in enumerate(zip(places, labels, strict=True)):
         chosen, similar = (values[index].tolist() for values in near)
         lines = "".join(f"M{x} {y}L{places[other][0]} {places[other][1]}" for other in chosen)
-        card = [thumbnail(key, index, names[label], CARD, 20, LARGE), f'<path d="{lines}"/>']
+        card = [thumbnail(index, names[label], CARD, 20, LARGE), f"<path d='{lines}'/>"]
         for place, (other, value) in enumerate(zip(chosen, similar, strict=True)):
             left, top = place % PER_ROW * (SMALL + 20), place // PER_ROW * (SMALL + 50)
             text = f"{names[labels[other]]} {value:.2f}"
-            card.append(thumbnail(key, other, text, CARD + left, 40 + LARGE + 50 + top, SMALL))
-        color = TEN_COLORS[label % 10]
+            card.append(thumbnail(other, text, CARD + left, 40 + LARGE + 50 + top, SMALL))
         yield (
-            f'<g class="point" tabindex="-1"><circle cx="{x}" cy="{y}" r="8"/>'
-            f'<text x="{x}" y="{y}" style="fill:{color}">{label}</text>'
-            f'<g class="card">{"".join(card)}</g></g>'
+            f"<g class='point' tabindex='-1'><circle cx='{x}' cy='{y}' r='8'/>"
+            f"<text x='{x}' y='{y}' style='fill:{TEN_COLORS[label % 10]}'>{label}</text>"
+            f"<g class='card'>{''.join(card)}</g></g>"
         )
 
 
-def thumbnail(key: str, index: int, text: str, left: int, top: int, side: int) -> str:
+def thumbnail(index: int, text: str, left: int, top: int, side: int) -> str:
     """An image with a text below."""
     return (
-        f'<use href="#{key}-{index}" x="{left}" y="{top}" width="{side}" height="{side}"/>'
-        f'<text x="{left + side // 2}" y="{top + side + 18}">{text}</text>'
+        f"<use href='#i{index}' x='{left}' y='{top}' width='{side}' height='{side}'/>"
+        f"<text x='{left + side // 2}' y='{top + side + 18}'>{text}</text>"
     )
+
+
+def as_attribute(text: str) -> str:
+    """A text between double quotes; single ones and brackets may stay."""
+    return text.replace("&", "&amp;").replace('"', "&quot;")

@@ -108,7 +108,7 @@ def neighbours(
 ) -> Playground:
     """A chosen image's nearest neighbours, by network; arguments as `image_pictures.neighbours`."""
     order = labels.argsort(kind="stable").tolist()
-    options = [(f"{place + 1}: {classes[labels[index]]}", index) for place, index in enumerate(order)]
+    options = [(f"{place + 1}, class {classes[labels[index]]}", index) for place, index in enumerate(order)]
     moved = {"query": controls.slider("query image", options, order[0])}
     return Playground(lambda query: image_pictures.neighbours(images, labels, classes, near, query), moved)
 

@@ -33,7 +33,7 @@ def move(page: Any, slider: Any) -> None:
 
 def point_at_the_map(page: Any) -> Any:
     """The image pointed at and its six neighbours are shown, and no others; returns the map."""
-    plane = page.locator("svg.clrkit-map")
+    plane = page.frame_locator("iframe[title*='images in the plane']").locator("svg")
     expect(plane.locator(".hint")).to_be_visible()
     plane.locator(".point > circle").last.hover()  # which no other covers
     expect(plane.locator(".card:visible use")).to_have_count(7)
