@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clrkit.config import Augmentation, Distill, Finetune, Pretrain, Stage, Supervised
+from clrkit.config import (
+    Augmentation,
+    Distill,
+    Finetune,
+    Labelled,
+    Network,
+    Pretrain,
+    Stage,
+    Supervised,
+    to_dict,
+)
 from clrkit.folders import UNSHOWABLE
-from clrkit.frames import DATASETS
+from clrkit.frames import DATASETS, network_name
 from clrkit.images import WHOLE
 from clrkit.model_commands import in_words, interval
 from clrkit.origin import Origin
@@ -119,13 +129,13 @@ def data_text(origin: Origin) -> str:
     if not origin.stage:
         return f"Data and labels are {UNKNOWN}: the folder `{origin.folder.name}` has no record of a run."
     record, found = origin.record, origin.record["dataset"]
-    labels = record["labels"]
-    used = "no labels" if isinstance(origin.stage, Pretrain) else f"{labels:,} labels"
-    draw = getattr(origin.stage.chain[-2] if isinstance(origin.stage, Distill) else origin.stage, "seed", 0)
-    listed = isinstance(origin.stage, Supervised | Finetune) and origin.stage.label_list
-    drawn = "" if used == "no labels" else " from a list" if listed else f" drawn with seed {draw}"
+    labelled = origin.stage.teacher if isinstance(origin.stage, Distill) else origin.stage
+    used, drawn = "no labels", ""
+    if isinstance(labelled, Labelled):
+        used = f"{record['labels']:,} labels"
+        drawn = ", from a list," if labelled.label_list else f", drawn with seed {labelled.seed},"
     return (
-        f"{dataset(origin)}: {found['train']:,} training images, of which {used} were used{drawn}; "
+        f"{dataset(origin)}: {found['train']:,} training images, of which {used}{drawn} were used; "
         f"{found['evaluation']:,} {verbatim(found['part'])} images to measure on. "
         f"Fingerprint of the data (SHA-256): `{verbatim(found['fingerprint'])}`."
     )
@@ -171,7 +181,7 @@ def row(stage: Stage, record: Mapping[str, Any] | None) -> list[str]:
     """What is set and what is recorded of a stage."""
     by = record["provenance"] if record else {}
     on = by.get("cpu") if by.get("device") == "cpu" else by.get("device")
-    cores = f", {by['threads']} threads" if by.get("device") == "cpu" and "threads" in by else ""
+    threads = f", threads: {by['threads']}" if by.get("device") == "cpu" and "threads" in by else ""
     return [
         stage.name,
         settings(stage),
@@ -179,7 +189,7 @@ def row(stage: Stage, record: Mapping[str, Any] | None) -> list[str]:
         str(stage.epochs),
         str(stage.batch_size),
         duration(by["seconds"]) if "seconds" in by else UNKNOWN,
-        f"{on}{cores}" if on else UNKNOWN,
+        f"{on}{threads}" if on else UNKNOWN,
         str(by.get("finished", UNKNOWN)),
         str(record["key"]) if record else UNKNOWN,
     ]
@@ -189,6 +199,8 @@ def settings(stage: Stage) -> str:
     """The fields that say most of a stage, by name."""
     names = ("temperature", "head_layers", "tap_layer", "fraction", "label_weight", "transfer", "precision")
     values = {name: getattr(stage, name) for name in names if hasattr(stage, name)}
+    if isinstance(network := getattr(stage, "network", None), Network):
+        values = {"network": network_name(to_dict(network)), **values}
     if isinstance(augmentation := getattr(stage, "augmentation", None), Augmentation):
         values["color_strength"] = augmentation.color_strength
     rule = stage.optimizer

@@ -30,7 +30,9 @@ def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> N
     text, record = card(student, TABLE), student.record
     assert text.startswith("# R8 0.25x: 10 classes of Tinted MNIST\n")
     assert "distilled from a fine-tuned SimCLRv2 teacher" in text
-    assert f"4,000 training images, of which {record['labels']:,} labels were used" in text
+    assert (
+        f"4,000 training images, of which {record['labels']:,} labels, drawn with seed 0, were used" in text
+    )
     assert record["dataset"]["fingerprint"] in text
     top1, teacher = (record["metrics"][name] for name in ("top1", "teacher_top1"))
     assert f"**{100 * top1:.1f}%**" in text
@@ -39,7 +41,8 @@ def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> N
     assert [row[0].strip("| ") for row in rows] == ["pretrain", "finetune", "distill"]
     for row, stage in zip(rows, SMOKE.distill.chain, strict=True):
         assert row[2:5] == [str(stage.seed), str(stage.epochs), str(stage.batch_size)]
-        assert row[5:7] == ["12.5 s", "Test CPU, 1 threads"]
+        assert row[5:7] == ["12.5 s", "Test CPU, threads: 1"]
+        assert ("network R8 0.25x" in row[1]) == (stage.name != "finetune")
         assert row[8].strip(" |") == student.records[stage.name]["key"]
     assert "torch 2.14.1" in text
     assert "| model.onnx |" in text
