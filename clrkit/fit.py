@@ -26,6 +26,7 @@ from clrkit.config import (
     to_dict,
     with_fields,
 )
+from clrkit.console import duration
 from clrkit.folders import list_images
 from clrkit.images import DataError
 from clrkit.label_file import Row, add_rows, as_csv, check_names, read_table
@@ -141,6 +142,14 @@ def seconds_expected(chain: Distill, labels: int, device: torch.device) -> float
     images = len(data.train)
     views = 2 * images * config.epochs + labels * chain.teacher.epochs + images * chain.epochs * 4 / 3
     return views * a_view
+
+
+def expected(chain: Distill, store: Store, labels: int, device: torch.device) -> str:
+    """How long it will take, in words."""
+    if store.find(chain.teacher.pretrain):
+        return "Pretraining is done; labels are learnt in a part of its time."
+    took = duration(seconds_expected(chain, labels, device))
+    return f"All three stages take about {took} on this {device.type}."
 
 
 def known_rows(survey: Survey, labels: Path) -> list[Row]:

@@ -90,9 +90,7 @@ def stages(
     rows = own.known_rows(survey, labels)
     print("\n".join(own.plan(survey, chain, rows)))
     pretrain = chain.teacher.pretrain
-    if store.find(pretrain) is None:
-        seconds = own.seconds_expected(chain, max(options.budget, len(rows)), device)
-        print(f"All three stages take about {in_words(seconds)} on this {device.type}.", flush=True)
+    print(own.expected(chain, store, max(options.budget, len(rows)), device), flush=True)
     pretrained = make(pretrain, store, options.device, stopped)
     if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
         print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")
@@ -148,9 +146,3 @@ def make(stage: Stage, store: Store, device: str, stopped: list[int]) -> Run:
             return to_end(work, show)
         finally:
             line.clear()
-
-
-def in_words(seconds: float) -> str:
-    from clrkit.console import duration
-
-    return duration(seconds)

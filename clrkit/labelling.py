@@ -19,7 +19,7 @@ from clrkit import controls
 from clrkit.config import ConfigError
 from clrkit.images import DataError, read_photo, to_square, upright
 from clrkit.label_file import Row, close, read_table, set_label
-from clrkit.pictures import Picture, image_rows
+from clrkit.pictures import Picture, bare, plain
 
 SHOWN = 320  # longer side of the image on the screen, in pixels
 WIDTH = {"width": "auto", "min_width": "90px"}
@@ -155,11 +155,13 @@ def enlarged(path: Path) -> bytes:
 
 
 def proposals(root: Path, rows: Sequence[Row]) -> Picture:
-    """The images of the CSV in its order, with their labels."""
-    squares = np.stack([to_square(read_photo(str(root / row["file"])), THUMB) / 255 for row in rows])
-    starts = range(0, len(rows), TILES)
-    lines = {
-        f"{start + 1}–{min(start + TILES, len(rows))}": squares[start : start + TILES] for start in starts
-    }
+    """The images of the CSV in its order, with their labels above them."""
+    lines = -(-len(rows) // TILES)
+    with plain(lines, TILES, 0.8 * TILES, 0.95 * lines) as (figure, grid):
+        for axes in grid.flat:
+            bare(axes)
+        for axes, row in zip(grid.flat, rows, strict=False):
+            axes.imshow(to_square(read_photo(str(root / row["file"])), THUMB).transpose(1, 2, 0))
+            axes.set_title(row["label"], size=8, loc="center", parse_math=False)
     labels = ", ".join(row["label"] or "none" for row in rows)
-    return image_rows(lines, f"{len(rows)} images, labels: {labels}.")
+    return Picture(figure, f"{len(rows)} images, labels: {labels}.")
