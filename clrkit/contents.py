@@ -43,6 +43,7 @@ class Report:
         missing: names of figures that could not be drawn, and why.
         comparison: with the reference (`clrkit.comparison.compare`); None if there is nothing to compare.
         notebooks: executed notebooks.
+        ablations: along the settings of the lab (`clrkit.ablation_table`); None where none are recorded.
     """
 
     preset: str
@@ -54,6 +55,7 @@ class Report:
     missing: Mapping[str, str] = field(default_factory=dict)
     comparison: pd.DataFrame | None = None
     notebooks: Sequence[Path] = ()
+    ablations: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def sections(report: Report) -> list[Section]:
         Section("Claims", [Verdicts(report.claims, CLAIM_RULE)]),
         Section("Figures", report.drawings),
         Section("Tables", read),
+        Section("Ablations", [report.ablations] if report.ablations else []),
         Section("Beside the paper", [table for table in tables if table.name == "published"]),
         Section("Against the reference", compared(report.comparison)),
         Section("Notebooks", [Files(report.notebooks)] if report.notebooks else []),

@@ -150,9 +150,12 @@ def drawn(store: Store) -> dict[str, str] | None:
 
 def origin_of(preset: Preset, evidence: Evidence, reference: Sequence[Run], store: Store) -> str:
     """SHA-256 over all that figures and index are made from: records, code, published numbers, libraries."""
+    from clrkit.ablation_table import ablation_runs_found
+
+    ablations = ablation_runs_found(preset, store)
     content = [
         [preset.name, evidence.source],
-        [sums_of(run.folder)[RECORD] for run in [*evidence.runs, *reference]],
+        [sums_of(run.folder)[RECORD] for run in [*evidence.runs, *reference, *ablations.values()]],
         [path.name for path in executed(store)],
         [digest_of(path) for path in [*sources(), PAPER] if path.exists()],
         [version(library) for library in DRAWN_WITH],
@@ -188,6 +191,7 @@ def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Seque
 def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequence[Run]) -> Report:
     """What the runs show."""
     from clrkit import claims, comparison, figures, frames
+    from clrkit.ablation_table import ablation_runs_found, ablation_table
     from clrkit.contents import Report
 
     runs = frames.frame(evidence.records)
@@ -205,6 +209,7 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
         missing=missing,
         comparison=compared,
         notebooks=executed(store),
+        ablations=ablation_table(preset, ablation_runs_found(preset, store)),
     )
 
 

@@ -1,0 +1,62 @@
+"""The table of the lab's grid, from runs that never were."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from clrkit import settings
+from clrkit.ablation_table import ablation_runs_found, ablation_table
+from clrkit.config import Stage
+from clrkit.presets import preset
+from clrkit.runs import Store
+
+SMOKE = preset("smoke")
+
+
+def warmer_is_worse(stage: Stage) -> float:
+    """Accuracy (%) by temperature, ten points less for a probe."""
+    return 90 - 100 * stage.chain[0].temperature - 10 * (stage.name == "probe")  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "results", "smoke")
+    (tmp_path / "results" / "reference").mkdir(parents=True)
+    for run in settings.ablation_runs(SMOKE):
+        synthetic.put(made, run, warmer_is_worse)
+    return made
+
+
+def test_a_row_tells_what_was_measured_at_each_value_of_a_setting(store: Store) -> None:
+    table = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    assert table is not None
+    assert table.rows == [
+        ["temperature", "linear probe", "at 0.2 60.0; at 0.5 30.0"],
+        ["temperature", "fine-tuned", "at 0.2 70.0; at 0.5 40.0"],
+    ]
+
+
+def test_the_reference_s_runs_are_shown_where_it_has_more_of_them_and_named_so(store: Store) -> None:
+    own = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    for run in settings.ablation_runs(SMOKE):
+        synthetic.put(store.reference, run, lambda stage: 50.0)
+    assert ablation_table(SMOKE, ablation_runs_found(SMOKE, store)) == own
+    gone = store.path(next(run for run in settings.ablation_runs(SMOKE) if run.name == "probe"))
+    shutil.rmtree(gone)
+    reference = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    assert own is not None
+    assert reference is not None
+    assert reference.rows[0][2] == "at 0.2 50.0; at 0.5 50.0"
+    assert reference.remark == f"{own.remark} From the committed reference."
+
+
+def test_a_setting_with_one_value_recorded_has_no_row(store: Store) -> None:
+    few = {run: found for run, found in ablation_runs_found(SMOKE, store).items() if run.name == "finetune"}
+    table = ablation_table(SMOKE, few)
+    assert table is not None
+    assert [row[1] for row in table.rows] == ["fine-tuned"]
+    assert ablation_table(SMOKE, dict([few.popitem()])) is None
