@@ -12,10 +12,11 @@ from IPython.display import Javascript, display
 
 # Layouts are dicts: a widget made on import would leave its state in every executed notebook.
 CONTROL: dict[str, Any] = {"layout": {"width": "380px"}, "style": {"description_width": "150px"}}
-SLIDER, STATUS = "clrkit-slider", "clrkit-status"
+PANEL, SLIDER, STATUS = "clrkit-panel", "clrkit-slider", "clrkit-status"
 
 # ipywidgets gives a slider's handle neither a name nor the text of its value, makes a second stop for Tab of
-# that text, and gives no element a role. The observer sees what is drawn later too; one is enough for a page.
+# that text, and gives no element a role. JupyterLab takes letters that are typed to choose from a list for
+# shortcuts, such as A for a new cell. The observer sees what is drawn later too; one is enough for a page.
 NAMING = f"""
 if (!window.clrkitNaming) {{
   const set = (element, values) => {{
@@ -31,6 +32,9 @@ if (!window.clrkitNaming) {{
       set(text, {{tabindex: '-1'}});
     }}
     for (const line of document.querySelectorAll('.{STATUS}')) set(line, {{role: 'status'}});
+    const quiet = {{'data-lm-suppress-shortcuts': 'true'}};
+    const focused = '.{PANEL} :is(select, input, button, [tabindex])';
+    for (const control of document.querySelectorAll(focused)) set(control, quiet);
   }};
   window.clrkitNaming = new MutationObserver(name);
   const changes = {{childList: true, characterData: true, attributeFilter: ['aria-valuetext', 'disabled']}};
@@ -40,8 +44,10 @@ if (!window.clrkitNaming) {{
 """
 
 
-def show(*panels: w.Widget) -> None:
-    """Display panels, with names for what is in them that screen readers can tell."""
+def show(*panels: w.DOMWidget) -> None:
+    """Display panels, with names that screen readers can tell, and keys that stay in them."""
+    for panel in panels:
+        panel.add_class(PANEL)
     display(*panels, Javascript(NAMING))
 
 

@@ -25,7 +25,7 @@ from clrkit.widgets import REDRAW_SECONDS, Course, expected, name_of, told
 BAR_SECONDS = 0.2  # between changes of the progress bar
 DPI = 100
 WRAPPED, WIDE, HIDDEN, SHOWN = {"flex_flow": "row wrap"}, {"width": "320px"}, "none", ""
-CELL = 'style="text-align: left; vertical-align: top; padding: 2px 12px 2px 0"'
+CELL = 'style="text-align: left; vertical-align: top; line-height: 1.4; padding: 2px 12px 2px 0"'
 
 # New weights are drawn with the process's random generator, so one run begins at a time in a kernel.
 TURN = threading.Lock()

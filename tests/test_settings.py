@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clrkit.__main__ import main
 from clrkit.config import ConfigError, Distill, Finetune, Probe, Supervised, key, to_dict
 from clrkit.presets import preset
 from clrkit.reproduce import complete
@@ -134,3 +137,14 @@ def test_the_runs_of_the_grid_stand_with_what_they_build_on() -> None:
 )
 def test_values_are_told_in_words(name: str, value: Any, text: str) -> None:
     assert text_of(name, value) == text
+
+
+def test_the_lab_is_planned_and_made_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = []
+    for more in ([], ["--ablations"]):
+        assert main(["plan", "--preset", "smoke", "--json", "--results", str(tmp_path), *more]) == 0
+        planned.append({row["key"] for row in json.loads(capsys.readouterr().out)})
+    assert planned[0] < planned[1]
+    assert len(planned[1] - planned[0]) == 3  # pretraining, probe and fine-tuning at another temperature
