@@ -73,7 +73,6 @@ def augmentation(
     draws = controls.slider("draw", numbered(DRAWS), 0)
     again = w.Button(description="Draw again")
     again.on_click(draw_again)
-    # No lists to choose from: JupyterLab takes the arrow keys from them.
     no_yes = [("no", False), ("yes", True)]
     brightness = [("multiplied", "multiplied"), ("added (v1)", "added")]
     moved = {
