@@ -135,9 +135,7 @@ def test_a_finished_run_predicts_what_evaluate_measures(tmp_path):
     assert len(measured.argmax(1).unique()) > 3  # else anything would do
 
 
-@pytest.mark.parametrize(
-    "snippet", [CLASSIFY, *re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)]
-)
+@pytest.mark.parametrize("snippet", [CLASSIFY, *SNIPPETS])
 def test_the_snippets_of_model_card_and_documentation_run(model, pictures, monkeypatch, capsys, snippet):
     monkeypatch.chdir(model)
     Image.open(pictures / "sub" / "c.bmp").save(pictures / "c.png")
