@@ -52,7 +52,7 @@ def test_a_panel_is_shown_with_the_names_of_its_sliders(monkeypatch: pytest.Monk
     controls.show(panel)
     first, script = shown
     assert first is panel
-    assert all(f"'.{name}'" in script.data for name in (controls.PANEL, controls.SLIDER, controls.STATUS))
+    assert all(f".{name}" in script.data for name in (controls.PANEL, controls.SLIDER, controls.STATUS))
     assert controls.PANEL in panel._dom_classes
     assert controls.SLIDER in controls.slider("a", [("1", 1)], 1)._dom_classes
     assert controls.STATUS in panel._dom_classes
