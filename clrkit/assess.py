@@ -47,6 +47,7 @@ class Assessment:
         names: of the images.
         images: as the model saw them, floats in [0, 1], those of `errors` alone.
         labels: that were trained on, by class.
+        seen: whether pretraining and distillation saw these images, without their labels.
     """
 
     run: Run
@@ -57,6 +58,7 @@ class Assessment:
     names: tuple[str, ...]
     images: Float[np.ndarray, "errors 3 side side"]
     labels: dict[str, int]
+    seen: bool = False
 
     @property
     def errors(self) -> Int64[np.ndarray, " errors"]:
@@ -79,11 +81,13 @@ class Assessment:
 
     def remarks(self) -> list[str]:
         """What to know before the numbers are used."""
+        seen = "Pretraining and distillation saw these images, too, without their labels."
         unseen = [name for name in self.classes if not self.labels.get(name)]
         found = (
             [f"No label to train on: {', '.join(unseen)}; the model never predicts these."] if unseen else []
         )
         absent = [name for number, name in enumerate(self.classes) if not (self.truth == number).any()]
+        found += [seen] if self.seen else []
         return found + ([f"No image to measure on: {', '.join(absent)}."] if absent else [])
 
     def by_class(self) -> pd.DataFrame:
@@ -182,9 +186,8 @@ def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
     images = views[0] if views else np.empty((0, 3, size, size), dtype=np.float32)
     given = data.train.labels[data.train.labels >= 0]
     labels = dict(zip(data.classes, np.bincount(given, minlength=len(data.classes)).tolist(), strict=True))
-    return Assessment(
-        run, data.classes, part.labels, predicted, probability, tuple(part.names), images, labels
-    )
+    names, seen = tuple(part.names), not set(data.train.names).isdisjoint(part.names)
+    return Assessment(run, data.classes, part.labels, predicted, probability, names, images, labels, seen)
 
 
 def page(title: str, lines: Sequence[str], found: Assessment) -> str:

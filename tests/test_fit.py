@@ -311,6 +311,7 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
     said = capsys.readouterr().out
     results = tmp_path / "results" / "my_images"
     assert "on 3 images kept to measure on, with 12 labels" in said
+    assert "distillation saw these images, too, without their labels" in said
     assert len(list(results.glob("runs/pretrain-*"))) == 1
     assert list(results.glob("model-*/*.onnx"))
     assert "<!DOCTYPE html>" in (results / "model.html").read_text()
