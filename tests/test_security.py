@@ -87,6 +87,8 @@ def offences_of_call(call: ast.Call) -> Iterator[str]:
         yield name
     if name == "torch.load" and given.get("weights_only") != "True":
         yield "torch.load without weights_only=True"
+    if name.endswith("export.load"):
+        yield "torch.export.load"
     if given.get("allow_pickle", "False") != "False" or given.get("shell", "False") != "False":
         yield f"{name} with allow_pickle or shell"
 
@@ -94,7 +96,8 @@ def offences_of_call(call: ast.Call) -> Iterator[str]:
 def test_nothing_in_the_library_or_the_notebooks_executes_what_it_reads() -> None:
     found = {name: list(offences(text)) for name, text in sources()}
     assert len(found) > 40
-    assert {name: what for name, what in found.items() if what} == {}
+    # A program that was written the moment before is read back, to be checked.
+    assert {name: what for name, what in found.items() if what} == {"export.py": ["torch.export.load"]}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,7 @@ def test_nothing_in_the_library_or_the_notebooks_executes_what_it_reads() -> Non
         "tar.extractall(x)",
         "torch.load(x)",
         "torch.load(x, weights_only=False)",
+        "torch.export.load(x)",
         "np.load(x, allow_pickle=True)",
         "np.load(x, allow_pickle=asked)",
         "subprocess.run(x, shell=True)",
