@@ -152,7 +152,7 @@ def accuracy_text(origin: Origin) -> str:
     low, high = interval(metrics["top1"], count)
     text = (
         f"Top-1 **{100 * metrics['top1']:.1f}%** (95% interval, Wilson: {low:.1f} to {high:.1f}) on the "
-        f"{count:,} images of the {verbatim(found['part'])} part, which were not trained on."
+        f"{count:,} images of the {verbatim(found['part'])} part, whose labels were not trained on."
     )
     if "top5" in metrics:
         text += f" Top-5 {100 * metrics['top5']:.1f}%."

@@ -31,7 +31,6 @@ import torch
 
 from clrkit import frames, pictures, run_figures
 from clrkit.__main__ import main
-from clrkit.ablation import ablation
 from clrkit.cache import Source, read_cache, write_cache
 from clrkit.claims import evaluate
 from clrkit.config import ConfigError, Stage
@@ -39,6 +38,7 @@ from clrkit.data import load
 from clrkit.folders import list_images
 from clrkit.images import DataError
 from clrkit.index import Report, write_index
+from clrkit.lab import Training
 from clrkit.materialise import finish, materialise
 from clrkit.model import Model, ModelConfig
 from clrkit.model_folder import ModelError, read_model, write_model
@@ -47,7 +47,6 @@ from clrkit.presets import preset
 from clrkit.runs import Store, partial_of, read_run
 from clrkit.states import write_state
 from clrkit.tensor_bundle import CheckpointError, TensorBundle
-from clrkit.widgets import AblationPanel
 
 ROOT = Path(__file__).parents[1]
 SMOKE = preset("smoke")
@@ -332,14 +331,14 @@ def test_an_index_shows_what_records_say_as_text(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_panel_is_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    panel = AblationPanel(ablation(SMOKE, Store(tmp_path / "results", "smoke")))
+    training = Training(Store(tmp_path / "results", "smoke"), made=lambda: None)
 
     def fail(configs: list[Stage]) -> bool:
         raise ConfigError("<img src=x onerror=alert(1)>")
 
-    monkeypatch.setattr(panel, "make", fail)
-    panel.work([])
-    assert panel.status.value == "&lt;img src=x onerror=alert(1)&gt;"
+    monkeypatch.setattr(training, "make", fail)
+    training.work([])
+    assert training.status.value == "&lt;img src=x onerror=alert(1)&gt;"
 
 
 # The lab
