@@ -9,7 +9,7 @@ import csv
 import difflib
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,34 +93,42 @@ def add_rows(path: Path, added: Sequence[Row]) -> None:
 
 
 def check_names(path: Path, labels: Sequence[str], classes: Sequence[str]) -> None:
-    """Whether the labels are names of classes, and none is another one misspelt.
+    """Whether the labels are names of classes, and none is another one in other capitals or blanks.
 
     Args:
         path: of the CSV, for the message.
         labels: of the images, none empty.
-        classes: all that there are, if told; else a name that one image has, and that is much like another
-            one's, or the same but for capitals, is taken for an error.
+        classes: all that there are, if told; then any two of them may be alike.
 
     Raises:
         ConfigError: naming the label and the name it is near to.
     """
+    alike = dict[str, str]()
     counts = Counter(labels)
     for label in sorted(counts):
         if classes:
             known(label, list(classes), f"label in {path}")
-        elif near := close(label, [name for name in counts if may_be_meant(label, name, counts)]):
+        elif (first := alike.setdefault("".join(label.split()).casefold(), label)) != label:
             raise DataError(
-                f"{path} has the labels {label} ({counts[label]}) and {near} ({counts[near]}); mend it, or "
-                "say with --classes A,B,... that both are classes."
+                f"{path} has the labels {first} ({counts[first]}) and {label} ({counts[label]}), which "
+                "differ in capitals or blanks alone; write them alike, or name all classes if both are meant."
             )
 
 
-def may_be_meant(label: str, name: str, counts: Mapping[str, int]) -> bool:
-    """Whether `label` can be a slip for the commoner `name`; class_1 and class_2 differ on purpose."""
-    if label == name or label[-1:].isdigit() or name[-1:].isdigit():
-        return False
-    rare = counts[label] == 1 and counts[name] > 1
-    return rare or (label.casefold() == name.casefold() and counts[label] <= counts[name])
+def doubts(labels: Sequence[str]) -> list[str]:
+    """A sentence for every name that one image has and that may be a commoner one misspelt.
+
+    class_1 and class_2 differ on purpose.
+    """
+    counts = Counter(labels)
+    words = [name for name in counts if not name[-1:].isdigit()]
+    common = [name for name in words if counts[name] > 1]
+    near = {name: close(name, common) for name in sorted(words) if counts[name] == 1}
+    return [
+        f"One image is labelled {name}, {counts[other]} are {other}: if that is misspelt, mend it."
+        for name, other in near.items()
+        if other
+    ]
 
 
 def close(label: str, names: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ def look(folder: Path, store: Store, show: Show = lambda line: None) -> Survey:
 
     Raises:
         DataError: for a folder that is missing, or has too few images.
-        RunError: where the results folder cannot be written.
+        RunError: where the results folder cannot be written, or is of other images.
     """
     root = existing_root(Data(dataset="images", root=str(folder)))
     try:
@@ -109,7 +109,7 @@ def look(folder: Path, store: Store, show: Show = lambda line: None) -> Survey:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
     if hidden := [file.name for file in files if UNSHOWABLE.search(file.name)]:
         raise DataError(f"The image {hidden[0]!r} in {root} has a name that no text can show.")
-    seen = opened(root, files, store, show)
+    seen = opened(folder.expanduser().resolve(), root, files, store, show)
     apart = f"{test.name}/" if test else "/"
     good = [file.name for file in files if file.name not in seen["broken"]]
     names = tuple(name for name in good if not name.startswith(apart))
@@ -134,12 +134,26 @@ def labels_by_folder(root: Path) -> dict[str, str]:
     return {file.name: name for name in classes for file in images_of(root, place / name, name)}
 
 
-def opened(root: Path, files: Sequence[ImageFile], store: Store, show: Show) -> dict[str, Any]:
-    """What opening every file tells: `side`, `broken`, `copies`; as noted before if nothing has changed."""
+def opened(source: Path, root: Path, files: Sequence[ImageFile], store: Store, show: Show) -> dict[str, Any]:
+    """What opening every file tells: `side`, `broken`, `copies`; as noted before if nothing has changed.
+
+    Args:
+        source: the folder or archive that was named, of which these results are.
+        root: the folder, that of an archive in the cache.
+
+    Raises:
+        RunError: where the note is of other images.
+    """
     digest = hashlib.sha256(repr([root, *files]).encode(errors="surrogateescape")).hexdigest()
     note = store.folder / "survey.json"
-    seen = read_json(note)
-    if isinstance(seen, dict) and seen.get("digest") == digest:
+    noted = read_json(note)
+    seen = noted if isinstance(noted, dict) else {}
+    if seen.get("source", str(source)) != str(source):
+        raise RunError(
+            f"{note} is of the images {seen['source']}; give the results of {source} another name (--name), "
+            "or delete that file if the images were moved."
+        )
+    if seen.get("digest") == digest:
         return seen
     sides, broken, contents = list[int](), dict[str, str](), list[bytes]()
     with ThreadPoolExecutor(cores()) as pool:
@@ -153,7 +167,8 @@ def opened(root: Path, files: Sequence[ImageFile], store: Store, show: Show) -> 
             if done % 200 == 0:
                 show(f"looking at {done:,} of {len(files):,} images")
     side = round(median(sides)) if sides else 0
-    seen = {"digest": digest, "side": side, "broken": broken, "copies": len(contents) - len(set(contents))}
+    copies = len(contents) - len(set(contents))
+    seen = {"digest": digest, "source": str(source), "side": side, "broken": broken, "copies": copies}
     written(store, lambda: write_json(note, seen))
     return seen
 

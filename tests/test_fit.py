@@ -20,7 +20,7 @@ from clrkit.config import ConfigError
 from clrkit.data import fingerprint, load
 from clrkit.folders import list_images
 from clrkit.images import DataError
-from clrkit.label_file import editing, read_table, set_label
+from clrkit.label_file import doubts, editing, read_table, set_label
 from clrkit.materialise import finish, materialise
 from clrkit.runs import Run, Store
 
@@ -103,7 +103,8 @@ def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
     found = survey.look(write(tmp_path / "a", *names, "unlabelled/x.png", "test/red/1.png"), store)
     assert (len(found.labels), len(found.names), found.test) == (24, 25, 1)
     assert found.labels["red/0.png"] == "red"
-    alone = survey.look(write(tmp_path / "b", *(f"all/{index}.png" for index in range(20))), store)
+    single = write(tmp_path / "b", *(f"all/{index}.png" for index in range(20)))
+    alone = survey.look(single, Store(store.results, "other"))
     assert not alone.labels
 
 
@@ -205,8 +206,8 @@ def test_a_test_folder_is_what_is_measured(tmp_path, store):
         (["cat"] * 8, [], "only one class, cat; at least two classes are needed"),
         ([], [], "no class; at least two"),
         (["cat", "dog"], [], "is left to measure on"),
-        (["house"] * 6 + ["hosue", "tree", "tree"], [], "the labels hosue .1. and house .6.; mend it"),
-        (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat .2. and cat .2.|cat .2. and Cat .2."),
+        (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat .2. and cat .2., which differ in capitals or blanks"),
+        (["a cat", "a cat", "a  cat", "dog"], [], "a  cat .1. and a cat .2., which differ in capitals"),
         (["cat", "cot", "dog"], ["cat", "dog"], "Unknown label in .*labels.csv 'cot'; did you mean cat"),
     ],
 )
@@ -217,11 +218,31 @@ def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, 
         fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
 
 
-def test_classes_that_are_numbered_or_told_may_be_alike(images, store):
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["part_1"] * 5 + ["part_2"], []),
+        (["healthy"] * 3 + ["unhealthy"], []),
+        (["male", "female", "female", "female"], []),
+        (["cat"] * 5 + ["Cat"], ["cat", "Cat"]),
+    ],
+)
+def test_classes_may_be_much_alike(images, store, labels, classes):
     found = survey.look(images, store)
-    for labels, classes in ((["part_1"] * 5 + ["part_2"], []), (["cat"] * 5 + ["cot"], ["cat", "cot"])):
-        rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
-        fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+    rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
+    fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+
+
+def test_a_name_that_may_be_misspelt_is_pointed_out():
+    (said,) = doubts(["house"] * 6 + ["hosue", "tree", "tree", "part_1", "part_1", "part_2"])
+    assert said == "One image is labelled hosue, 6 are house: if that is misspelt, mend it."
+
+
+def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, store):
+    first = survey.look(unlabelled(tmp_path / "2023" / "photos"), store)
+    with pytest.raises(ConfigError, match=r"is of the images .*2023.*2024.* another name \(--name\)"):
+        survey.look(unlabelled(tmp_path / "2024" / "photos"), store)
+    assert survey.look(tmp_path / "2023" / "photos", store) == first
 
 
 @pytest.mark.parametrize(
