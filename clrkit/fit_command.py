@@ -44,6 +44,9 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     about = f"images that shall have labels; where fewer have, some are proposed (default {BUDGET})"
     made.add_argument("--budget", type=int, default=BUDGET, help=about)
     made.add_argument("--classes", default="", help="names of all classes, with commas between")
+    about = "whether class folders give labels, where there is no CSV (default true)"
+    names = ("--folders_are_labels", "--folders-are-labels")
+    made.add_argument(*names, choices=("true", "false"), default="true", help=about)
     made.add_argument("--student_width", "--student-width", help="channel multiplier of the student")
     made.add_argument("--student_depth", "--student-depth", help="layers of the student")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
@@ -62,7 +65,7 @@ def fit(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
     labels = options.labels or own.labels_of(options.folder)
     store, line = Store(options.results, options.name or own.name_of(options.folder)), ProgressLine()
-    survey = look(options.folder, store, line.show)
+    survey = look(options.folder, store, line.show, options.folders_are_labels == "true")
     line.clear()
     print("\n".join(survey.sentences()))
     with noting(*STOPPING) as stopped:

@@ -6,7 +6,6 @@ files that are no images by their suffix, are ignored.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -20,8 +19,9 @@ import numpy as np
 from clrkit.archives import unpacked
 from clrkit.config import Data
 from clrkit.images import DataError, ImageFiles, reason
-from clrkit.labels import hold_out, read_list
+from clrkit.labels import hold_out
 from clrkit.pixels import Originals, Parts
+from clrkit.sheet import read_sheet
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
@@ -111,10 +111,10 @@ def list_pool(root: Path, data: Data) -> Listing:
     they are in the training part, too, there without their label. So the images to train on do not depend on
     the labels. Without a CSV nothing has a label, and there is no test part.
     """
-    test, left_out = test_folder(root), frozenset(read_list(data.left_out) if data.left_out else ())
+    test, left_out = test_folder(root), left_out_of(data)
     apart = f"{test.name}/" if test else "/"
     files = [f for f in images_of(root, root, "") if not f.name.startswith(apart) and f.name not in left_out]
-    rows = {row["file"]: row for row in read_rows(data.labels_csv)} if data.labels_csv else {}
+    rows = {row["file"]: row for row in read_sheet(data.labels_csv).rows} if data.labels_csv else {}
     check_files(data.labels_csv, rows.keys(), files, root)
     labels = {name: row["label"] for name, row in rows.items() if row["label"]}
     held = {name for name in labels if not test and rows[name].get("part") == "test"}
@@ -123,6 +123,23 @@ def list_pool(root: Path, data: Data) -> Listing:
         shown = [file for file in class_folders(root, test) if file.name not in left_out]
     files = [file._replace(label="" if file.name in held else labels.get(file.name, "")) for file in files]
     return Listing(root, files, shown, tuple(sorted({file.label for file in [*files, *shown]} - {""})))
+
+
+def left_out_of(data: Data) -> frozenset[str]:
+    """Names of the images that are left out; in the list, which `clrkit.survey` writes, one a line.
+
+    Raises DataError where the list cannot be read.
+    """
+    if data.dataset != "images" or not data.left_out:
+        return frozenset()
+    try:
+        text = Path(data.left_out).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The list of images left out, {data.left_out}, cannot be read: {reason(error)}."
+        ) from None
+    # A name may begin or end with a blank, or hold what str.splitlines takes for the end of a line.
+    return frozenset(text.split("\n")) - {""}
 
 
 def test_folder(root: Path) -> Path | None:
@@ -143,7 +160,8 @@ def list_evaluation(data: Data) -> Listing:
     if not tests or data.labels_csv:
         return list_images(data)
     try:
-        files = class_folders(root, tests[0])
+        left_out = left_out_of(data)
+        files = [file for file in class_folders(root, tests[0]) if file.name not in left_out]
     except OSError as error:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
     return Listing(root, [], files, tuple(sorted({file.label for file in files})))
@@ -253,13 +271,15 @@ def csv_labels(root: Path, path: str) -> list[ImageFile]:
 def check_files(path: str, named: Set[str], files: list[ImageFile], root: Path) -> None:
     """Whether all that a CSV names is there. Raises DataError."""
     if strangers := named - {file.name for file in files}:
-        raise DataError(f"{path} names {min(strangers)}, which is not among the images of {root}.")
+        name = min(strangers)
+        shown = name if name == name.strip() else repr(name)  # else the blank is not seen
+        raise DataError(f"{path} names {shown}, which is not among the images of {root}.")
 
 
 def read_csv(path: str) -> dict[str, str]:
     """Labels by file name, from the columns `file` and `label` of a CSV."""
     labels: dict[str, str] = {}
-    for row in read_rows(path):
+    for row in read_sheet(path).rows:
         file, label = row["file"], row["label"]
         if not label:
             raise DataError(f"{path} gives {file or 'a row without a file'} no label.")
@@ -268,21 +288,3 @@ def read_csv(path: str) -> dict[str, str]:
     if not labels:
         raise DataError(f"{path} labels no image.")
     return labels
-
-
-def read_rows(path: str) -> list[dict[str, str]]:
-    """The rows of a CSV that has the columns `file` and `label`, blanks around values taken away.
-
-    Raises DataError naming the file.
-    """
-    try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines, restval="")
-            columns = rows.fieldnames or []
-            if not {"file", "label"} <= set(columns):
-                raise DataError(
-                    f"{path} needs the columns file and label; it has {', '.join(columns) or 'none'}."
-                )
-            return [{name: row[name].strip() for name in columns} for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The CSV of labels {path} cannot be read: {reason(error)}.") from None

@@ -1,13 +1,12 @@
 """The CSV of labels that people fill in: columns file and label, and part for what is measured on.
 
-Whoever writes it holds its lock, reads it anew, and replaces it whole: what others wrote is not lost.
+Whoever writes it holds its lock, reads it anew, and replaces it whole: what others wrote is not lost, be it
+labels, columns of their own, or the form of the file.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from pathlib import Path
 from filelock import Timeout
 
 from clrkit.config import known
-from clrkit.folders import read_rows
 from clrkit.images import DataError, reason
 from clrkit.runs import locked, write_whole
+from clrkit.sheet import Sheet, read_sheet
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0
@@ -33,20 +32,27 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         DataError: for a file that is no such CSV, or gives an image two labels.
     """
-    rows: dict[str, Row] = {}
-    for row in read_rows(str(path)) if path.exists() else []:
+    return merged(path, read_sheet(str(path)).rows) if path.exists() else []
+
+
+def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """One row for every image: its first, with the label that any has. Raises as `read_table`."""
+    found: dict[str, Row] = {}
+    for row in rows:
         if not row["file"]:
             raise DataError(f"{path} has a row that names no file.")
-        first = rows.setdefault(row["file"], row)
+        first = found.setdefault(row["file"], dict(row))
         if first["label"] and row["label"] not in ("", first["label"]):
             raise DataError(f"{path} gives {row['file']} two labels, {first['label']} and {row['label']}.")
         first["label"] = first["label"] or row["label"]
-    return list(rows.values())
+    return list(found.values())
 
 
 @contextmanager
 def editing(path: Path) -> Iterator[list[Row]]:
-    """The rows to be changed in place, under the file's lock; written when the block ends, if they changed.
+    """All rows, to be changed in place under the file's lock; written when the block ends, if they changed.
+
+    The file keeps its columns, delimiter, line ends, byte order mark and permissions.
 
     Raises:
         DataError: as `read_table`, and for a file that cannot be written.
@@ -54,11 +60,16 @@ def editing(path: Path) -> Iterator[list[Row]]:
     path = path.resolve()
     try:
         with locked(path.with_name(path.name + ".lock"), LOCK_SECONDS):
-            rows = read_table(path)
-            before = [dict(row) for row in rows]
+            there = path.exists()
+            sheet = read_sheet(str(path)) if there else Sheet(COLUMNS, [])
+            merged(path, sheet.rows)
+            rows = [dict(row) for row in sheet.rows]
             yield rows
-            if rows != before:
-                write_whole(path, as_csv(rows))
+            if rows != sheet.rows:
+                mode = path.stat().st_mode if there else None
+                write_whole(path, sheet.content(rows))
+                if mode:
+                    path.chmod(mode)
     except Timeout:
         raise DataError(f"Another process holds {path}; try again.") from None
     except OSError as error:
@@ -68,21 +79,31 @@ def editing(path: Path) -> Iterator[list[Row]]:
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """The table's bytes, with every column that any row has."""
-    columns = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    """A table's bytes, with every column that any row has."""
+    return Sheet(COLUMNS, []).content(rows)
 
 
-def set_label(path: Path, file: str, label: str) -> None:
-    """Give one image of the CSV a label, or take it away ("")."""
+def set_label(path: Path, file: str, label: str, seen: str) -> None:
+    """Give one image of the CSV a label, or take it away ("").
+
+    Args:
+        path: the CSV.
+        file: name of the image.
+        label: the new one.
+        seen: the one it replaces.
+
+    Raises:
+        DataError: where the image has no row, or another label than was seen; and as `editing`.
+    """
     with editing(path) as rows:
-        for row in rows:
-            if row["file"] == file:
-                row["label"] = label.strip()
+        own = [row for row in rows if row["file"] == file]
+        if not own:
+            raise DataError(f"{path} has no row for {file} any more.")
+        now = next((row["label"] for row in own if row["label"]), "")
+        if now != seen:
+            raise DataError(f"{file} was given the label {now or 'none'} meanwhile, in {path}.")
+        for row in own:
+            row["label"] = label.strip()
 
 
 def add_rows(path: Path, added: Sequence[Row]) -> None:

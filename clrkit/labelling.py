@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from clrkit import controls
-from clrkit.config import ConfigError
 from clrkit.images import DataError, read_photo, to_square, upright
 from clrkit.label_file import Row, close, read_table, set_label
 from clrkit.pictures import Picture, bare, plain
@@ -29,6 +28,9 @@ TILES, THUMB = 10, 64
 
 class LabellingPanel:
     """One image at a time, with a button for every class and a line to type classes in.
+
+    A label goes to the image that is on the screen, whatever others did to the CSV since it was shown, and
+    never in the place of one that was not seen there.
 
     By keyboard: type a class, or its number, and Enter; or Tab to a button. A name that is new becomes a
     class. Callbacks may come from more than one thread, so the lock guards what they share.
@@ -44,10 +46,9 @@ class LabellingPanel:
 
     def __init__(self, root: Path, labels: Path, classes: Sequence[str] = ()) -> None:
         self.root, self.labels, self.lock = root, labels, threading.RLock()
-        self.classes = list(dict.fromkeys([*classes, *sorted(label for label in self.given() if label)]))
-        if not self.rows():
-            raise DataError(f"{labels} names no image to label; `fit` proposes some.")
-        self.place, self.visited = self.next_place(-1), list[int]()
+        given = sorted({row["label"] for row in self.rows()} - {""})
+        self.classes = list(dict.fromkeys([*classes, *given]))
+        self.shown, self.seen, self.visited = "", "", list[str]()
         self.picture, self.progress = w.HTML(), w.HTML()
         self.buttons, self.status = w.HBox(layout={"flex_flow": "row wrap"}), controls.status()
         hint = "a class or its number, then Enter"
@@ -60,7 +61,7 @@ class LabellingPanel:
         self.picture.add_class("clrkit-image")
         self.progress.add_class("clrkit-progress")
         self.draw_buttons()
-        self.show()
+        self.show(self.next_after(""))
 
     @property
     def box(self) -> w.VBox:
@@ -69,27 +70,41 @@ class LabellingPanel:
         return w.VBox([self.progress, self.picture, self.buttons, self.entry, steps, self.status])
 
     def rows(self) -> list[Row]:
-        return read_table(self.labels)
+        rows = read_table(self.labels)
+        if not rows:
+            raise DataError(f"{self.labels} names no image to label; `fit` proposes some.")
+        return rows
 
-    def given(self) -> list[str]:
-        """The labels of all images, "" where there is none."""
-        return [row["label"] for row in self.rows()]
-
-    def next_place(self, after: int) -> int:
+    def next_after(self, file: str) -> str:
         """The next image without a label, from the start again at the end; the next one if all have one."""
-        given = self.given()
-        order = [*range(after + 1, len(given)), *range(min(after + 1, len(given)))]
-        return next((place for place in order if not given[place]), (after + 1) % max(len(given), 1))
-
-    def show(self) -> None:
-        """Show the image whose turn it is, and how many have labels."""
         rows = self.rows()
-        row = rows[self.place % len(rows)]
-        done, name = sum(bool(each["label"]) for each in rows), row["file"]
-        label = f", now {row['label']}" if row["label"] else ""
-        self.picture.value = controls.figure(enlarged(self.root / name), f"image {name}{label}")
+        names = [row["file"] for row in rows]
+        place = names.index(file) + 1 if file in names else 0
+        order = [*rows[place:], *rows[:place]]
+        return next((row["file"] for row in order if not row["label"]), order[0]["file"])
+
+    def before(self, file: str) -> str:
+        """The image in the row before."""
+        names = [row["file"] for row in self.rows()]
+        return names[max(names.index(file) - 1, 0)] if file in names else names[0]
+
+    def show(self, file: str) -> None:
+        """Show an image, and how many have labels; if it has no row any more, the first one without a label.
+
+        Of an image that cannot be decoded the name is shown, and why.
+        """
+        rows = self.rows()
+        given = {row["file"]: row["label"] for row in rows}
+        file = file if file in given else self.next_after("")
+        done, now = sum(bool(label) for label in given.values()), given[file]
+        label = f", now {now}" if now else ""
+        try:
+            picture = controls.figure(enlarged(self.root / file), f"image {file}{label}")
+        except DataError as error:
+            picture = f"<p>{escape(file)} cannot be shown; skip it. {escape(str(error))}</p>"
         state = "All" if done == len(rows) else f"{done} of"
-        self.progress.value = f"<b>{state} {len(rows)} have labels.</b> {escape(name)}{escape(label)}"
+        self.progress.value = f"<b>{state} {len(rows)} have labels.</b> {escape(file)}{escape(label)}"
+        self.picture.value, self.shown, self.seen = picture, file, now
 
     def draw_buttons(self) -> None:
         """A button for every class, numbered for the keyboard."""
@@ -113,34 +128,35 @@ class LabellingPanel:
         """Write a label for the image that is shown, and go to the next one without."""
         with self.lock:
             try:
-                file = self.rows()[self.place]["file"]
-                set_label(self.labels, file, name)
-                said = f"{file}: {name}."
-                if name not in self.classes:
-                    near = close(name, self.classes)
-                    self.classes.append(name)
-                    self.draw_buttons()
-                    said += f" A new class{f', much like {near}; Back changes it' if near else ''}."
-                self.visited.append(self.place)
-                self.place = self.next_place(self.place)
-                self.show()
-                controls.say(self.status, said)
-            except ConfigError as error:
-                controls.say(self.status, f"Not written: {error}")
+                set_label(self.labels, self.shown, name, self.seen)
+            except DataError as error:
+                self.turn(lambda: self.shown, f"Not written: {error}")
+                return
+            said = f"{self.shown}: {name}."
+            if name not in self.classes:
+                near = close(name, self.classes)
+                self.classes.append(name)
+                self.draw_buttons()
+                said += f" A new class{f', much like {near}; Back changes it' if near else ''}."
+            self.visited.append(self.shown)
+            self.turn(lambda: self.next_after(self.shown), said)
 
     def go(self, back: bool = False) -> None:
         """Go to the next image without a label, or back to the one shown before."""
         with self.lock:
-            try:
-                if not back:
-                    self.visited.append(self.place)
-                    self.place = self.next_place(self.place)
-                else:
-                    self.place = self.visited.pop() if self.visited else max(self.place - 1, 0)
-                self.show()
-                controls.say(self.status, "")
-            except ConfigError as error:
-                controls.say(self.status, str(error))
+            if back:
+                self.turn(lambda: self.visited.pop() if self.visited else self.before(self.shown), "")
+            else:
+                self.visited.append(self.shown)
+                self.turn(lambda: self.next_after(self.shown), "")
+
+    def turn(self, to: Callable[[], str], said: str) -> None:
+        """Show another image and say what was done, and what keeps it from being shown."""
+        try:
+            self.show(to())
+        except DataError as error:
+            said = f"{said} {error}".strip()
+        controls.say(self.status, said)
 
 
 def enlarged(path: Path) -> bytes:

@@ -93,7 +93,7 @@ def listed_subset(part: Part, path: str) -> Chosen:
 def read_list(path: str) -> list[str]:
     """The lines of a list file that are not blank. Raises DataError where it cannot be read or has none."""
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The label list {path} cannot be read: {reason(error)}.") from None
     names = [line.strip() for line in lines if line.strip()]

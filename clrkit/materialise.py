@@ -21,9 +21,10 @@ from safetensors.torch import save
 
 from clrkit import config as configs
 from clrkit import parallel, stages
-from clrkit.config import ConfigError, Stage
-from clrkit.data import DataSet, load
+from clrkit.config import ConfigError, Data, Stage
+from clrkit.data import DataSet, fingerprint, load
 from clrkit.devices import check_precision, choose_device, compiling
+from clrkit.folders import root_of
 from clrkit.measure import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.model import Model, ModelConfig
 from clrkit.provenance import provenance
@@ -35,6 +36,7 @@ from clrkit.runs import (
     RunError,
     Store,
     conclude,
+    fingerprint_once,
     partial_of,
     progress_noted,
     working_folder,
@@ -50,7 +52,14 @@ SPARED = 50  # times as long as saving one held training up
 HISTORY_ROWS = 200
 
 
-load_once = lru_cache(maxsize=2)(load)  # the runs of a sweep share their data set
+@lru_cache(maxsize=2)
+def loaded(data: Data, digest: str) -> DataSet:
+    return load(data)
+
+
+def load_once(data: Data) -> DataSet:
+    """The data set, kept for the next run of a sweep while its fingerprint stays. Raises as `load`."""
+    return loaded(data, fingerprint_once(data))
 
 
 @dataclass
@@ -103,10 +112,11 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
 
     Raises:
         RunError: for a loss that is not finite, or a results folder that cannot be written.
-        ConfigError: for settings that the data set or the device does not allow.
+        ConfigError: for settings that the data set or the device does not allow, or images that changed.
     """
     if run := find(config, store):
         return run
+    parallel.in_turn(lambda: check_unchanged(config))
     stages.check(config, data_of(config))
     check_precision(config, choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
@@ -138,6 +148,18 @@ def find(config: Stage, store: Store) -> Run | None:
 
     content = parallel.from_first(record)
     return Run(store.path(config), json.loads(content)) if content else None
+
+
+def check_unchanged(config: Stage) -> None:
+    """Whether one's own images are those that the keys of the chain were made of.
+
+    Raises:
+        RunError: naming their folder; keys are made anew afterwards.
+    """
+    for data in {stage.images for stage in config.chain if stage.images.dataset in ("folder", "images")}:
+        if fingerprint(data) != fingerprint_once(data):
+            fingerprint_once.cache_clear()
+            raise RunError(f"The images of {root_of(data)} have changed meanwhile; begin again with a look.")
 
 
 def data_of(config: Stage) -> DataSet:

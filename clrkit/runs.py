@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 NOTE_SECONDS = 1.0  # between notes of progress for other processes
 RECORD, HISTORY, WEIGHTS = "record.json", "history.json", "weights.safetensors"
 
-# Listing a large folder for every run of a sweep would cost more than the rest of a plan.
+# Listing a large folder for every run of a sweep would cost more than the rest of a plan. To look at a
+# folder (`clrkit.survey`) clears it; to make a run compares it with what is there (`clrkit.materialise`).
 fingerprint_once = lru_cache(maxsize=None)(fingerprint)
 
 

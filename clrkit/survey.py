@@ -19,15 +19,18 @@ from clrkit.folders import (
     ImageFile,
     existing_root,
     folders_in,
+    images_below,
     images_of,
     test_folder,
 )
 from clrkit.images import DataError, read_photo, reason
 from clrkit.pixels import cores
-from clrkit.runs import RunError, Store, locked, read_json, write_json, write_whole
+from clrkit.runs import RunError, Store, fingerprint_once, locked, read_json, write_json, write_whole
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller
+MEASURED = ("test", "val", "valid", "validation")  # what people call folders of images to measure on
+NO_CLASSES = ("train", *MEASURED, *UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,10 @@ class Survey:
             lines.append(f"{self.test:,} more in {apart.name}, kept to measure on.")
         if self.labels:
             counts = Counter(self.labels.values())
-            lines.append(f"{len(self.labels):,} have labels by their folders: {counted(counts)}.")
+            lines.append(
+                f"{len(self.labels):,} have labels by their folders, which are taken for classes: "
+                f"{counted(counts)} (not with --folders_are_labels false)."
+            )
         if self.broken:
             first, why = next(iter(self.broken.items()))
             lines.append(
@@ -88,23 +94,27 @@ def counted(counts: Mapping[str, int], most: int = 8) -> str:
     return ", ".join([*(f"{name} {count:,}" for name, count in ordered[:most]), *more])
 
 
-def look(folder: Path, store: Store, show: Show = lambda line: None) -> Survey:
+def look(
+    folder: Path, store: Store, show: Show = lambda line: None, folders_are_labels: bool = True
+) -> Survey:
     """What a folder of images holds; every file is opened once, until one changes.
 
     Args:
         folder: or an archive of it.
         store: whose folder keeps what was seen, and the list of what is left out.
         show: takes a line of progress.
+        folders_are_labels: whether class folders are; those of a test folder always are.
 
     Raises:
-        DataError: for a folder that is missing, or has too few images.
+        DataError: for a folder that is missing, has too few images, or whose layout cannot be meant.
         RunError: where the results folder cannot be written, or is of other images.
     """
+    fingerprint_once.cache_clear()  # images may have come since this process last looked
     root = existing_root(Data(dataset="images", root=str(folder)))
     try:
         files = images_of(root, root, "")
         test = test_folder(root)
-        labels = labels_by_folder(root)
+        labels = labels_by_folder(root) if folders_are_labels else {}
     except OSError as error:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
     if hidden := [file.name for file in files if UNSHOWABLE.search(file.name)]:
@@ -123,12 +133,23 @@ def look(folder: Path, store: Store, show: Show = lambda line: None) -> Survey:
 
 
 def labels_by_folder(root: Path) -> dict[str, str]:
-    """Classes of the images that lie in class folders; of a single folder the name says nothing."""
-    train = root / "train"
-    place = train if train.is_dir() and folders_in(train) else root
-    test = test_folder(root)
-    apart = {*UNLABELLED, *([test.name] if test and place == root else [])}
-    classes = [name for name in folders_in(place) if name not in apart]
+    """Classes of the images that lie in class folders; of a single folder the name says nothing.
+
+    Raises:
+        DataError: for a folder of images to measure on that says nothing of their classes.
+    """
+    there = folders_in(root)
+    for name in there:
+        flat = name.casefold() in MEASURED and not folders_in(root / name)
+        if flat and any(images_below(str(root / name), "", "")):
+            raise DataError(
+                f"{root / name} has images but no class folders, so nothing can be measured on them: sort "
+                "them into folders of their classes, move them away, or say --folders_are_labels false to "
+                "train on them, too, and to take no folder's name for a class."
+            )
+    split = "train" in there and bool(folders_in(root / "train"))
+    place, apart = (root / "train", UNLABELLED) if split else (root, NO_CLASSES)
+    classes = [name for name in folders_in(place) if name.casefold() not in apart]
     if len(classes) < 2:
         return {}
     return {file.name: name for name in classes for file in images_of(root, place / name, name)}

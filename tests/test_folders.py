@@ -123,7 +123,7 @@ def csv_folder(root: Path, text: str) -> Data:
 
 
 def test_a_csv_labels_some_of_the_images(tmp_path):
-    found = list_images(csv_folder(tmp_path, "label,file\nb,0.png\nb, 1.png\na,deep/x.png\na,3.png\n"))
+    found = list_images(csv_folder(tmp_path, "label,file\nb,0.png\nb ,1.png\na,deep/x.png\na,3.png\n"))
     assert found.classes == ("a", "b")
     assert len(found.test) == 2
     labelled = [row for row in rows(found.train + found.test) if row[1]]
@@ -138,6 +138,7 @@ def test_a_csv_labels_some_of_the_images(tmp_path):
         ("", r"labels\.csv needs the columns file and label; it has none"),
         ("file,label\n", r"labels\.csv labels no image"),
         ("file,label\n9.png,a\n", r"labels\.csv names 9\.png, which is not among the images of"),
+        ("file,label\n 0.png,a\n", r"labels\.csv names ' 0\.png', which is not among the images of"),
         ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv gives 0\.png two labels, a and b"),
         ("file,label\n0.png,\n", r"labels\.csv gives 0\.png no label"),
         ("file,label\n0.png\n", r"labels\.csv gives 0\.png no label"),

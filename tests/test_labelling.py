@@ -94,7 +94,7 @@ def test_a_new_panel_goes_on_where_the_last_was_with_its_classes(images):
 
 def test_what_another_writes_meanwhile_stays(images):
     shown = panel(images, "cat")
-    set_label(images / "labels.csv", "b.png", "dog")
+    set_label(images / "labels.csv", "b.png", "dog", seen="")
     press(shown, "cat")
     assert given(images) == ["cat", "dog", "", ""]
     assert 'alt="image c.png"' in shown.picture.value
@@ -110,6 +110,62 @@ def test_what_cannot_be_written_is_said_and_the_image_stays(images, monkeypatch)
     press(shown, "cat")
     assert "Not written: The disk is full." in shown.status.value
     assert 'alt="image a.png"' in shown.picture.value
+
+
+def rewrite(images: Path, *names: str) -> None:
+    (images / "labels.csv").write_text("".join(["file,label\n", *(f"{name}.png,\n" for name in names)]))
+
+
+def labels_of(images: Path) -> dict[str, str]:
+    return {row["file"]: row["label"] for row in read_table(images / "labels.csv")}
+
+
+def test_a_label_goes_to_the_image_on_the_screen_in_whatever_order_the_rows_are(images):
+    shown = panel(images, "cat")
+    rewrite(images, *"dcba")
+    press(shown, "cat")
+    assert labels_of(images) == {"d.png": "", "c.png": "", "b.png": "", "a.png": "cat"}
+    assert 'alt="image d.png"' in shown.picture.value
+    shown.back.click()
+    assert 'alt="image a.png, now cat"' in shown.picture.value
+
+
+def test_a_broken_image_is_named_can_be_skipped_and_takes_no_label_of_another(images):
+    (images / "b.png").write_bytes(b"no image")
+    shown = panel(images, "cat")
+    press(shown, "cat")
+    assert "a.png: cat." in shown.status.value
+    assert "1 of 4 have labels" in shown.progress.value
+    assert "b.png cannot be shown; skip it" in shown.picture.value
+    assert "broken, or not an image" in shown.picture.value
+    shown.skip.click()
+    assert 'alt="image c.png"' in shown.picture.value
+    press(shown, "cat")
+    assert labels_of(images) == {"a.png": "cat", "b.png": "", "c.png": "cat", "d.png": ""}
+
+
+def test_an_image_whose_row_is_gone_takes_no_label_and_the_next_is_shown(images):
+    shown = panel(images, "cat")
+    rewrite(images, "c", "d")
+    press(shown, "cat")
+    assert re.search("Not written: .* has no row for a.png any more", shown.status.value)
+    assert labels_of(images) == {"c.png": "", "d.png": ""}
+    assert 'alt="image c.png"' in shown.picture.value
+    rewrite(images)
+    for act in (shown.skip.click, shown.back.click, lambda: press(shown, "cat")):
+        act()
+        assert "names no image to label" in shown.status.value
+
+
+def test_of_two_panels_the_second_is_told_what_the_first_wrote(images):
+    first, second = panel(images, "cat", "dog"), panel(images, "cat", "dog")
+    press(first, "cat")
+    press(second, "dog")
+    assert "Not written: a.png was given the label cat meanwhile" in second.status.value
+    assert labels_of(images)["a.png"] == "cat"
+    assert 'alt="image a.png, now cat"' in second.picture.value
+    press(second, "dog")
+    assert labels_of(images)["a.png"] == "dog"
 
 
 def test_names_and_labels_are_text_not_markup(images):
