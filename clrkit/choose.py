@@ -18,13 +18,21 @@ from torch import Tensor
 
 NEIGHBOURS = 20  # over whose distances typicality is the mean (their section 3.2)
 MOST_CLUSTERS = 500  # theirs; beyond it, clusters give more than one image
+MEASURED_SHARE = 5  # one in so many labels is measured on where there is no test folder
 FULL_KMEANS = 50  # clusters up to which theirs is plain k-means, beyond it by mini-batches
 
 Features = Float[Tensor, "count dim"]
 Indices = Int64[np.ndarray, " chosen"]
+Drawn = Int64[np.ndarray, " drawn"]
 
 
-def typical(features: Features, budget: int, labelled: Sequence[int] = (), seed: int = 0) -> Indices:
+def typical(
+    features: Features,
+    budget: int,
+    labelled: Sequence[int] = (),
+    excluded: Sequence[int] = (),
+    seed: int = 0,
+) -> Indices:
     """Indices of `budget` images to label, the most useful first.
 
     There are as many clusters as labels there will be. Each choice is the most typical image of the largest
@@ -33,18 +41,20 @@ def typical(features: Features, budget: int, labelled: Sequence[int] = (), seed:
     Args:
         features: of every image, by the pretrained encoder.
         budget: how many to choose; fewer come where fewer are left.
-        labelled: indices of those that have labels already, or are proposed.
+        labelled: indices of those that have labels to train on already, or are proposed.
+        excluded: indices of those that are measured on. They are never chosen and change nothing else: if
+            their clusters counted as served, the labels would be where the measured images are not.
         seed: of k-means.
     """
     unit = F.normalize(features).numpy()
-    budget = min(budget, len(unit) - len(set(labelled)))
+    free = np.ones(len(unit), dtype=bool)
+    free[[*labelled, *excluded]] = False
+    budget = min(budget, int(free.sum()))
     if budget <= 0:
         return np.empty(0, dtype=np.int64)
     cluster = clusters(unit, min(budget + len(labelled), MOST_CLUSTERS), seed)
     sizes, taken = np.bincount(cluster), np.bincount(cluster[list(labelled)], minlength=cluster.max() + 1)
-    free = np.ones(len(unit), dtype=bool)
-    free[list(labelled)] = False
-    # Of every cluster the images in the order of their typicality, without those that have labels.
+    # Of every cluster the images in the order of their typicality, without those that are taken.
     queues = {number: by_typicality(unit, np.flatnonzero(cluster == number)) for number in range(len(sizes))}
     waiting = {number: [i for i in queue if free[i]] for number, queue in queues.items()}
     chosen: list[int] = []
@@ -53,6 +63,28 @@ def typical(features: Features, budget: int, labelled: Sequence[int] = (), seed:
         chosen.append(waiting[number].pop(0))
         taken[number] += 1
     return np.array(chosen, dtype=np.int64)
+
+
+def ask(
+    features: Features, budget: int, learnt: Sequence[int] = (), measured: Sequence[int] = (), seed: int = 0
+) -> tuple[Indices, Drawn]:
+    """Indices of images to label until `budget` have labels: to learn from, and to measure on.
+
+    Those to learn from are `typical`. One in 5 of all is drawn at random, from those without a label, to
+    measure on: on typical images accuracy would look too good.
+
+    Args:
+        features: of every image, by the pretrained encoder.
+        budget: images that shall have labels in the end.
+        learnt: indices of those that are trained on, or proposed for it.
+        measured: indices of those that are measured on, or drawn for it.
+        seed: of k-means and of the draw.
+    """
+    missing = max(0, budget - len(learnt) - len(measured))
+    apart = min(max(0, round(budget / MEASURED_SHARE) - len(measured)), missing)
+    free = np.setdiff1d(np.arange(len(features)), [*learnt, *measured])
+    drawn = np.random.RandomState(seed).permutation(free)[:apart]
+    return typical(features, missing - apart, learnt, [*measured, *drawn.tolist()], seed), drawn
 
 
 def clusters(unit: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def fit(options: argparse.Namespace) -> int:
     if options.budget < 0:
         raise ConfigError(f"--budget must be at least 0, not {options.budget}.")
     device = choose_device(options.device)
-    labels = options.labels or own.labels_of(options.folder)
+    labels = options.labels.expanduser() if options.labels else own.labels_of(options.folder)
     store, line = Store(options.results, options.name or own.name_of(options.folder)), ProgressLine()
     survey = look(options.folder, store, line.show, options.folders_are_labels == "true")
     line.clear()
@@ -86,14 +86,16 @@ def stages(
     stopped: list[int],
 ) -> int:
     from clrkit import fit as own
+    from clrkit.recipe import expected, recipe
 
     student = {"width": options.student_width, "depth": options.student_depth}
     fields = {**{name: value for name, value in student.items() if value is not None}, **options.fields}
-    chain = own.recipe(survey, device.type, fields)
+    chain = recipe(survey, device.type, fields)
     rows = own.known_rows(survey, labels)
-    print("\n".join(own.plan(survey, chain, rows)))
+    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+    print("\n".join(own.plan(survey, chain, rows, classes)))
     pretrain = chain.teacher.pretrain
-    print(own.expected(chain, store, max(options.budget, len(rows)), device), flush=True)
+    print(expected(chain, store, max(options.budget, len(rows)), device), flush=True)
     pretrained = make(pretrain, store, options.device, stopped)
     if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
         print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")
@@ -102,9 +104,8 @@ def stages(
         print(f"Next: fill the column label of {labels}, or label them in notebook 07_your_images;")
         print("then give the same command again.")
         return 0
-    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     chain = own.with_labels(chain, survey, rows, store, labels, classes, fields)
-    told = [*survey.sentences(), *own.plan(survey, chain, rows)]
+    told = [*survey.sentences(), *own.plan(survey, chain, rows, classes)]
     return finish(options, chain, store, stopped, told)
 
 
@@ -113,7 +114,7 @@ def finish(
 ) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
     from clrkit.assess import assess, page
-    from clrkit.export import export
+    from clrkit.fit import exported
     from clrkit.runs import write_whole
     from clrkit.survey import written
 
@@ -124,10 +125,7 @@ def finish(
     content = page(f"{store.preset}: a small model", told, found).encode()
     written(store, lambda: write_whole(store.folder / "model.html", content))
     print(f"Page with figures and errors: {store.folder / 'model.html'}")
-    target = store.folder / f"model-{run.key}"
-    if not target.exists():
-        export(run.folder, target)
-    print(f"Exported model: {target}")
+    print(f"Exported model: {exported(run, store)}")
     return 0
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from clrkit.choose import compare, mean_interval, typical
+from clrkit.choose import ask, compare, mean_interval, probe, typical
 
 CLASSES, EACH = 5, 40
 
@@ -36,6 +36,38 @@ def test_what_has_labels_is_not_proposed_and_its_clusters_come_last():
     assert sorted(labels[chosen]) == [3, 4]
     everything = typical(features, 1000, labelled)
     assert sorted([*everything, *labelled]) == list(range(len(labels)))
+
+
+def test_what_is_measured_on_leaves_the_choice_as_it_is_but_for_itself():
+    features, labels = clouds()
+    before = typical(features, CLASSES)
+    spared = [index for index in range(len(labels)) if index not in before][:100]
+    assert typical(features, CLASSES, excluded=spared).tolist() == before.tolist()
+    assert not {*typical(features, 1000, excluded=spared)} & {*spared}
+
+
+def test_accuracy_on_what_was_drawn_to_measure_on_is_the_true_one():
+    """With a class a cluster: were those of the drawn images taken for served, these would all be wrong."""
+    queries, truth = clouds(seed=999)
+    measured, true = [], []
+    for seed in range(20):
+        features, labels = clouds(seed)
+        chosen, drawn = ask(features, CLASSES + 2, seed=seed)
+        assert (len({*chosen, *drawn}), len(drawn)) == (CLASSES + 2, 1)
+        for pool, classes, into in ((features[drawn], labels[drawn], measured), (queries, truth, true)):
+            into.append((probe(features[chosen], labels[chosen], pool) == classes).mean())
+    assert np.mean(true) > 0.95
+    assert abs(np.mean(measured) - np.mean(true)) < 0.1
+
+
+def test_more_is_asked_for_until_one_in_five_is_measured_on():
+    features, _ = clouds()
+    learnt, measured = (each.tolist() for each in ask(features, 20))
+    assert (len(learnt), len(measured)) == (16, 4)
+    more, drawn = ask(features, 30, learnt, measured)
+    assert (len(more), len(drawn)) == (8, 2)
+    assert len({*learnt, *measured, *more, *drawn}) == 30
+    assert [len(each) for each in ask(features, 10, learnt, measured)] == [0, 0]
 
 
 @pytest.mark.parametrize("copies", [1, 4])

@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit import assess, fit, survey
+from clrkit import assess, choose, fit, survey
 from clrkit.__main__ import main
 from clrkit.config import ConfigError
 from clrkit.data import fingerprint, load
 from clrkit.folders import list_images
 from clrkit.images import DataError
-from clrkit.label_file import doubts, editing, read_table, set_label
+from clrkit.label_file import add_rows, doubts, editing, read_table, set_label
 from clrkit.materialise import finish, materialise
+from clrkit.recipe import recipe
 from clrkit.runs import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -132,21 +133,23 @@ def fake(count: int, side: int) -> survey.Survey:
 
 
 def test_a_recipe_suits_number_size_and_device():
-    small, large = fit.recipe(fake(500, 32)), fit.recipe(fake(50_000, 500))
+    small, large = recipe(fake(500, 32)), recipe(fake(50_000, 500))
     assert small.images.image_size == 32
     assert large.images.image_size == 64
     assert small.teacher.pretrain.epochs > 10 * large.teacher.pretrain.epochs
-    fast = fit.recipe(fake(50_000, 500), "cuda")
+    fast = recipe(fake(50_000, 500), "cuda")
     assert (fast.images.image_size, fast.teacher.pretrain.network.depth, fast.network.depth) == (128, 18, 8)
-    assert fit.recipe(fake(16, 3)).teacher.pretrain.batch_size == 8
+    assert recipe(fake(16, 3)).teacher.pretrain.batch_size == 8
 
 
 def test_fields_are_set_by_name():
-    chain = fit.recipe(fake(500, 32), fields={"pretrain.epochs": "3", "width": 0.5, "flip": "false"})
+    chain = recipe(fake(500, 32), fields={"pretrain.epochs": "3", "width": 0.5, "flip": "false"})
     assert (chain.teacher.pretrain.epochs, chain.network.width) == (3, 0.5)
     assert not any(link.augmentation.flip for link in chain.chain)
     with pytest.raises(ConfigError, match="did you mean epochs"):
-        fit.recipe(fake(500, 32), fields={"epoch": 3})
+        recipe(fake(500, 32), fields={"epoch": 3})
+    with pytest.raises(ConfigError, match=r"teacher\.fraction does not go with `fit`, which trains on all"):
+        recipe(fake(500, 32), fields={"teacher.fraction": "0.5"})
 
 
 # Labels
@@ -154,7 +157,7 @@ def test_fields_are_set_by_name():
 
 def test_labels_change_later_stages_and_leave_pretraining(images, store):
     found = survey.look(images, store)
-    chain, labels = fit.recipe(found), images / "labels.csv"
+    chain, labels = recipe(found), images / "labels.csv"
     rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
     few = fit.with_labels(chain, found, rows[:16], store, labels)
     more = fit.with_labels(chain, found, rows, store, labels)
@@ -168,7 +171,7 @@ def test_what_is_measured_is_trained_on_without_its_label(images, store):
     found = survey.look(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
     rows[3]["part"] = "test"
-    chain = fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv")
+    chain = fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
     data = load(chain.images)
     assert list(data.evaluation.names) == [rows[3]["file"]]
     seen = dict(zip(data.train.names, data.train.labels, strict=True))
@@ -181,10 +184,31 @@ def test_without_a_test_part_one_in_five_of_each_class_is_held_out(images, store
     found = survey.look(images, store)
     rows = [{"file": name, "label": name.partition("-")[0]} for name in found.names]
     rows.append(dict(rows.pop(), label="violet"))  # a class with a single label is only trained on
-    chain = fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv")
+    chain = fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
     data = load(chain.images)
     assert np.bincount(data.evaluation.labels).tolist() == [2, 2, 2]
     assert "violet" in data.classes
+
+
+def test_what_is_measured_stays_when_more_labels_come(images, store):
+    found, labels = survey.look(images, store), images / "labels.csv"
+    rows = [{"file": name, "label": name.partition("-")[0], "note": "mine"} for name in found.names]
+    measured = []
+    for count in (12, 30):
+        add_rows(labels, rows[:count])
+        chain = fit.with_labels(recipe(found), found, fit.known_rows(found, labels), store, labels)
+        measured.append(load(chain.images).evaluation.names)
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == 3
+    assert {row["note"] for row in read_table(labels)} == {"mine"}
+
+
+def test_typical_images_are_not_measured_on_while_the_drawn_ones_wait_for_labels(images, store):
+    found = survey.look(images, store)
+    rows = [{"file": name, "label": name.partition("-")[0], "part": "train"} for name in found.names]
+    rows[-1] = {"file": found.names[-1], "label": "", "part": "test"}
+    with pytest.raises(DataError, match=r"is left to measure on; .* those whose part is test theirs"):
+        fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
 
 
 def test_a_test_folder_is_what_is_measured(tmp_path, store):
@@ -193,7 +217,7 @@ def test_a_test_folder_is_what_is_measured(tmp_path, store):
     found = survey.look(root, store)
     assert (len(found.names), found.test) == (30, 9)
     rows = [{"file": name, "label": name.partition("-")[0], "part": "test"} for name in found.names]
-    chain = fit.with_labels(fit.recipe(found), found, rows, store, root / "labels.csv")
+    chain = fit.with_labels(recipe(found), found, rows, store, root / "labels.csv")
     data = load(chain.images)
     assert (len(data.train), len(data.evaluation)) == (30, 9)
     assert (data.train.labels >= 0).all()
@@ -214,7 +238,7 @@ def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, 
     found = survey.look(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
     with pytest.raises(ConfigError, match=message):
-        fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+        fit.with_labels(recipe(found), found, rows, store, images / "labels.csv", classes)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +253,7 @@ def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, 
 def test_classes_may_be_much_alike(images, store, labels, classes):
     found = survey.look(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
-    fit.with_labels(fit.recipe(found), found, rows, store, images / "labels.csv", classes)
+    fit.with_labels(recipe(found), found, rows, store, images / "labels.csv", classes)
 
 
 def test_a_name_that_may_be_misspelt_is_pointed_out():
@@ -330,11 +354,11 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
 
 
 @pytest.mark.slow
-def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_path, store):
+def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_path, store, monkeypatch):
     names = [f"{color}/{index}.png" for color in COLORS for index in range(3)]
     root = write(unlabelled(tmp_path / "own"), *names)
     found, labels = survey.look(root, store), root / "labels.csv"
-    pretrain = fit.recipe(found, fields={"pretrain.epochs": 1, "pretrain.width": 0.25}).teacher.pretrain
+    pretrain = recipe(found, fields={"pretrain.epochs": 1, "pretrain.width": 0.25}).teacher.pretrain
     pretrained = finish(materialise(pretrain, store))
     ask = partial(fit.propose, found, pretrain, pretrained, labels, device=torch.device("cpu"))
     assert ask(budget=9) == []  # as many as class folders give labels
@@ -342,9 +366,14 @@ def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_
     assert len(ask(budget=15)) == 6
     rows = read_table(labels)
     assert [row["label"] for row in rows] == ["blue"] * 3 + ["green"] * 3 + ["red"] * 3 + [""] * 6
-    assert [row["part"] for row in rows].count("test") == 3
+    assert [row["part"] for row in rows[9:]] == ["train", "test"] * 3
     assert ask(budget=15) == []
-    assert len(ask(budget=1000)) == 39 - 15
+    seen = []
+    monkeypatch.setattr(choose, "typical", lambda *given, **_: seen.append(given) or np.array([], dtype=int))
+    ask(budget=20)
+    assert [len(each) for each in seen[0][2:4]] == [12, 4]  # three were measured on, one more is drawn
+    monkeypatch.undo()
+    assert len(ask(budget=1000)) == 39 - 16
     assert len({row["file"] for row in read_table(labels)}) == 39
 
 
@@ -357,7 +386,10 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkey
 
 
 def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
+    (tmp_path / "Birds & bees.zip").touch()
     assert fit.name_of(tmp_path / "Birds & bees.zip") == "Birds_bees"
+    assert [fit.name_of(tmp_path / name) for name in ("v1.0", "v1.1")] == ["v1_0", "v1_1"]
+    assert fit.labels_of(Path("~/none")) == Path.home() / "none.labels.csv"
     assert fit.name_of(tmp_path / "mini") == "mini_images"
     assert fit.labels_of(tmp_path / "a.zip") == tmp_path / "a.zip.labels.csv"
 
