@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from clrkit.checksums import Damaged
 from clrkit.config import ConfigError, Stage, known
 from clrkit.durations import Kind, median_seconds, seconds_expected
 from clrkit.grid import Preset
@@ -29,6 +31,8 @@ from clrkit.settings import (
     values_in,
 )
 
+ERRORS = 2  # standard errors that a difference must be above 0 to be called one
+
 Along = list[tuple[Any, Run]]  # runs with the setting's value
 
 
@@ -40,18 +44,38 @@ class Recorded:
         self.runs: dict[Any, Run | None] = {}
         self.names: dict[Stage, str] = {}
         self.times: dict[Kind, float] = {}
+        self.damaged: dict[Path, str] = {}
         self.refresh()
 
     def refresh(self) -> bool:
-        """Look for runs that have come or gone; whether there were any. Raises Damaged."""
+        """Look for runs that have come or gone; whether there may be any. Damaged ones are left out."""
         folders = [*self.reference.folders(), *self.store.folders()]
-        if folders == [*self.runs]:
+        if folders == [*self.runs] and not self.damaged:
             return False
-        self.runs = {
-            folder: self.runs[folder] if folder in self.runs else read_run(folder) for folder in folders
-        }
+        self.damaged = {}
+        self.runs = {folder: self.runs.get(folder) or self.read(folder) for folder in folders}
         self.times = median_seconds(run for run in self.runs.values() if run)
         return True
+
+    def read(self, folder: Path) -> Run | None:
+        try:
+            return read_run(folder)
+        except Damaged as damage:
+            self.damaged[folder] = damage.problem
+            return None
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the damaged runs; nothing where there are none."""
+        if not self.damaged:
+            return ""
+        first, more = next(iter(self.damaged.values())), len(self.damaged) - 1
+        others = f", and {more} more {'is' if more == 1 else 'are'} damaged" if more else ""
+        return f"{first}{others}; left out here, see: python -m clrkit check."
+
+    @property
+    def own_runs(self) -> list[Run]:
+        return [run for folder, run in self.runs.items() if run and folder.parent == self.store.runs]
 
     def find(self, config: Stage) -> Run | None:
         """The own run, else the reference's."""
@@ -178,7 +202,7 @@ class Ablation:
     def says(self, series: Series) -> str:
         """The best value of a series, and how far it is from the standard, or from the next best one.
 
-        Values that lack seeds are left out: seeds differ too much for that.
+        Values that lack seeds are left out: seeds differ too much for that. Differences are paired by seed.
         """
         cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
         if cells.empty:
@@ -191,8 +215,16 @@ class Ablation:
         others = [value for value in cells["value"] if value != best]
         other = self.standard[series.along] if self.standard[series.along] in others else others[0]
         name = "the standard" if other == self.standard[series.along] else "the next best"
-        gap = paired(series.runs, best, other)
-        return f"Best at {told}, {gap} above {name}, {text_of(series.along, other)}."
+        other_told, gaps = text_of(series.along, other), paired(series.runs, best, other)
+        if not gaps:
+            return f"Best at {told}; {name}, {other_told}, has no seed in common with it."
+        gap, error = float(np.mean(gaps)), stderr(gaps)
+        if len(gaps) == 1:
+            return f"Highest at {told}, {gap:+.1f} points from {name}, {other_told}; one seed has no error."
+        spread = f"{error:.1f} points ({len(gaps)} seeds)"
+        if gap < ERRORS * error:
+            return f"Highest at {told}, but within the error of {name}, {other_told}: {gap:+.1f} ± {spread}."
+        return f"Best at {told}, {gap:.1f} ± {spread} above {name}, {other_told}."
 
 
 def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
@@ -202,7 +234,7 @@ def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
         ConfigError: for an unknown setting, naming the nearest, or a value it cannot have.
     """
     recorded, standard = Recorded(store), standard_point(preset)
-    points = [standard, *(values_in(run.record["stage"], run.record["config"]) for run in store.all())]
+    points = [standard, *(values_in(run.record["stage"], run.record["config"]) for run in recorded.own_runs)]
     for name, value in tried.items():
         known(name, [*SETTINGS], "setting")
         if value is not None:
@@ -227,7 +259,7 @@ def summary(runs: Along, metric: str = "top1") -> pd.DataFrame:
     for value, run in runs:
         found[value].append(100 * run.metrics[metric])
     rows = [(value, float(np.mean(each)), stderr(each), len(each)) for value, each in found.items()]
-    return pd.DataFrame(rows, columns=["value", "mean", "stderr", "seeds"])
+    return pd.DataFrame(rows, columns=["value", "mean", "stderr", "seeds"]).astype({"value": object})
 
 
 def stderr(values: Sequence[float]) -> float:
@@ -235,13 +267,8 @@ def stderr(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
-def paired(runs: Along, one: Any, other: Any) -> str:
-    """By how much one value's accuracy is above another's, over the seeds that both have, in words."""
+def paired(runs: Along, one: Any, other: Any) -> list[float]:
+    """By how much (points) one value's accuracy is above another's, for each seed that both have."""
     top1 = {(value, run.record["config"]["seed"]): 100 * run.metrics["top1"] for value, run in runs}
     seeds = [seed for value, seed in top1 if value == one and (other, seed) in top1]
-    gaps = [top1[one, seed] - top1[other, seed] for seed in seeds]
-    if not gaps:
-        return "with no seed in common"
-    error = f" ± {stderr(gaps):.1f}" if len(gaps) > 1 else ""
-    seeds_said = f"{len(gaps)} seeds" if len(gaps) > 1 else "1 seed"
-    return f"{np.mean(gaps):.1f}{error} points ({seeds_said})"
+    return [top1[one, seed] - top1[other, seed] for seed in seeds]

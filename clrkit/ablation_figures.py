@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of
 
 LOOKS = {"linear": LINEAR, "finetuned": FINETUNED, "distilled": SELF}
 LEAST_SPAN = 10.0  # percentage points on the vertical axis, so that noise does not look like an effect
+APART = 0.05  # between the bars of lines that are crossed, so that none hides another
 GREY = "#f0f0f0"
 
 
@@ -42,6 +42,11 @@ class Panel:
     series: list[Series]
     lines: list[Line]
 
+    @property
+    def lines_of_series(self) -> list[Line]:
+        """Those of own measurements, without what stands beside them."""
+        return self.lines[: len(self.series)]
+
 
 def compare(lab: Ablation, outcome: str, along: str, points: Sequence[Mapping[str, Any]]) -> Drawing:
     """An outcome along a setting: at one point, or at two side by side on one scale.
@@ -59,23 +64,28 @@ def crossed(
 ) -> Drawing:
     """An outcome along a setting, a line for every value of a second and a panel for every one of a third.
 
-    Panels of which less than half is recorded are left out, unless all are.
+    Panels of which less than half is recorded are left out, and lines of which nothing is, unless all are.
     """
     title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name} and {SETTINGS[lines].name}"
     drawn = []
     for value in lab.choices[panels] if panels else (None,):
         rest = {**held, panels: value} if panels else held
-        found = [lab.series(outcome, along, **{**rest, lines: each}) for each in lab.choices[lines]]
+        every = [lab.series(outcome, along, **{**rest, lines: each}) for each in lab.choices[lines]]
+        found = [series for series in every if series.runs] or every
         heading = f"{SETTINGS[panels].name} {text_of(panels, value)}" if panels else ""
-        names = [f"{SETTINGS[lines].name} {text_of(lines, each)}" for each in lab.choices[lines]]
         drawn.append(
             Panel(
                 heading,
                 along,
-                found,
+                every,
                 [
-                    Line(name, look, series.cells, series.lacking)
-                    for name, look, series in zip(names, cycle(ORDERED), found, strict=False)
+                    Line(
+                        f"{SETTINGS[lines].name} {text_of(lines, series.held[lines])}",
+                        ORDERED[every.index(series) % len(ORDERED)],
+                        series.cells,
+                        series.lacking,
+                    )
+                    for series in found
                 ],
             )
         )
@@ -123,7 +133,7 @@ def headings(found: Sequence[Series]) -> list[str]:
 def draw(lab: Ablation, title: str, panels: Sequence[Panel]) -> Drawing:
     """Panels on one vertical scale, the names of their lines below."""
     every = [series for panel in panels for series in panel.series]
-    width = max(6.4, 1.2 + 2.9 * len(panels))
+    width = max(6.4, 0.1 * len(title), 1.2 + 2.9 * len(panels))
     with canvas(title, subtitle(lab, every), 1, len(panels), width=width, height=3.9) as (figure, grid):
         for axes, panel in zip(grid, panels, strict=True):
             draw_panel(lab, axes, panel)
@@ -149,8 +159,10 @@ def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
     places = {value: place for place, value in enumerate(values)}
     standard = places[lab.standard[panel.along]]
     axes.axvspan(standard - 0.12, standard + 0.12, color=GREY, zorder=0, label="the preset's value")
-    for place, line in enumerate(panel.lines):
-        draw_line(axes, places, line, order=9 - place)
+    apart = APART if len(panel.series) > 1 else 0.0
+    for index, line in enumerate(panel.lines):
+        shift = apart * (index - (len(panel.lines) - 1) / 2)
+        draw_line(axes, {value: place + shift for value, place in places.items()}, line, order=9 - index)
     texts = [text_of(panel.along, value) for value in values]
     axes.set_xticks(range(len(values)), texts)
     axes.set(xlim=(-0.4, len(values) - 0.6), xlabel=SETTINGS[panel.along].meaning)
@@ -218,16 +230,22 @@ def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
 
 
 def alt(title: str, panels: Iterable[Panel]) -> str:
-    """The means of every panel, and how many runs are missing."""
+    """The means of every panel's series, and how many runs are missing."""
     told = []
     for panel in panels:
-        line, missing = panel.lines[0], sum(len(series.missing) for series in panel.series)
-        texts = (text_of(panel.along, value) for value in line.cells["value"])
-        known = listed(texts, line.cells["mean"]) or "nothing is recorded"
+        missing = sum(len(series.missing) for series in panel.series)
+        known = ". ".join(means(panel.along, line, len(panel.series) > 1) for line in panel.lines_of_series)
         name = panel.heading or SETTINGS[panel.along].name
         lacking = f", {missing} run{'s' if missing > 1 else ''} missing" if missing else ""
-        told.append(f"{name}: {known}{lacking}")
+        told.append(f"{name}: {known or 'nothing is recorded'}{lacking}")
     return f"{title}. {'; '.join(told)}."
+
+
+def means(along: str, line: Line, named: bool) -> str:
+    """A line's means by value, with its name where it is one of several."""
+    texts = (text_of(along, value) for value in line.cells["value"])
+    known = listed(texts, line.cells["mean"])
+    return f"{line.name}, {known or 'nothing is recorded'}" if named else known
 
 
 def as_published(setting: str) -> Drawing | None:
@@ -255,18 +273,17 @@ def as_published(setting: str) -> Drawing | None:
 
 
 def beside(lab: Ablation, found: Sequence[Series]) -> list[tuple[str, str]]:
-    """What the paper found of a setting, with its source, and what the records of each series say."""
-    published = finding(found[0].along)
+    """What was published of a setting, with its sources, and what the records of each series say."""
     own = [
         (name or "these records", lab.says(each)) for name, each in zip(headings(found), found, strict=True)
     ]
-    return [(published.cited, published.says), *own]
+    return [("published", finding(found[0].along).says), *own]
 
 
 def found(lab: Ablation, outcome: str, *settings: str, **held: Any) -> Markdown:
-    """What the paper found of settings beside what these records say, as a table."""
-    lines = ["| setting | the paper | these records |", "| --- | --- | --- |"]
+    """What was published of settings beside what these records say, as a table."""
+    lines = ["| setting | published | these records |", "| --- | --- | --- |"]
     for name in settings:
-        (source, published), (_, own) = beside(lab, [lab.series(outcome, name, **held)])
-        lines.append(f"| {SETTINGS[name].name} | {published} ({source}) | {own} |")
+        (_, published), (_, own) = beside(lab, [lab.series(outcome, name, **held)])
+        lines.append(f"| {SETTINGS[name].name} | {published} | {own} |")
     return Markdown("\n".join(lines))

@@ -17,13 +17,10 @@ REMARK = "Top-1 accuracy in %, mean ± standard error over seeds; all other sett
 
 
 def ablation_runs_found(preset: Preset, store: Store) -> dict[Stage, Run]:
-    """The finished runs behind the table: own ones, or the reference's where it has more of them."""
+    """The finished runs behind the table: of each the own one, else the reference's."""
     wanted = [run for place in along(preset) for run in runs_at(preset, *place)]
-    return max((found(wanted, each) for each in (store, store.reference)), key=len)
-
-
-def found(wanted: list[Stage], store: Store) -> dict[Stage, Run]:
-    return {config: run for config in wanted if (run := store.find(config))}
+    found = ((config, store.find(config) or store.reference.find(config)) for config in wanted)
+    return {config: run for config, run in found if run}
 
 
 def along(preset: Preset) -> Iterator[tuple[str, str, Any]]:
@@ -54,10 +51,20 @@ def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:
         if len({each for each, _ in points}) > 1
     ]
     columns = ["setting", "measured", "accuracy at each value"]
-    whose = " From the committed reference." if any(of_reference(run.folder) for run in runs.values()) else ""
-    return Table("ablations", "Ablations", REMARK + whose, columns, texts) if texts else None
+    remark = REMARK + whose({of_reference(run.folder) for run in runs.values()})
+    return Table("ablations", "Ablations", remark, columns, texts) if texts else None
+
+
+def whose(of_references: set[bool]) -> str:
+    """Where the runs are from, unless all are own ones."""
+    if of_references == {True}:
+        return " From the committed reference."
+    return " Own runs, and where there is none the committed reference's." if True in of_references else ""
 
 
 def in_words(name: str, points: list[tuple[Any, Run]]) -> str:
     cells = summary(points).itertuples(index=False)
-    return "; ".join(f"at {text_of(name, each)} {value(mean, error)}" for each, mean, error, _ in cells)
+    return "; ".join(
+        f"at {text_of(name, each)} {value(mean, error)}{' (1 seed)' if seeds == 1 else ''}"
+        for each, mean, error, seeds in cells
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ UNDATED: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
     "png": {"Software": None},
 }
+DRAWING = threading.RLock()
 TITLE_INCHES = 0.62
 SCREEN_DPI, PRINT_DPI = 130, 200
 
@@ -112,10 +114,21 @@ class Drawing:
         return encode(self.figure, "png", SCREEN_DPI), {"width": width, "height": height, "alt": self.alt}
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """The house's look while drawing.
+
+    matplotlib's settings are the process's, so one thread draws at a time: two whose contexts overlap would
+    leave the look behind for good.
+    """
+    with DRAWING, mpl.rc_context(STYLE):
+        yield
+
+
 def encode(figure: Figure, kind: str, dpi: int = PRINT_DPI) -> bytes:
     """The figure as the bytes of an svg, pdf or png file, the same bytes each time."""
     target = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with styled():
         figure.savefig(target, format=kind, dpi=dpi, metadata=UNDATED[kind])
     return target.getvalue()
 
@@ -138,7 +151,7 @@ def canvas(
     title: str, subtitle: str, rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 4.3
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with a headline, a line on what is shown, and axes, in the house's look while drawing."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         engine = figure.get_layout_engine()
         assert engine is not None

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import Generator, Tensor
 
 from clrkit.augment import Boxes, Drawn, draw_view, drawn_view, to_float
 from clrkit.config import Augmentation
-from clrkit.drawing import BLUE, ORANGE, RED, STYLE
+from clrkit.drawing import BLUE, ORANGE, RED, styled
 from clrkit.pictures import GREY, Picture, bare
 
 PAIRS = 8  # of views that are shown
@@ -74,7 +73,7 @@ def augmented(
     """An image with the crops that are drawn, and the views made of it: a column is a pair of views."""
     drawn = steady_draw(2 * PAIRS, pixels.shape[-1], augmentation, seed)
     views = drawn_view(pixels.expand(2 * PAIRS, -1, -1, -1), drawn, augmentation, size)
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8.4, 2.1))
         image = figure.add_axes((0.0, 0.03, 0.21, 0.84))
         tiles = figure.add_axes((0.235, 0.03, 0.765, 0.84))
@@ -128,7 +127,7 @@ def neighbours(
     """
     name = classes[labels[query]]
     told = []
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8.4, 1.1 * len(near)))
         tiled(image := figure.add_axes((0.0, 0.0, 0.12, 0.80)), images[[query]], 1)
         image.set_title(name, parse_math=False)

@@ -8,6 +8,7 @@ from contextlib import closing
 from html import escape
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import ipywidgets as w
 
@@ -27,8 +28,7 @@ DPI = 100
 WRAPPED, WIDE, HIDDEN, SHOWN = {"flex_flow": "row wrap"}, {"width": "320px"}, "none", ""
 CELL = 'style="text-align: left; vertical-align: top; line-height: 1.4; padding: 2px 12px 2px 0"'
 
-# New weights are drawn with the process's random generator, so one run begins at a time in a kernel.
-TURN = threading.Lock()
+TURN = threading.Lock()  # two runs at a time on the same cores would take as long as one after the other
 
 
 class Column:
@@ -80,8 +80,7 @@ class Training:
         self.status, self.course = controls.status(), w.HTML()
         self.run.on_click(lambda _: self.start())
         self.stop.on_click(lambda _: self.halt())
-        # Not atexit: by then executors, one of which writes states, take no more work; they end this way too.
-        threading._register_atexit(self.end)  # type: ignore[attr-defined]
+        TRAININGS.add(self)
         buttons = w.HBox([self.run, self.stop, self.bar], layout=WRAPPED)
         self.box = w.VBox([buttons, self.status, self.course])
 
@@ -128,8 +127,9 @@ class Training:
         finally:
             with self.lock:
                 self.thread = None
-            self.made()
+                self.run.disabled, self.stop.disabled = not self.wanted, True
             controls.say(self.status, ended)
+            self.made()
 
     def make(self, configs: Sequence[Stage]) -> bool:
         """Make runs and what they build on; False if stopped before the end."""
@@ -179,6 +179,20 @@ class Training:
         self.course.value = controls.figure(picture.png(), picture.alt)
 
 
+TRAININGS = WeakSet[Training]()
+
+
+def end_all() -> None:
+    """Stop what trains, and wait for the states to be saved."""
+    for training in [*TRAININGS]:
+        training.end()
+
+
+# There is no public way: atexit is too late, as executors, one of which writes states, take no more work by
+# then. They end this way too, and first what was registered last: after they were imported above.
+threading._register_atexit(end_all)  # type: ignore[attr-defined]
+
+
 class AblationPanel:
     """Controls that choose among recorded runs, their figure, and buttons that make the missing ones.
 
@@ -199,6 +213,7 @@ class AblationPanel:
         self.along = controls.choice("horizontal axis", axes_of(outcome), along)
         self.both = w.Checkbox(description="compare A with B", indent=False)
         self.columns = [Column(lab, name, self.redraw) for name in ("A", "B")]
+        self.warning = controls.status()
         self.figure, self.published, self.beside = w.HTML(), w.HTML(), w.HTML()
         self.training = Training(lab.recorded.store, self.redraw)
         self.outcome.observe(self.choose_outcome, "value")
@@ -214,6 +229,7 @@ class AblationPanel:
         return w.VBox(
             [
                 first,
+                self.warning,
                 w.HBox([*columns, self.figure], layout=WRAPPED),
                 self.training.box,
                 self.beside,
@@ -232,22 +248,28 @@ class AblationPanel:
         self.redraw()
 
     def redraw(self, _: Any = None) -> None:
-        """Draw the runs of the chosen settings, and say how many are missing."""
+        """Draw the runs of the chosen settings, and say how many are missing, or why this cannot be done."""
         with self.lock:
-            outcome, along = self.outcome.value, self.along.value
-            self.columns[1].box.layout.display = SHOWN if self.both.value else HIDDEN
-            columns = self.columns if self.both.value else self.columns[:1]
-            for column in self.columns:
-                column.enable(outcome, along)
-            self.lab.recorded.refresh()
-            points = [column.point for column in columns]
-            found = [self.lab.series(outcome, along, **point) for point in points]
-            drawing = compare(self.lab, outcome, along, points)
-            self.figure.value = controls.figure(encode(drawing.figure, "png", DPI), drawing.alt)
-            self.beside.value = table(beside(self.lab, found))
-            self.show_published(along)
-            wanted = list(dict.fromkeys(config for series in found for _, config in series.missing))
-            self.training.offer(wanted, self.lab.recorded.todo(wanted)[1])
+            try:
+                self.lab.recorded.refresh()
+                self.draw(self.outcome.value, self.along.value)
+                controls.say(self.warning, self.lab.recorded.left_out)
+            except ConfigError as error:
+                controls.say(self.warning, str(error))
+
+    def draw(self, outcome: str, along: str) -> None:
+        self.columns[1].box.layout.display = SHOWN if self.both.value else HIDDEN
+        columns = self.columns if self.both.value else self.columns[:1]
+        for column in self.columns:
+            column.enable(outcome, along)
+        points = [column.point for column in columns]
+        found = [self.lab.series(outcome, along, **point) for point in points]
+        drawing = compare(self.lab, outcome, along, points)
+        self.figure.value = controls.figure(encode(drawing.figure, "png", DPI), drawing.alt)
+        self.beside.value = table(beside(self.lab, found))
+        self.show_published(along)
+        wanted = list(dict.fromkeys(config for series in found for _, config in series.missing))
+        self.training.offer(wanted, self.lab.recorded.todo(wanted)[1])
 
     def show_published(self, along: str) -> None:
         if along != self.published_of:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,9 +19,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from clrkit import drawing
-from clrkit.drawing import BLUE, ORANGE, RED, STYLE, tint
+from clrkit.drawing import BLUE, ORANGE, RED, styled, tint
 from clrkit.image_pictures import Images, tiled, tiles
-from clrkit.losses import distillation
+from clrkit.losses import candidates, distillation, partners
 from clrkit.pictures import GREY, Picture, bare
 
 LIKELIEST = 10  # classes that are shown
@@ -36,14 +35,7 @@ Square = Float[Tensor, "rows rows"]
 
 def log_candidates(projections: Rows, temperature: float) -> Square:
     """Log-probability of each candidate (column) as the partner of each anchor (row), in NT-Xent."""
-    z = F.normalize(projections)
-    similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
-    return similarity.log_softmax(1)
-
-
-def partners(count: int) -> Int64[Tensor, " count"]:
-    """The other view of each of `count` views; first views come first."""
-    return torch.arange(count).roll(count // 2)
+    return candidates(F.normalize(projections), temperature).log_softmax(1)
 
 
 def negative_weights(log_probabilities: Square) -> Square:
@@ -72,7 +64,7 @@ def contrast(projections: Rows, views: Images, temperature: float, anchor: int) 
     log_probabilities, partner = log_candidates(z, temperature), partners(len(z))
     weights, positive = negative_weights(log_probabilities), log_probabilities[torch.arange(len(z)), partner]
     partnered = positive.exp().tolist()
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8.4, 6.6))
         matrix(figure, 0.0, z @ z.T, views, anchor, "cosine similarity", cmap="RdBu_r", vmin=-1, vmax=1)
         told = f"probability at temperature {temperature:g}"
@@ -180,7 +172,7 @@ def softened(
     loss = float(distillation(student[None], teacher[None], temperature))
     entropy, own = (float(torch.special.entr(each).sum()) for each in (p, q))
     names = [classes[index] for index in shown.tolist()]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8.4, 2.5))
         tiled(picture := figure.add_axes((0.0, 0.2, 0.19, 0.64)), image[None], 1)
         picture.set_title(f"class {classes[label]}", parse_math=False)

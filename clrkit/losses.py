@@ -60,16 +60,25 @@ def at_once(
     z: Projections, keys: Projections | None, negatives: Float[Tensor, "further dim"], temperature: float
 ) -> Scalar:
     """NT-Xent with the whole matrix of similarities; arguments as `BlockwiseNTXent`."""
-    similarity = z @ z.T / temperature
-    # The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
-    similarity = similarity.fill_diagonal_(float("-inf"))
-    anchor = torch.arange(len(z), device=z.device)
-    positive = anchor.roll(len(z) // 2)
+    similarity, positive = candidates(z, temperature), partners(len(z), z.device)
     if keys is not None:
-        similarity[anchor, positive] = (z * keys).sum(1) / temperature
+        similarity[torch.arange(len(z), device=z.device), positive] = (z * keys).sum(1) / temperature
     if len(negatives):
         similarity = torch.cat((similarity, z @ negatives.T / temperature), 1)
     return F.cross_entropy(similarity, positive)
+
+
+def candidates(z: Projections, temperature: float) -> Float[Tensor, "batch batch"]:
+    """Logit of each candidate (column) as the partner of each anchor (row), of normalised projections.
+
+    The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
+    """
+    return (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+
+
+def partners(count: int, device: torch.device | None = None) -> Int[Tensor, " count"]:
+    """The other view of each of `count` views; first views come first."""
+    return torch.arange(count, device=device).roll(count // 2)
 
 
 def in_float(z: Logits) -> Logits:

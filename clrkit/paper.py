@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,14 @@ class Finding:
     """What a paper found of a setting.
 
     Attributes:
-        says: in a sentence or two.
-        source: paper, with table or section.
-        checked: whether it was compared with the source.
+        says: sentences, each with its source.
+        cited: the source of the numbers.
         numbers: `label` (of the value), `series`, `mean` in percent; no rows where none are published.
     """
 
     says: str
-    source: str
-    checked: bool
+    cited: str
     numbers: pd.DataFrame
-
-    @property
-    def cited(self) -> str:
-        """The source, and whether it is only recalled."""
-        return self.source if self.checked else f"{self.source}, as recalled"
 
 
 def published(path: Path = PAPER) -> pd.DataFrame:
@@ -51,9 +44,10 @@ def finding(setting: str, path: Path = PAPER) -> Finding:
     """What is published of a setting of the ablation lab. Raises MissingRecords as `published`."""
     groups, told = content(path, "groups"), content(path, "findings")
     (found,) = (each for each in told if each["setting"] == setting)
-    numbers = pd.DataFrame(columns=["label", "series", "mean"])
+    numbers, sources = pd.DataFrame(columns=["label", "series", "mean"]), list[str]()
     if wanted := found.get("numbers"):
-        rows = numbers_of([group for group in groups if group["id"] == wanted["group"]], path)
+        of_group = [group for group in groups if group["id"] == wanted["group"]]
+        rows, sources = numbers_of(of_group, path), [cited(group) for group in of_group]
         for name, values in wanted["where"].items():
             rows = rows[rows[name].isin(values)]
         words = pd.DataFrame(
@@ -61,7 +55,14 @@ def finding(setting: str, path: Path = PAPER) -> Finding:
         )
         series = words[wanted["by"]].agg(", ".join, axis=1)
         numbers = pd.DataFrame({"label": words[wanted["along"]], "series": series, "mean": rows["value"]})
-    return Finding(found["says"], found["source"], found["checked"], numbers)
+    says = " ".join(f"{said['text']} ({cited(said)})." for said in found["says"])
+    return Finding(says, ", ".join(sources), numbers)
+
+
+def cited(part: Mapping[str, Any]) -> str:
+    """The source of a statement or a group, and whether it is only recalled."""
+    source: str = part["source"]
+    return source if part["checked"] else f"{source}, as recalled"
 
 
 def worded(field: str) -> Callable[[Any], str]:

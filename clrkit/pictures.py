@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
@@ -18,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, STYLE, canvas, encode, tint
+from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, canvas, encode, styled, tint
+from clrkit.losses import partners
 
 DPI = 110
 GREY = "#555555"
@@ -50,7 +50,7 @@ class Picture:
 @contextmanager
 def plain(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Figure, np.ndarray]]:
     """A figure without a headline, and its axes (rows, columns)."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -92,8 +92,7 @@ def similarities(matrices: Mapping[str, Square], title: str, subtitle: str) -> P
             axes.set_facecolor("#bbbbbb")
             image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
             half = len(values) // 2
-            for row in range(len(values)):
-                column = (row + half) % len(values)
+            for row, column in enumerate(partners(len(values)).tolist()):
                 corner = (column - 0.5, row - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", lw=1.1))
             axes.set_title(name)
@@ -108,8 +107,8 @@ def similarities(matrices: Mapping[str, Square], title: str, subtitle: str) -> P
 
 def positive_gap(matrix: Square) -> float:
     """Mean similarity of the positive pairs less the mean of all other pairs."""
-    values, half = np.asarray(matrix), len(matrix) // 2
-    positive = np.eye(len(values), dtype=bool)[np.roll(np.arange(len(values)), half)]
+    values = np.asarray(matrix)
+    positive = np.eye(len(values), dtype=bool)[partners(len(values)).numpy()]
     others = ~positive & ~np.eye(len(values), dtype=bool)
     return float(values[positive].mean() - values[others].mean())
 
@@ -182,7 +181,7 @@ def course(
 
     Where it was watched also kNN accuracy, pairs of step and a fraction of 1, on a scale at the right.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(7.0, 1.25))
         figure.text(0.01, 0.87, text, size=9.5)
         axes = figure.add_axes((0.1, 0.17, 0.82 if knn else 0.89, 0.58))
@@ -240,7 +239,7 @@ STAGES = (
 
 def three_stages() -> Picture:
     """SimCLRv2 as a diagram (v2, Fig. 3): images, network and what is learnt, stage by stage."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(9.0, 2.9))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 9), ylim=(0, 2.9))

@@ -5,14 +5,16 @@ Each stage is a generator of steps, one visible loop. To cancel is to stop itera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clrkit import data as datasets
 from clrkit import parallel
@@ -32,10 +34,28 @@ Network = Callable[[Tensor], Tensor]
 Projections = Float[Tensor, "_ dim"]
 
 
+class DrawnFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Random numbers come from a generator, in this thread only; the process's is neither used nor changed.
+
+    Layers draw their weights from the process's generator, from which other threads may draw meanwhile.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if any(argument.name == "generator" for argument in func._schema.arguments):
+            given["generator"] = self.generator
+        return func(*args, **given)
+
+
 def new_model(config: Stage, settings: ModelConfig) -> Model:
-    """A model with weights drawn from the stage's seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed, "weights"))
+    """A model with weights drawn from the stage's seed."""
+    with DrawnFrom(Generator().manual_seed(seed_of(config.seed, "weights"))):
         return Model(settings)
 
 
@@ -116,7 +136,7 @@ def initial_model(config: Stage, classes: int, parent: Model | None) -> nn.Modul
     assert parent is not None
     if isinstance(config, Finetune):
         return classifier_on(parent, config, classes)
-    with torch.random.fork_rng(devices=[]):  # random weights would be drawn before they are set to zero
+    with DrawnFrom(Generator()):  # random weights are drawn before they are set to zero
         linear = nn.Linear(parent.encoder.features, classes)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -11,7 +11,7 @@ from typing import Any
 from IPython.display import display
 
 from clrkit import pictures
-from clrkit.config import Stage, to_dict
+from clrkit.config import Pretrain, Stage, to_dict
 from clrkit.console import duration, noting
 from clrkit.frames import chain_columns, fraction_name
 from clrkit.materialise import finish, materialise
@@ -93,15 +93,24 @@ class Course:
     def note(self, progress: Progress) -> None:
         if progress.config != self.config:
             Course.__init__(self, progress.config)
-        if not self.loss or progress.loss != self.loss[-1]:  # it is logged every few steps
+        # The loss is logged every few steps, and not known (NaN) before the first and of other processes.
+        if progress.loss == progress.loss and progress.loss not in self.loss[-1:]:
             self.steps.append(progress.step)
             self.loss.append(progress.loss)
-        knn = progress.metrics.get("knn")
-        if knn is not None and (not self.knn or self.knn[-1][1] != knn):
-            self.knn.append([progress.step, knn])
+        knn, step = progress.metrics.get("knn"), monitored_at(progress)
+        if knn is not None and (not self.knn or self.knn[-1][0] < step):
+            self.knn.append([step, knn])
 
     def picture(self, text: str, total: int) -> pictures.Picture:
         return pictures.course(text, self.steps, self.loss, total, self.knn)
+
+
+def monitored_at(progress: Progress) -> int:
+    """The step at which a run was last monitored; where it stands, if it is not."""
+    config = progress.config
+    if not isinstance(config, Pretrain):
+        return progress.step
+    return progress.step - progress.step % (config.monitor_epochs * progress.total // config.epochs)
 
 
 def told(progress: Progress) -> str:

@@ -247,6 +247,7 @@ def test_crossed_settings_are_lines_and_panels_of_what_is_recorded(lab: Ablation
     put_along(lab, store, "finetuned", "crop_area", {0.2: [50.0, 60.0, 70.0]})
     drawing = crossed(lab, "finetuned", "temperature", "crop_area", "fraction")
     assert drawing.data["line"].tolist() == ["crop area 20%", "crop area 50%"]
+    assert "label fraction 1%: crop area 20%, 0.2 60.0%. crop area 50%, 0.2 60.0%" in drawing.alt
     assert drawing.data["panel"].unique() == ["label fraction 1%"]
     assert len(side_by_side(lab, "linear", ["crop_area", "memory"]).figure.axes) == 2
 
@@ -270,6 +271,14 @@ def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> Non
             {1: [50.0, 60.0], 2: [48.0, 58.0], 0: [9.0, 9.0]},
             "Best at 1 (55.0%), 2.0 ± 0.0 points (2 seeds) above the next best, 2.",
         ),
+        (
+            {1: [50.0, 60.0, 70.0], 2: [54.0, 58.0, 71.0]},
+            "Highest at 2 (61.0%), but within the error of the standard, 1: +1.0 ± 1.7 points (3 seeds).",
+        ),
+        (
+            {1: [50.0], 2: [54.0]},
+            "Highest at 2 (54.0%), +4.0 points from the standard, 1; one seed has no error.",
+        ),
         # A single lucky seed is no best value.
         ({1: [50.0, 60.0], 0: [9.0, 9.0], 2: [99.0]}, "Best at 1 (55.0%), 46.0 ± 5.0 points (2 seeds)"),
     ],
@@ -281,10 +290,41 @@ def test_a_sentence_says_the_best_value_and_its_paired_difference(
     assert lab.says(lab.series("finetuned", "tap_layer")).startswith(sentence)
 
 
+def test_a_difference_may_be_below_0_over_the_seeds_in_common(lab: Ablation, store: Store) -> None:
+    configs = lab.series("finetuned", "tap_layer").missing
+    first, second = ([config for value, config in configs if value == wanted] for wanted in (1, 2))
+    for config, top1 in zip((*first[:2], *second[1:]), (10.0, 70.0, 60.0, 61.0), strict=True):
+        put(store, config, top1)
+    sentence = lab.says(refreshed(lab).series("finetuned", "tap_layer"))
+    assert sentence == "Highest at 2 (60.5%), -10.0 points from the standard, 1; one seed has no error."
+
+
+def test_a_setting_that_is_on_or_off_is_said_to_be(lab: Ablation, store: Store) -> None:
+    put_along(lab, store, "linear", "memory", {False: [60.0, 61.0, 62.0], True: [50.0, 51.0, 52.0]})
+    assert lab.says(lab.series("linear", "memory")).startswith("Best at off (61.0%), 10.0 ± 0.0 points")
+
+
+def test_damaged_runs_are_left_out_and_named_until_they_are_whole(lab: Ablation, store: Store) -> None:
+    config = EXPERIMENT.finetune
+    put(store, config, 50.0)
+    record = store.path(config) / "record.json"
+    whole = record.read_bytes()
+    record.write_text("{}")
+    assert lab.recorded.left_out == ""
+    recorded = ablation(EXPERIMENT, store).recorded
+    assert recorded.find(config) is None
+    assert "record.json was changed since it was written" in recorded.left_out
+    assert recorded.left_out.endswith("left out here, see: python -m clrkit check.")
+    record.write_bytes(whole)
+    recorded.refresh()
+    assert recorded.left_out == ""
+    assert recorded.find(config) is not None
+
+
 def test_what_the_paper_found_stands_beside_and_says_where(lab: Ablation) -> None:
     text = found(lab, "distilled", "temperature", "label_weight").data
-    assert "(SimCLR, Table 5) | Nothing is recorded here. |" in text
-    assert "(SimCLRv2, Table 2, as recalled)" in text
+    assert "(SimCLR, Table 5). For small batches" in text
+    assert "(SimCLRv2, Table 2, as recalled). | Nothing is recorded here. |" in text
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

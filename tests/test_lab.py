@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets as w
 import pytest
 import synthetic
 
@@ -14,8 +17,9 @@ from clrkit import lab as module
 from clrkit.ablation import ablation
 from clrkit.config import Stage, with_fields
 from clrkit.lab import TURN, AblationPanel
+from clrkit.materialise import materialise
 from clrkit.presets import preset
-from clrkit.runs import Store, working_folder
+from clrkit.runs import Progress, Store, working_folder
 from clrkit.settings import SETTINGS, depends, run_at
 
 SMOKE = preset("smoke")
@@ -92,7 +96,7 @@ def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel)
 
 def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None:
     assert panel.published.value == ""  # of the start layer there is a sentence
-    assert "SimCLRv2, section 2" in panel.beside.value
+    assert "SimCLRv2, Fig. 5, as recalled" in panel.beside.value
     panel.along.value = "temperature"
     assert 'alt="As published, ImageNet: temperature' in panel.published.value
     assert "As published" not in panel.figure.value
@@ -134,12 +138,40 @@ def test_what_ends_the_kernel_waits_for_the_state(
     monkeypatch.setattr(panel.training, "show", lambda *told: begun.set())
     panel.training.run.click()
     assert begun.wait(60)
-    panel.training.end()
+    module.end_all()
     assert store.state(SMOKE.pretrain)[0] == "partial"
     assert panel.training.thread is None
 
 
-def test_two_panels_take_turns(panel: AblationPanel) -> None:
+@pytest.mark.slow
+def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, said, lock = AblationPanel(ablation(SMOKE, store)), threading.Event(), threading.Lock()
+    other.training.status.observe(
+        lambda change: said.set() if "Another panel" in change["new"] else None, "value"
+    )
+
+    def alone(config: Stage, store: Store) -> Iterator[Progress]:
+        assert lock.acquire(blocking=False)
+        try:
+            yield from materialise(config, store)
+        finally:
+            lock.release()
+
+    monkeypatch.setattr(module, "materialise", alone)
+    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    begun = threading.Event()
+    monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))
+    panel.training.run.click()
+    assert begun.wait(60)
+    other.training.run.click()
+    for each in (panel, other):
+        join(each)
+        assert "Done." in each.training.status.value
+    assert said.is_set()
+    assert len(store.all()) == 3
+
+
+def test_a_panel_that_waits_for_another_can_be_stopped(panel: AblationPanel) -> None:
     said = threading.Event()
     panel.training.status.observe(
         lambda change: said.set() if "Another panel" in change["new"] else None, "value"
@@ -150,6 +182,46 @@ def test_two_panels_take_turns(panel: AblationPanel) -> None:
         panel.training.stop.click()
         join(panel)
     assert "Stopped" in panel.training.status.value
+
+
+def test_a_panel_that_is_closed_is_released(store: Store) -> None:
+    closed = weakref.ref(AblationPanel(ablation(SMOKE, store)).training)
+    w.Widget.close_all()
+    gc.collect()
+    assert closed() is None
+
+
+def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Store) -> None:
+    folder = synthetic.put(store, standard(), lambda stage: 50.0)
+    (folder / "record.json").write_text("{}")
+    panel = AblationPanel(ablation(SMOKE, store))
+    before = panel.figure.value
+    panel.columns[0].sliders["fraction"].value = 0.1
+    assert panel.figure.value != before
+    assert f"{folder.name}/record.json was changed" in panel.warning.value
+    assert "see: python -m clrkit check" in panel.warning.value
+
+
+def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for made in (SMOKE.pretrain, with_fields(standard(), {"tap_layer": 0})):
+        synthetic.put(store, made)  # of a kind whose time is known, as the note is read for what is left
+    folder = store.path(standard()).with_suffix(".partial")
+    folder.mkdir()
+    (folder / "progress.json").write_text("{")
+    panel.redraw()
+    assert "progress.json cannot be read; delete it." in panel.warning.value
+    at_end: list[tuple[bool, str]] = []
+    training = panel.training
+    monkeypatch.setattr(training, "make", lambda configs: False)
+    monkeypatch.setattr(
+        training, "made", lambda: at_end.append((training.stop.disabled, training.status.value))
+    )
+    training.run.click()
+    join(panel)
+    assert at_end == [(True, "Stopped; Run goes on from there.")]
+    assert not training.run.disabled
 
 
 def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:

@@ -1,10 +1,17 @@
 import json
+import re
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clrkit.frames import MissingRecords
-from clrkit.paper import PAPER, published, table_1
+from clrkit.paper import PAPER, finding, published, table_1
+from clrkit.settings import SETTINGS
+
+CONTENT = json.loads(PAPER.read_text(encoding="utf-8"))
+STATEMENTS = [said for found in CONTENT["findings"] for said in found["says"]]
 
 
 def test_every_group_names_its_source_and_whether_it_was_checked() -> None:
@@ -29,6 +36,43 @@ def test_recalled_tables_are_not_called_checked() -> None:
     assert checked["SimCLRv2, Table 1"]
     assert not checked["SimCLRv2, Table 2"]
     assert not checked["SimCLRv2, Table 3"]
+
+
+def test_every_setting_of_the_lab_has_a_finding_whose_sentences_say_their_sources() -> None:
+    assert [found["setting"] for found in CONTENT["findings"]] == [*SETTINGS]
+    assert finding("memory").says.endswith("(SimCLRv2, appendix D).")
+    assert finding("label_weight").cited == "SimCLRv2, Table 2, as recalled"
+    assert "with 1% and 56.4 with 10% of them (SimCLRv2, Table 3, as recalled)." in finding("fraction").says
+
+
+@pytest.mark.parametrize("said", STATEMENTS, ids=lambda said: said["text"][:40])
+def test_a_number_in_a_finding_is_one_of_the_table_it_cites_or_a_difference(said: dict[str, Any]) -> None:
+    groups = [group for group in CONTENT["groups"] if group["source"] == said["source"]]
+    rows = [row for group in groups for row in group["numbers"]]
+    known = {float(value) for row in rows for value in row.values() if isinstance(value, float)}
+    values = [row["value"] for row in rows]
+    known |= {round(abs(one - other), 1) for one, other in combinations(values, 2)}
+    assert not rows or {float(number) for number in re.findall(r"\d+\.\d+", said["text"])} <= known
+    assert {group["checked"] for group in groups} <= {said["checked"]}
+    # Numbers of sections and of figures in the text were not compared with it.
+    assert not (said["checked"] and re.search(r"section|Fig\. \d", said["source"]))
+
+
+def test_gains_in_percent_are_relative_ones() -> None:
+    table = table_1().set_index(["network", "method", "fraction"])["mean"]
+    small, big = (table[network, "finetuned", 0.01] for network in ("R50 1x", "R152 3x SK"))
+    assert round(100 * (big / small - 1)) == 29
+    gains = [said["text"] for said in STATEMENTS if "gains" in said["text"] and "%" in said["text"]]
+    assert len(gains) == 2
+    assert all("relative to its" in text for text in gains)
+
+
+def test_a_wider_network_is_better_most_where_labels_are_few() -> None:
+    table = table_1().query("method == 'finetuned'").pivot(index="network", columns="fraction", values="mean")
+    for network in ("R50", "R101", "R152"):
+        for kernels in ("", " SK"):
+            gain = table.loc[f"{network} 2x{kernels}"] - table.loc[f"{network} 1x{kernels}"]
+            assert gain[0.01] > gain[0.1] > gain[1.0] > 0
 
 
 def test_table_1_is_whole() -> None:

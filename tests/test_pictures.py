@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from clrkit.drawing import styled
 from clrkit.pictures import (
     Picture,
     course,
@@ -62,3 +66,26 @@ def test_partners_alike_and_all_others_unlike_have_the_largest_gap() -> None:
 def test_a_view_is_not_compared_with_itself() -> None:
     shown = DRAW["similarities"]().figure.axes[0].images[0].get_array()
     assert np.isnan(np.diag(np.ma.filled(shown, np.nan))).all()
+
+
+def test_two_threads_that_draw_leave_the_settings_as_they_were() -> None:
+    before, inside, left = dict(mpl.rcParams), threading.Event(), threading.Event()
+
+    def draw() -> None:
+        with styled():
+            inside.set()
+            left.wait(5)
+
+    other = threading.Thread(target=draw)
+    with styled():
+        other.start()
+        assert not inside.wait(0.2)
+    left.set()
+    other.join()
+    assert dict(mpl.rcParams) == before
+
+
+def test_all_that_draws_takes_its_turn() -> None:
+    library = Path(__file__).parents[1] / "clrkit"
+    changing = [path.name for path in library.glob("*.py") if "rc_context" in path.read_text()]
+    assert changing == ["drawing.py"]

@@ -20,7 +20,7 @@ from clrkit import image_pictures, loss_pictures, playground
 from clrkit.augment import draw_view, drawn_view, random_view
 from clrkit.config import Augmentation
 from clrkit.embedding_map import embedding_map, unit
-from clrkit.losses import distillation, nt_xent
+from clrkit.losses import distillation, nt_xent, partners
 
 RANDOM = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (3, 3, 16, 16), generator=RANDOM).to(torch.uint8)
@@ -64,7 +64,7 @@ def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dic
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_candidates_of_a_batch_cost_what_nt_xent_says(temperature: float) -> None:
     found = loss_pictures.log_candidates(Z, temperature)
-    own = -found[torch.arange(10), loss_pictures.partners(10)].mean()
+    own = -found[torch.arange(10), partners(10)].mean()
     torch.testing.assert_close(own, nt_xent(*Z.chunk(2), temperature))
     torch.testing.assert_close(found.exp().sum(1), torch.ones(10))
 
@@ -78,10 +78,10 @@ def test_the_picture_tells_the_loss() -> None:
 def test_a_negative_weighs_as_much_as_it_pushes() -> None:
     similarity = (F.normalize(Z) @ F.normalize(Z).T).requires_grad_()
     logits = (similarity / 0.3).masked_fill(torch.eye(10, dtype=torch.bool), float("-inf"))
-    F.cross_entropy(logits, loss_pictures.partners(10), reduction="sum").backward()
+    F.cross_entropy(logits, partners(10), reduction="sum").backward()
     push = similarity.grad
     assert push is not None
-    push[torch.arange(10), loss_pictures.partners(10)] = 0
+    push[torch.arange(10), partners(10)] = 0
     weights = loss_pictures.negative_weights(loss_pictures.log_candidates(Z, 0.3))
     torch.testing.assert_close(weights, push / push.sum(1, keepdim=True))
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -299,6 +300,31 @@ def test_every_optimiser_resumes(optimizer):
     resumed.load_state_dict(torch.load(io.BytesIO(states[1]), weights_only=True))
     list(steps(stage, DATA, resumed, None))
     assert same(weights(resumed), weights(training))
+
+
+def test_weights_are_those_of_the_seed_whatever_other_threads_draw(monkeypatch):
+    """Those that `torch.manual_seed` gives, which the committed records were made with."""
+    config, build = PRETRAIN, stages.Model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stages.seed_of(config.seed, "weights"))
+        expected = build(model_config(config)).state_dict()
+
+    def beside_another(settings):
+        other = threading.Thread(target=torch.rand, args=(1,))
+        other.start()
+        other.join()
+        return build(settings)
+
+    monkeypatch.setattr(stages, "Model", beside_another)
+    before = torch.get_rng_state()
+    drawn = stages.new_model(config, model_config(config)).state_dict()
+    assert same(drawn, expected)
+    torch.set_rng_state(before)
+    torch.rand(1)  # the other thread's
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    stages.new_model(config, model_config(config))
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 @every_stage

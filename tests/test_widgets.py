@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clrkit import widgets
+from clrkit.config import with_fields
 from clrkit.frames import network_name
 from clrkit.materialise import finish, materialise
 from clrkit.pictures import Picture
@@ -129,11 +130,26 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
 
 def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() -> None:
     course = Course(SHORT)
-    for step, loss, metrics in ((1, 3.0, {}), (2, 3.0, {"knn": 0.5}), (3, 2.0, {"knn": 0.5})):
-        course.note(Progress(SMOKE.pretrain, step, 9, loss, 1.0, 1.0, metrics))
-    assert (course.steps, course.loss, course.knn) == ([1, 3], [3.0, 2.0], [[2, 0.5]])
+    config = with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
+    at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # which is no reason to leave the last out
+    for step, loss, metrics in ((1, 3.0, {}), (4, 3.0, at_first), (5, 2.0, at_first), (8, 2.0, at_last)):
+        course.note(Progress(config, step, 8, loss, 1.0, 1.0, metrics))
+    assert (course.steps, course.loss, course.knn) == ([1, 5], [3.0, 2.0], [[4, 0.5], [8, 0.5]])
     course.note(Progress(SHORT, 1, 9, 1.0, 1.0, 1.0, {}))
     assert (course.config, course.loss, course.knn) == (SHORT, [1.0], [])
+
+
+def test_a_course_that_goes_on_tells_where_it_was_monitored() -> None:
+    course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
+    course.note(Progress(config, 7, 8, 2.0, 1.0, 1.0, {"knn": 0.5}))
+    assert course.knn == [[4, 0.5]]
+
+
+def test_a_loss_that_is_not_known_is_no_point_of_the_course() -> None:
+    course = Course(SHORT)
+    for step in (1, 2, 3):
+        course.note(Progress(SHORT, step, 4, math.nan, 0.0, math.nan, {}, elsewhere=True))
+    assert (course.steps, course.loss) == ([], [])
 
 
 def test_a_run_made_elsewhere_is_said_to_be() -> None:
