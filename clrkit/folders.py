@@ -248,6 +248,10 @@ def images_of(root: Path, folder: Path, label: str) -> list[ImageFile]:
 
 
 def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
+    """The images of `images_of` one by one, in no order.
+
+    Raises DataError where something that is no file is called like an image.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
