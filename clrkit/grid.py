@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from clrkit.config import (
@@ -40,7 +40,7 @@ class Cross:
     """
 
     outcomes: tuple[str, ...]
-    settings: Mapping[str, tuple[Any, ...]]
+    settings: Mapping[str, tuple[Any, ...]] = field(hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

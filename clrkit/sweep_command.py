@@ -26,7 +26,7 @@ ABOUT = (
     "Make the runs of a grid: every field of a stage but a path may be a list, "
     "such as --temperature 0.05,0.1,0.5."
 )
-PATHS = ("root", "labels_csv", "label_list")  # fields of one value, whatever commas it has
+PATHS = ("root", "labels_csv", "label_list", "left_out")  # fields of one value, whatever commas it has
 # What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
 METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
 
