@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +21,7 @@ from clrkit.__main__ import main
 from clrkit.config import ConfigError
 from clrkit.data import fingerprint, load
 from clrkit.folders import list_images
+from clrkit.headless import execute
 from clrkit.images import DataError
 from clrkit.label_file import add_rows, doubts, editing, read_table, set_label
 from clrkit.materialise import finish, materialise
@@ -354,6 +358,19 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
 
 
 @pytest.mark.slow
+def test_the_notebook_takes_an_archive_whose_class_folders_are_labels(tmp_path, monkeypatch):
+    """There is no CSV then, and nothing to propose."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [f"{color}/{index}.png" for color in (*COLORS, "reds") for index in range(6)]
+    shutil.make_archive(str(tmp_path / "own"), "zip", write(tmp_path / "own", *names))
+    parameters = {"folder": "~/own.zip", "name": "zipped", "budget": 20, "classes": [*COLORS, "reds"]}
+    source = Path(__file__).parents[1] / "notebooks" / "07_your_images.ipynb"
+    execute(source, tmp_path / "copy.ipynb", parameters, tmp_path / "results")
+    assert list((tmp_path / "results" / "zipped").glob("model-*/*.onnx"))
+    assert "No image waits for a label." in (tmp_path / "copy.ipynb").read_text()
+
+
+@pytest.mark.slow
 def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_path, store, monkeypatch):
     names = [f"{color}/{index}.png" for color in COLORS for index in range(3)]
     root = write(unlabelled(tmp_path / "own"), *names)
@@ -375,6 +392,22 @@ def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_
     monkeypatch.undo()
     assert len(ask(budget=1000)) == 39 - 16
     assert len({row["file"] for row in read_table(labels)}) == 39
+
+
+def test_an_export_is_written_once_though_two_ask_for_it(store, monkeypatch):
+    asked = []
+
+    def export(source: Path, out: Path) -> None:
+        asked.append(source)
+        time.sleep(0.2)
+        out.mkdir()
+
+    monkeypatch.setattr("clrkit.export.export", export)
+    run = Run(Path("run"), {"key": "key"})
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: fit.exported(run, store), range(2)))
+    assert folders == [store.folder / "model-key"] * 2
+    assert asked == [run.folder]
 
 
 def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):

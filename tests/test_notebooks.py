@@ -26,6 +26,8 @@ OWN_KNOBS = {
     "checkpoint",
     "expected",
     "folder",
+    "name",
+    "classes",
     "budget",
 }  # those that are no field of a config
 
