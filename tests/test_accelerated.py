@@ -70,6 +70,7 @@ def on_meta(stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str = "lars") -
     return uploads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "kind"),
     [*((stage, "lars") for stage in TRAINED), (SUPERVISED, "sgd")],

@@ -243,6 +243,7 @@ def test_the_first_step_has_no_further_negatives_and_later_ones_have():
     assert all(more > less + 0.1 for more, less in zip(remembering[1:], plain[1:], strict=True))
 
 
+@pytest.mark.slow
 def test_views_of_an_image_become_alike_and_of_different_images_do_not():
     random = np.random.RandomState(0)
     pixels = np.repeat(np.repeat(random.randint(0, 256, (64, 3, 2, 2)), 4, 2), 4, 3).astype(np.uint8)

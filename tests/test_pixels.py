@@ -83,6 +83,7 @@ def held() -> float:
     return sum(getattr(info, "pss", info.uss) for info in infos) / 2**20
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_stream_does_not_grow(tmp_path):
     for index in range(32):
         Image.fromarray(noise(200, 300)).save(tmp_path / f"{index}.jpg")

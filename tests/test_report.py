@@ -201,6 +201,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store.results
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_beside_the_figures_and_wherever_it_is_told(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

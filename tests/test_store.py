@@ -358,6 +358,7 @@ def test_a_run_outlives_a_full_disk_at_every_point(
     )
 
 
+@pytest.mark.slow
 def test_what_is_published_outlives_a_full_disk(
     disk: Path, monkeypatch: pytest.MonkeyPatch, fault: Record
 ) -> None:

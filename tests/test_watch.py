@@ -148,6 +148,7 @@ def with_nan(network: nn.Module) -> None:
     next(network.parameters()).data[0] = math.nan
 
 
+@pytest.mark.slow
 def test_the_state_before_a_loss_that_is_not_finite_is_kept(store, monkeypatch, fault):
     config = preset("smoke").resolve("pretrain", epochs=2, batch_size=500)
     spoiled(monkeypatch, 5, with_nan)
