@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,26 +12,23 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int64
 
-from clrkit.config import Stage
+from clrkit.config import Distill, Labelled, Stage
+from clrkit.controls import figure as embedded
+from clrkit.data import DataSet
 from clrkit.drawing import BLUE, ORANGE, Drawing, canvas, encode
-from clrkit.model_commands import interval
+from clrkit.evaluate import interval
+from clrkit.measure import saw_evaluation
 from clrkit.pictures import Picture, bare, plain
+from clrkit.report import document, tabular
 from clrkit.run_figures import confusion
 from clrkit.runs import Run
+from clrkit.stages import labelled_indices
+from clrkit.tables import Table
 
 ERRORS = 18  # pictures of the surest errors
 COLUMNS = 6
 PAGE_DPI = 110
 WIDE = 25.0  # points of an interval from which it is called wide
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}
-img{max-width:100%;height:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}
-.scroll{overflow-x:auto}"""
-HEAD = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>{title}</title><style>{style}</style></head><body>
-"""
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,13 @@ class Assessment:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def table(self) -> Table:
+        """`by_class` as texts."""
+        rows = [[shown(value) for value in row] for row in self.by_class().itertuples(index=False)]
+        remark = "Recall and precision in percent, with 95% intervals (Wilson)."
+        columns = [name.replace("_", " ") for name in self.by_class().columns]
+        return Table("numbers", "Numbers", remark, columns, rows)
+
     def class_figure(self) -> Drawing:
         """Recall and precision of every class with intervals."""
         table = self.by_class()
@@ -154,6 +157,12 @@ class Assessment:
         return Picture(figure, f"The surest errors, true class first: {alt}")
 
 
+def shown(value: str | float) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.1f}"
+    return str(value)
+
+
 def share_of(what: str, right: int, count: int) -> dict[str, float]:
     low, high = interval(right / count, count) if count else (math.nan, math.nan)
     share = 100 * right / count if count else math.nan
@@ -184,24 +193,32 @@ def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
         evaluation_view(pixels, size).numpy() for pixels in part.views.batches(iter([wrong])) if len(wrong)
     ]
     images = views[0] if views else np.empty((0, 3, size, size), dtype=np.float32)
-    given = data.train.labels[data.train.labels >= 0]
-    labels = dict(zip(data.classes, np.bincount(given, minlength=len(data.classes)).tolist(), strict=True))
-    names, seen = tuple(part.names), not set(data.train.names).isdisjoint(part.names)
+    names, labels, seen = tuple(part.names), labels_given(config, data), saw_evaluation(config, data)
     return Assessment(run, data.classes, part.labels, predicted, probability, names, images, labels, seen)
+
+
+def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
+    """How many labels of every class the stage, or the teacher it learns from, was trained on."""
+    labelled, given = config.teacher if isinstance(config, Distill) else config, data.train.labels
+    if isinstance(labelled, Labelled):
+        given = given[labelled_indices(labelled, data)]
+    counts = np.bincount(given[given >= 0], minlength=len(data.classes))
+    return dict(zip(data.classes, counts.tolist(), strict=True))
 
 
 def page(title: str, lines: Sequence[str], found: Assessment) -> str:
     """One self-contained HTML page: accuracy, what was done, classes, confusions and errors."""
-    figures = [found.class_figure(), found.confusion_figure()]
-    errors = found.error_picture()
-    numbers = found.by_class().round(1).to_html(index=False, na_rep="-", border=0)
-    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
-    parts += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
-    parts += [embedded(encode(each.figure, "png", PAGE_DPI), each.alt) for each in figures]
-    parts.append(f"<h2>The surest errors</h2>{embedded(errors.png(), errors.alt)}")
-    parts.append(f'<h2>Numbers</h2><div class="scroll">{numbers}</div>')
-    return HEAD.format(title=escape(title), style=STYLE) + "\n".join(parts) + "\n</body></html>\n"
+    numbers, errors = found.table(), found.error_picture()
+    body = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
+    body += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
+    for drawing in (found.class_figure(), found.confusion_figure()):
+        png = encode(drawing.figure, "png", PAGE_DPI)
+        body.append(f"<h2>{escape(drawing.title)}</h2>{on_paper(png, drawing.alt)}")
+    body.append(f"<h2>The surest errors</h2>{on_paper(errors.png(), errors.alt)}")
+    body.append(f"<h2>{numbers.title}</h2>\n{tabular(numbers, numbers.title)}")
+    return document(escape(title), body)
 
 
-def embedded(png: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+def on_paper(png: bytes, alt: str) -> str:
+    """A figure on white, in the dark, too."""
+    return f'<figure class="paper">{embedded(png, alt)}</figure>'

@@ -16,10 +16,11 @@ from clrkit.config import (
     Supervised,
     to_dict,
 )
+from clrkit.evaluate import interval
 from clrkit.folders import UNSHOWABLE
 from clrkit.frames import DATASETS, network_name
 from clrkit.images import WHOLE
-from clrkit.model_commands import in_words, interval
+from clrkit.model_commands import in_words
 from clrkit.origin import Origin
 from clrkit.tables import Table, duration, verbatim
 
@@ -130,15 +131,23 @@ def data_text(origin: Origin) -> str:
         return f"Data and labels are {UNKNOWN}: the folder `{origin.folder.name}` has no record of a run."
     record, found = origin.record, origin.record["dataset"]
     labelled = origin.stage.teacher if isinstance(origin.stage, Distill) else origin.stage
-    used, drawn = "no labels", ""
+    used = "no labels"
     if isinstance(labelled, Labelled):
-        used = f"{record['labels']:,} labels"
-        drawn = ", from a list," if labelled.label_list else f", drawn with seed {labelled.seed},"
+        used = f"{record['labels']:,} labels, {source_of(labelled)},"
     return (
-        f"{dataset(origin)}: {found['train']:,} training images, of which {used}{drawn} were used; "
+        f"{dataset(origin)}: {found['train']:,} training images, of which {used} were used; "
         f"{found['evaluation']:,} {verbatim(found['part'])} images to measure on. "
         f"Fingerprint of the data (SHA-256): `{verbatim(found['fingerprint'])}`."
     )
+
+
+def source_of(stage: Labelled) -> str:
+    """Where the labels come from."""
+    if stage.label_list:
+        return "from a list"
+    if stage.fraction < 1:
+        return f"drawn with seed {stage.seed}"
+    return "given in a CSV" if stage.images.labels_csv else "all that there are"
 
 
 def accuracy_text(origin: Origin) -> str:
@@ -154,6 +163,9 @@ def accuracy_text(origin: Origin) -> str:
         f"Top-1 **{100 * metrics['top1']:.1f}%** (95% interval, Wilson: {low:.1f} to {high:.1f}) on the "
         f"{count:,} images of the {verbatim(found['part'])} part, whose labels were not trained on."
     )
+    if found.get("seen") and not isinstance(origin.stage, Supervised):
+        stages = "Pretraining and distillation" if isinstance(origin.stage, Distill) else "Pretraining"
+        text += f" {stages} saw these images, too, without their labels."
     if "top5" in metrics:
         text += f" Top-5 {100 * metrics['top5']:.1f}%."
     if "teacher_top1" in metrics:

@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from clrkit.card import card
 from clrkit.config import Data
-from clrkit.data import known_root, load_evaluation
+from clrkit.data import EMBEDDED, known_root, load_evaluation
 from clrkit.folders import root_of
 from clrkit.images import WHOLE, DataError, ImageArray, Rgb, View, upright
 from clrkit.known_sets import KNOWN
@@ -175,7 +175,7 @@ def sample(origin: Origin) -> tuple[list[Rgb], str]:
 
 def at_hand(data: Data) -> bool:
     """Whether the images are there without a download."""
-    if data.dataset == "tinted_mnist":
+    if data.dataset in EMBEDDED:
         return True
     folder = KNOWN[data.dataset].folder if data.dataset in KNOWN else ""
     return (known_root(data) / folder).is_dir() if folder or root_of(data) else False

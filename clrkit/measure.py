@@ -44,7 +44,13 @@ def describe(config: Stage, data: DataSet) -> dict[str, Any]:
         "train": len(data.train),
         "evaluation": len(data.evaluation),
         "classes": list(data.classes),
+        **({"seen": True} if saw_evaluation(config, data) else {}),
     }
+
+
+def saw_evaluation(config: Stage, data: DataSet) -> bool:
+    """Whether what is measured is trained on, too, without its labels: of `images` without a test folder."""
+    return config.images.dataset == "images" and not set(data.train.names).isdisjoint(data.evaluation.names)
 
 
 def label_count(config: Stage, data: DataSet) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +75,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     """Measure a model on the test part of a data set, and print its accuracy."""
     from clrkit.console import ProgressLine
     from clrkit.data import load_evaluation
+    from clrkit.evaluate import interval
     from clrkit.model_folder import read_classes, read_model
     from clrkit.provenance import provenance
 
@@ -118,14 +118,6 @@ def check_classes(
     if names is not None and names != found:
         ours, theirs = next((a, b) for a, b in zip(names, found, strict=True) if a != b)
         raise ConfigError(f"{options.model} knows a class {ours!r} where {options.data} has {theirs!r}.")
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share, in percent."""
-    z = 1.96
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
-    return 100 * (centre - half), 100 * (centre + half)
 
 
 def measured(model: Model, part: Part, size: int, device: str) -> dict[str, float]:

@@ -62,6 +62,11 @@ def page(report: Report, home: Path) -> str:
         "</main>",
         f"<footer>{closing(report)}</footer>",
     ]
+    return document(name, body)
+
+
+def document(name: str, body: Sequence[str]) -> str:
+    """A page of these elements that loads nothing; `name` and they are escaped."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -10,6 +10,7 @@ import pytest
 from made_models import drawn_model, finished_run
 
 from clrkit.card import card
+from clrkit.config import Data, with_fields
 from clrkit.model_folder import write_model
 from clrkit.origin import Origin, read_origin
 from clrkit.presets import preset
@@ -46,6 +47,23 @@ def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> N
         assert row[8].strip(" |") == student.records[stage.name]["key"]
     assert "torch 2.14.1" in text
     assert "| model.onnx |" in text
+
+
+def test_a_card_of_ones_own_images_names_their_csv_and_that_measured_images_were_seen(
+    student: Origin,
+) -> None:
+    data = Data(dataset="images", labels_csv="labels.csv", image_size=28)
+    own = with_fields(SMOKE.distill, {"fraction": 1.0})
+    pretrain = replace(own.teacher.pretrain, data=data)
+    own = replace(own, teacher=replace(own.teacher, pretrain=pretrain))
+    found = student.record["dataset"] | {"name": "images", "train": 50, "evaluation": 10}
+    for seen in ({"seen": True}, {}):
+        record = student.record | {"labels": 12, "dataset": found | seen}
+        text = card(replace(student, stage=own, records={"distill": record}), TABLE)
+        assert "50 training images, of which 12 labels, given in a CSV, were used; 10 test images" in text
+        assert ("Pretraining and distillation saw these images, too, without their labels" in text) == (
+            "seen" in seen
+        )
 
 
 def test_the_interval_is_wilsons(student: Origin) -> None:

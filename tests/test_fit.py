@@ -25,6 +25,7 @@ from clrkit.headless import execute
 from clrkit.images import DataError
 from clrkit.label_file import add_rows, doubts, editing, read_table, set_label
 from clrkit.materialise import finish, materialise
+from clrkit.presets import preset
 from clrkit.recipe import recipe
 from clrkit.runs import Run, Store
 
@@ -325,7 +326,16 @@ def test_shares_of_classes_are_those_of_their_counts():
     assert any("cow" in remark for remark in found.remarks())
     page = assess.page("<own>", [], found)
     assert "&lt;own&gt;" in page
-    assert page.count("<img alt=") == 3
+    assert page.count("<img ") == 3
+    assert "default-src 'none'" in page
+    assert "prefers-color-scheme: dark" in page
+    assert '<tr><th scope="row">elk</th>' in page
+
+
+def test_labels_that_a_fraction_leaves_out_are_not_counted():
+    stage = preset("smoke").distill
+    counts = assess.labels_given(stage, load(stage.images))
+    assert list(counts.values()) == [round(stage.teacher.fraction * 400)] * 10
 
 
 # The command
@@ -352,6 +362,9 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
     assert len(list(results.glob("runs/pretrain-*"))) == 1
     assert list(results.glob("model-*/*.onnx"))
     assert "<!DOCTYPE html>" in (results / "model.html").read_text()
+    (model_card,) = (path.read_text() for path in results.glob("model-*/README.md"))
+    assert "12 labels, given in a CSV, were used; 3 test images" in model_card
+    assert "Pretraining and distillation saw these images, too" in model_card
     before = {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")}
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")} == before
