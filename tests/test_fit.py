@@ -24,9 +24,9 @@ from clrkit.folders import list_images
 from clrkit.headless import execute
 from clrkit.images import DataError
 from clrkit.label_file import add_rows, doubts, editing, read_table, set_label
-from clrkit.materialise import finish, materialise
+from clrkit.materialise import finish, load_once, materialise
 from clrkit.presets import preset
-from clrkit.recipe import recipe
+from clrkit.recipe import recipe, seconds_expected
 from clrkit.runs import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -155,6 +155,14 @@ def test_fields_are_set_by_name():
         recipe(fake(500, 32), fields={"epoch": 3})
     with pytest.raises(ConfigError, match=r"teacher\.fraction does not go with `fit`, which trains on all"):
         recipe(fake(500, 32), fields={"teacher.fraction": "0.5"})
+
+
+def test_images_that_are_in_memory_are_not_read_again_to_tell_the_time(images, store, monkeypatch):
+    chain = recipe(survey.look(images, store), fields={"pretrain.width": 0.25})
+    load_once(chain.images)
+    monkeypatch.delattr("clrkit.data.read")
+    monkeypatch.delattr("clrkit.data.read_cache")
+    assert seconds_expected(chain, 12, torch.device("cpu")) > 0
 
 
 # Labels
