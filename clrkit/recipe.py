@@ -88,6 +88,7 @@ def adamw(learning_rate: float, warmup_epochs: float = 0.0) -> Optimizer:
 
 
 def between(low: int, value: int, high: int) -> int:
+    """The value, or the bound that it is beyond."""
     return max(low, min(value, high))
 
 
