@@ -18,6 +18,7 @@ from clrkit.paper import finding
 from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of
 
 LOOKS = {"linear": LINEAR, "finetuned": FINETUNED, "distilled": SELF}
+REST = "all else as in the preset"
 LEAST_SPAN = 10.0  # percentage points on the vertical axis, so that noise does not look like an effect
 APART = 0.05  # between the bars of lines that are crossed, so that none hides another
 GREY = "#f0f0f0"
@@ -169,7 +170,7 @@ def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.heading)
 
 
-def draw_line(axes: Axes, places: Mapping[Any, int], line: Line, order: float) -> None:
+def draw_line(axes: Axes, places: Mapping[Any, float], line: Line, order: float) -> None:
     """Means with bars of one standard error; hollow where seeds are missing, on the axis where all are."""
     cells, look = line.cells, line.look
     error = None if cells["stderr"].isna().all() else cells["stderr"].fillna(0)
@@ -220,13 +221,12 @@ def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
         and (found[0].held[name] != value or name == "fraction")
         and depends(outcome, name)
     ]
-    others = "all else as in the preset" if held else "all settings as in the preset"
     runs = [run for series in found for _, run in series.runs]
     if not runs:
-        return f"no runs are recorded here\n{', '.join([*held, others])}"
+        return f"no runs are recorded here\n{', '.join([*held, REST])}"
     told = caption(frame([runs[0].record]), lab.preset.name, pd.concat([series.cells for series in found]))
     sources = lab.sources([(None, run) for run in runs])
-    return f"{told}\n{', '.join([*held, others])}; {sources}"
+    return f"{told}\n{', '.join([*held, REST])}; {sources}"
 
 
 def alt(title: str, panels: Iterable[Panel]) -> str:

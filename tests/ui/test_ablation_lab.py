@@ -39,6 +39,11 @@ def button(page: Any, name: str) -> Any:
     return panel(page).get_by_role("button", name=re.compile(name))
 
 
+def status(page: Any) -> Any:
+    """What is said of training; the line before it says what is damaged."""
+    return panel(page).get_by_role("status").last
+
+
 def seconds_until_redrawn(page: Any, act: Callable[[], None]) -> float:
     before, begun = figure(page).get_attribute("src"), time.monotonic()
     act()
@@ -60,7 +65,7 @@ def test_a_slider_redraws_and_run_makes_the_missing_records_once(
     recorded = lab.records("finetune")
     button(page, "^Run the missing 2").click()
     expect(panel(page).locator(LIVE)).to_be_visible(timeout=30_000)
-    expect(panel(page).get_by_role("status")).to_have_text("Done.", timeout=60_000)
+    expect(status(page)).to_have_text("Done.", timeout=60_000)
     expect(button(page, "Nothing is missing")).to_be_disabled()
     made = lab.records("finetune")
     assert len(made) == len(recorded) + 2
@@ -102,7 +107,7 @@ def test_everything_has_a_name_and_a_story_needs_no_mouse(
     expect(page.locator("*:focus")).to_have_accessible_name(re.compile(r"^Run the missing \d+, about"))
     page.keyboard.press("Enter")
     expect(panel(page).locator(LIVE)).to_be_visible(timeout=30_000)
-    expect(panel(page).get_by_role("status")).to_contain_text("run 1 of")
+    expect(status(page)).to_contain_text("run 1 of")
     page.wait_for_timeout(6000)
     screenshot("lab_training", panel(page))
 
@@ -110,14 +115,16 @@ def test_everything_has_a_name_and_a_story_needs_no_mouse(
     expect(page.locator("*:focus")).to_have_accessible_name("Stop")
     pressed = time.monotonic()
     page.keyboard.press("Space")
-    expect(panel(page).get_by_role("status")).to_contain_text("Stopped", timeout=2_000)
+    expect(status(page)).to_contain_text("Stopped", timeout=2_000)
     assert time.monotonic() - pressed < 2
     (state,) = lab.results.glob("mini/runs/pretrain-*.partial/state")
 
     # A kernel that is closed while it trains leaves a later state, and the panel works again.
     button(page, "^Run the missing").press("Enter")
+    expect(status(page)).to_contain_text("run 1 of", timeout=30_000)
     expect(panel(page).locator(LIVE)).to_be_visible(timeout=30_000)
     saved = state.stat().st_mtime_ns
     book.run_all(restart=True)
     assert state.stat().st_mtime_ns > saved
+    panel(page).get_by_label("horizontal axis").select_option("temperature")
     expect(button(page, "^Run the missing")).to_be_enabled()
