@@ -200,10 +200,15 @@ class Ablation:
         return " and ".join(name for key, name in names.items() if key in own)
 
     def says(self, series: Series) -> str:
-        """The best value of a series, and how far it is from the standard, or from the next best one.
+        """The best value of a series, how far it is from the standard or the next best, and what lacks runs.
 
         Values that lack seeds are left out: seeds differ too much for that. Differences are paired by seed.
         """
+        lacking = ", ".join(text_of(series.along, value) for value in series.lacking)
+        return self.best(series) + (f" Runs are missing at {lacking}." if lacking and series.runs else "")
+
+    def best(self, series: Series) -> str:
+        """The best value of a series with its lead, as a sentence."""
         cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
         if cells.empty:
             return "Nothing is recorded here."

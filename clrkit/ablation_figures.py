@@ -18,6 +18,7 @@ from clrkit.paper import finding
 from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of
 
 LOOKS = {"linear": LINEAR, "finetuned": FINETUNED, "distilled": SELF}
+PUBLISHED_LOOKS = LOOKS | {"supervised": SUPERVISED}  # a method looks alike, own or published
 REST = "all else as in the preset"
 LEAST_SPAN = 10.0  # percentage points on the vertical axis, so that noise does not look like an effect
 APART = 0.05  # between the bars of lines that are crossed, so that none hides another
@@ -196,7 +197,8 @@ def draw_line(axes: Axes, places: Mapping[Any, float], line: Line, order: float)
     none = [places[value] for value in line.lacking if value not in set(cells["value"])]
     if line.lacking:
         at = axes.get_xaxis_transform()
-        axes.plot(none, [0.04] * len(none), transform=at, label="hollow: seeds are missing", **hollow)
+        label = "hollow: runs are missing (on the axis: all)"
+        axes.plot(none, [0.0] * len(none), transform=at, clip_on=False, label=label, **hollow)
 
 
 def limits(panels: Sequence[Panel]) -> tuple[float, float]:
@@ -262,7 +264,7 @@ def as_published(setting: str) -> Drawing | None:
         axes.set_facecolor("#faf7f0")
         for (name, cells), look in zip(found.numbers.groupby("series", sort=False), ORDERED, strict=False):
             places = cells["label"].map(labels.index)
-            axes.plot(places, cells["mean"], **look.plot, label=name)
+            axes.plot(places, cells["mean"], **PUBLISHED_LOOKS.get(str(name), look).plot, label=name)
         axes.set_xticks(range(len(labels)), labels)
         axes.set(xlim=(-0.4, len(labels) - 0.6), ylabel=TOP1)
         figure.legend(loc="outside lower left", ncols=3)

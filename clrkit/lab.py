@@ -135,7 +135,8 @@ class Training:
         """Make runs and what they build on; False if stopped before the end."""
         todo = missing(configs, self.store)
         for done, config in enumerate(todo):
-            controls.say(self.status, f"run {done + 1} of {len(todo)}: {name_of(config)}")
+            beneath = " (with what they build on)" if len(todo) > len(configs) else ""
+            controls.say(self.status, f"run {done + 1} of {len(todo)}{beneath}: {name_of(config)}")
             if not self.wait_turn():
                 return False
             try:
@@ -230,7 +231,8 @@ class AblationPanel:
             [
                 first,
                 self.warning,
-                w.HBox([*columns, self.figure], layout=WRAPPED),
+                self.figure,  # above the sliders: on a small screen it is seen while one moves
+                w.HBox(columns, layout=WRAPPED),
                 self.training.box,
                 self.beside,
                 self.published,

@@ -146,7 +146,7 @@ def test_a_point_is_the_mean_over_seeds_with_its_standard_error(lab: Ablation, s
 def test_markers_are_hollow_where_seeds_are_missing(lab: Ablation, store: Store) -> None:
     put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0], 2: [40.0, 44.0]})
     drawing = compare(lab, "finetuned", "tap_layer", [{}])
-    assert hollow(drawing) == [(2, 42), (0, 0.04), (3, 0.04)]  # the latter on the axis
+    assert hollow(drawing) == [(2, 42), (0, 0.0), (3, 0.0)]  # the latter on the axis
 
 
 def test_runs_are_read_once_and_found_when_they_appear(
@@ -254,7 +254,7 @@ def test_crossed_settings_are_lines_and_panels_of_what_is_recorded(lab: Ablation
 
 def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> None:
     drawing = compare(lab, "finetuned", "fraction", [{"tap_layer": 0}])
-    assert hollow(drawing) == [(0, 0.04), (1, 0.04)]
+    assert hollow(drawing) == [(0, 0.0), (1, 0.0)]
     assert "nothing is recorded, 6 runs missing" in drawing.alt
     assert lab.says(lab.series("finetuned", "fraction")) == "Nothing is recorded here."
 
@@ -262,7 +262,7 @@ def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> Non
 @pytest.mark.parametrize(
     ("top1", "sentence"),
     [
-        ({1: [60.0]}, "Only 1 (60.0%) is recorded."),
+        ({1: [60.0]}, "Only 1 (60.0%) is recorded. Runs are missing at 0, 1, 2, 3."),
         (
             {1: [50.0, 60.0, 70.0], 2: [54.0, 63.0, 75.0], 0: [9.0, 9.0, 9.0]},
             "Best at 2 (64.0%), 4.0 ± 0.6 points (3 seeds) above the standard, 1.",
@@ -296,7 +296,9 @@ def test_a_difference_may_be_below_0_over_the_seeds_in_common(lab: Ablation, sto
     for config, top1 in zip((*first[:2], *second[1:]), (10.0, 70.0, 60.0, 61.0), strict=True):
         put(store, config, top1)
     sentence = lab.says(refreshed(lab).series("finetuned", "tap_layer"))
-    assert sentence == "Highest at 2 (60.5%), -10.0 points from the standard, 1; one seed has no error."
+    assert sentence == "Highest at 2 (60.5%), -10.0 points from the standard, 1; one seed has no error." + (
+        " Runs are missing at 0, 1, 2, 3."
+    )
 
 
 def test_a_setting_that_is_on_or_off_is_said_to_be(lab: Ablation, store: Store) -> None:
