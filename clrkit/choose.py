@@ -71,17 +71,19 @@ def ask(
     """Indices of images to label until `budget` have labels: to learn from, and to measure on.
 
     Those to learn from are `typical`. One in 5 of all is drawn at random, from those without a label, to
-    measure on: on typical images accuracy would look too good.
+    measure on: on typical images accuracy would look too good. It is at most half of what is chosen now, so
+    that labels to learn from are always asked for, too.
 
     Args:
         features: of every image, by the pretrained encoder.
-        budget: images that shall have labels in the end.
+        budget: images that shall have labels in the end; all of them where there are fewer.
         learnt: indices of those that are trained on, or proposed for it.
         measured: indices of those that are measured on, or drawn for it.
         seed: of k-means and of the draw.
     """
+    budget = min(budget, len(features))
     missing = max(0, budget - len(learnt) - len(measured))
-    apart = min(max(0, round(budget / MEASURED_SHARE) - len(measured)), missing)
+    apart = min(max(0, round(budget / MEASURED_SHARE) - len(measured)), missing // 2)
     free = np.setdiff1d(np.arange(len(features)), [*learnt, *measured])
     drawn = np.random.RandomState(seed).permutation(free)[:apart]
     return typical(features, missing - apart, learnt, [*measured, *drawn.tolist()], seed), drawn

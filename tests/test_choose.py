@@ -70,6 +70,13 @@ def test_more_is_asked_for_until_one_in_five_is_measured_on():
     assert [len(each) for each in ask(features, 10, learnt, measured)] == [0, 0]
 
 
+@pytest.mark.parametrize(("learnt", "measured"), [(0, 8), (20, 8), (32, 4)])
+def test_a_budget_beyond_the_images_still_asks_for_labels_to_learn_from(learnt, measured):
+    features = clouds()[0][:40]
+    chosen, drawn = ask(features, 200, range(learnt))
+    assert (len(chosen), len(drawn)) == (40 - learnt - measured, measured)
+
+
 @pytest.mark.parametrize("copies", [1, 4])
 def test_images_that_are_all_alike_and_single_ones_are_no_trouble(copies):
     features = torch.ones(6, 3) if copies > 1 else torch.eye(6)
