@@ -52,13 +52,13 @@ def name_of(folder: Path) -> str:
 
 
 def known_rows(survey: Survey, labels: Path) -> list[Row]:
-    """The labels there are: the CSV's where there is one, else those of class folders.
+    """The labels there are: the CSV's, and for images it does not name those of class folders.
+
+    Where the CSV gives images of class folders other labels throughout, the folders are no classes.
 
     Raises:
         DataError: for a CSV that cannot be read, or names an image that is not there.
     """
-    if not labels.exists():
-        return [{"file": name, "label": label, "part": ""} for name, label in survey.labels.items()]
     rows = read_table(labels)
     names = set(survey.names)
     for row in rows:
@@ -66,7 +66,22 @@ def known_rows(survey: Survey, labels: Path) -> list[Row]:
             continue
         if row["file"] not in names:
             raise DataError(f"{labels} names {row['file']}, which is not among the images of {survey.root}.")
-    return [row for row in rows if row["file"] in names]
+    rows = [row for row in rows if row["file"] in names]
+    return [
+        *rows,
+        *({"file": file, "label": survey.labels[file], "part": ""} for file in unnamed(survey, rows)),
+    ]
+
+
+def unnamed(survey: Survey, rows: Sequence[Row]) -> list[str]:
+    """Images of class folders that the rows do not name; none where by the rows folders are no classes."""
+    both = [
+        row["label"] == survey.labels[row["file"]]
+        for row in rows
+        if row["label"] and row["file"] in survey.labels
+    ]
+    named = {row["file"] for row in rows}
+    return [file for file in survey.labels if file not in named] if any(both) or not both else []
 
 
 def features(pretrained: Run, config: Pretrain, device: torch.device) -> Float[Tensor, "count dim"]:
@@ -176,6 +191,7 @@ def keep_to_measure(labels: Path, rows: Sequence[Row]) -> list[Row]:
     index = np.array([numbers.get(row["label"], -1) for row in rows], dtype=np.int64)
     held = {rows[place]["file"] for place in stratified(index, 1 / MEASURED_SHARE, seed=0)}
     if labels.exists() and held:
+        add_rows(labels, [row for row in rows if row["file"] in held])  # of class folders, perhaps
         with editing(labels) as table:
             mark(table, held)
     copies = [dict(row) for row in rows]
@@ -223,10 +239,22 @@ def plan(survey: Survey, chain: Distill, rows: Sequence[Row], classes: Sequence[
     )
     return [
         f"{labels}{f'; {waiting} more are asked for' if waiting else ''}.",
+        *apart_from_folders(survey, rows),
         *([] if classes else doubts([row["label"] for row in filled])),
         f"Recipe: image_size {pretrain.data.image_size}; {teacher}, pretraining with epochs "
         f"{pretrain.epochs}, batch_size {pretrain.batch_size}; student {student}, distillation with epochs "
         f"{chain.epochs}.",
+    ]
+
+
+def apart_from_folders(survey: Survey, rows: Sequence[Row]) -> list[str]:
+    """A sentence where labels by class folders play no part because the CSV says otherwise throughout."""
+    left = len(survey.labels.keys() - {row["file"] for row in rows})
+    if not left:
+        return []
+    return [
+        f"{left:,} images lie in class folders and have no label: the CSV gives images of these folders "
+        "other labels than the folders' names."
     ]
 
 

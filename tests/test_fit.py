@@ -216,6 +216,33 @@ def test_what_is_measured_stays_when_more_labels_come(images, store):
     assert {row["note"] for row in read_table(labels)} == {"mine"}
 
 
+def test_class_folders_still_hold_for_images_that_the_csv_does_not_name(tmp_path, store):
+    root = write(tmp_path / "own", *(f"{color}/{index}.png" for color in COLORS for index in range(8)))
+    labels = root / "labels.csv"
+    add_rows(labels, fit.known_rows(survey.look(root, store), labels)[-9:])
+    set_label(labels, "red/0.png", "blue", seen="red")
+    found = survey.look(write(root, "red/new.png", "green/new.png"), store)
+    rows = {row["file"]: row["label"] for row in fit.known_rows(found, labels)}
+    assert (len(rows), rows["red/new.png"], rows["red/0.png"]) == (26, "red", "blue")
+    measured = []
+    for _ in range(2):
+        chain = fit.with_labels(recipe(found), found, fit.known_rows(found, labels), store, labels)
+        measured.append(load(chain.images).evaluation.names)
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == 6
+
+
+def test_folders_are_no_classes_where_the_csv_says_otherwise_throughout(tmp_path, store):
+    root = write(tmp_path / "own", *(f"202{year}/{index}.png" for year in (3, 4) for index in range(8)))
+    found, labels = survey.look(root, store), root / "labels.csv"
+    named = [{"file": f"2023/{index}.png", "label": "ab"[index % 2]} for index in range(6)]
+    add_rows(labels, named)
+    rows = fit.known_rows(found, labels)
+    assert len(rows) == 6
+    said = "10 images lie in class folders"
+    assert said in " ".join(fit.plan(found, recipe(found), rows))
+
+
 def test_typical_images_are_not_measured_on_while_the_drawn_ones_wait_for_labels(images, store):
     found = survey.look(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": "train"} for name in found.names]
