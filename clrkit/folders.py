@@ -26,6 +26,7 @@ from clrkit.sheet import read_sheet
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters; bytes that are no UTF-8
+NOWHERE = -1  # in place of the size of a link whose target is not there
 TEST_SHARE = 5  # one in so many labelled images is held out where no test part is given
 
 
@@ -92,6 +93,9 @@ def list_images(data: Data) -> Listing:
         if data.dataset == "images":
             return list_pool(root, data)
         train, test = layout(root, data)
+        for file in [*train, *test]:
+            if file.size == NOWHERE:
+                (root / file.name).stat()
     except OSError as error:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
     classes = tuple(sorted({file.label for file in train} - {""}))
@@ -259,10 +263,19 @@ def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
             if entry.is_dir():
                 yield from images_below(entry.path, f"{prefix}{entry.name}/", label)
             elif entry.name.lower().endswith(SUFFIXES):
-                stat = entry.stat()
-                if not S_ISREG(stat.st_mode):  # a pipe, say, would never end
-                    raise DataError(f"{entry.path} is not a file.")
-                yield ImageFile(prefix + entry.name, stat.st_size, stat.st_mtime_ns, label)
+                yield image_file(entry, prefix, label)
+
+
+def image_file(entry: os.DirEntry[str], prefix: str, label: str) -> ImageFile:
+    """A file as it is listed; so is a link to nowhere, an image that cannot be read. Raises DataError."""
+    try:
+        stat = entry.stat()
+    except FileNotFoundError:
+        link = entry.stat(follow_symlinks=False)
+        return ImageFile(prefix + entry.name, NOWHERE, link.st_mtime_ns, label)
+    if not S_ISREG(stat.st_mode):  # a pipe, say, would never end
+        raise DataError(f"{entry.path} is not a file.")
+    return ImageFile(prefix + entry.name, stat.st_size, stat.st_mtime_ns, label)
 
 
 def csv_labels(root: Path, path: str) -> list[ImageFile]:

@@ -126,6 +126,12 @@ def check_names(path: Path, labels: Sequence[str], classes: Sequence[str]) -> No
     """
     alike = dict[str, str]()
     counts = Counter(labels)
+    strangers = [f"{label} ({counts[label]})" for label in sorted(counts) if label not in classes]
+    if classes and len(strangers) > 1:
+        raise DataError(
+            f"{path} has labels that are none of the classes named ({', '.join(classes)}): "
+            f"{', '.join(strangers)}."
+        )
     for label in sorted(counts):
         if classes:
             known(label, list(classes), f"label in {path}")
@@ -137,7 +143,7 @@ def check_names(path: Path, labels: Sequence[str], classes: Sequence[str]) -> No
 
 
 def doubts(labels: Sequence[str]) -> list[str]:
-    """A sentence for every name that one image has and that may be a commoner one misspelt.
+    """A sentence for every name that one image has and that may be a commoner one misspelt, and for the rest.
 
     class_1 and class_2 differ on purpose.
     """
@@ -145,15 +151,28 @@ def doubts(labels: Sequence[str]) -> list[str]:
     words = [name for name in counts if not name[-1:].isdigit()]
     common = [name for name in words if counts[name] > 1]
     near = {name: close(name, common) for name in sorted(words) if counts[name] == 1}
-    return [
+    said = [
         f"One image is labelled {name}, {counts[other]} are {other}: if that is misspelt, mend it."
         for name, other in near.items()
         if other
+    ]
+    alone = [name for name in sorted(counts) if counts[name] == 1 and not near.get(name)]
+    return [
+        *said,
+        *([f"Classes with a single label are hardly learnt: {', '.join(alone)}."] if alone else []),
     ]
 
 
 def close(label: str, names: Sequence[str]) -> str:
     """The name that is most like the label, or ""."""
     folded = {name.casefold(): name for name in names if name != label}
-    near = difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=TYPING_ERROR)
+    near = [name for name in folded if swapped(label.casefold(), name)]
+    near += difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=TYPING_ERROR)
     return folded[near[0]] if near else ""
+
+
+def swapped(one: str, other: str) -> bool:
+    """Whether the words differ in the order of two neighbouring letters: zreo and zero."""
+    return any(
+        one[:place] + one[place + 1] + one[place] + one[place + 2 :] == other for place in range(len(one) - 1)
+    )

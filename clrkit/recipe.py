@@ -135,4 +135,4 @@ def expected(chain: Distill, store: Store, labels: int, device: torch.device) ->
     if store.find(chain.teacher.pretrain):
         return "Pretraining is done; labels are learnt in a part of its time."
     took = duration(seconds_expected(chain, labels, device))
-    return f"All three stages take about {took} on this {device.type}."
+    return f"Training takes about {took} on this {device.type}."

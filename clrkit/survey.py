@@ -14,6 +14,7 @@ from typing import Any
 from clrkit.cache import Show
 from clrkit.config import Data
 from clrkit.folders import (
+    SUFFIXES,
     UNLABELLED,
     UNSHOWABLE,
     ImageFile,
@@ -110,6 +111,7 @@ def look(
         RunError: where the results folder cannot be written, or is of other images.
     """
     fingerprint_once.cache_clear()  # images may have come since this process last looked
+    check_folder(folder.expanduser())
     root = existing_root(Data(dataset="images", root=str(folder)))
     try:
         files = images_of(root, root, "")
@@ -130,6 +132,14 @@ def look(
     return Survey(
         root, names, seen["side"], seen["broken"], seen["copies"], known, len(good) - len(names), left_out
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Whether there is a folder, or what may be an archive of one. Raises DataError."""
+    if not folder.exists():
+        raise DataError(f"The folder of images {folder} does not exist.")
+    if folder.is_file() and folder.name.lower().endswith(SUFFIXES):
+        raise DataError(f"{folder} is a single image; give the folder that it lies in.")
 
 
 def labels_by_folder(root: Path) -> dict[str, str]:

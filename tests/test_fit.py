@@ -82,6 +82,13 @@ def test_a_folder_is_told_in_sentences(images, store):
     assert len(load(found.data).train) == 31
 
 
+def test_a_link_to_nowhere_is_left_out_as_an_image_that_cannot_be_read(images, store):
+    (images / "link.png").symlink_to("nowhere.png")
+    found = survey.look(images, store)
+    assert (len(found.names), list(found.broken)) == (30, ["link.png"])
+    assert len(load(found.data).train) == 30
+
+
 def test_images_of_every_kind_are_taken(images, store):
     grey = Image.new("L", (9, 300), 80)
     grey.save(images / "grey.png")
@@ -272,6 +279,7 @@ def test_a_test_folder_is_what_is_measured(tmp_path, store):
         (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat .2. and cat .2., which differ in capitals or blanks"),
         (["a cat", "a cat", "a  cat", "dog"], [], "a  cat .1. and a cat .2., which differ in capitals"),
         (["cat", "cot", "dog"], ["cat", "dog"], "Unknown label in .*labels.csv 'cot'; did you mean cat"),
+        (["b", "a", "b", "d1"], ["d1", "d2"], r"none of the classes named \(d1, d2\): a \(1\), b \(2\)\."),
     ],
 )
 def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, classes, message):
@@ -297,8 +305,11 @@ def test_classes_may_be_much_alike(images, store, labels, classes):
 
 
 def test_a_name_that_may_be_misspelt_is_pointed_out():
-    (said,) = doubts(["house"] * 6 + ["hosue", "tree", "tree", "part_1", "part_1", "part_2"])
-    assert said == "One image is labelled hosue, 6 are house: if that is misspelt, mend it."
+    said = doubts(["zero"] * 6 + ["zreo", "tree", "tree", "part_1", "part_1", "part_2"])
+    assert said == [
+        "One image is labelled zreo, 6 are zero: if that is misspelt, mend it.",
+        "Classes with a single label are hardly learnt: part_2.",
+    ]
 
 
 def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, store):
@@ -461,7 +472,9 @@ def test_an_export_is_written_once_though_two_ask_for_it(store, monkeypatch):
 def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(tmp_path / "none")]) == 1
-    assert "does not exist" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("/none does not exist.\n")
+    assert main(["fit", str(unlabelled(tmp_path / "own") / "red-00.png")]) == 1
+    assert "is a single image; give the folder that it lies in" in capsys.readouterr().err
     assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 1
     assert "did you mean epochs" in capsys.readouterr().err
 
