@@ -15,6 +15,7 @@ from clrkit.claims import SUPPORTED, Claim
 from clrkit.comparison import DIFFERS, summary_line
 from clrkit.drawing import Drawing
 from clrkit.frames import dataset_name
+from clrkit.reproduce import REFERENCE
 from clrkit.tables import Table, all_tables, cells_table, duration
 
 CLAIM_RULE = """\
@@ -147,6 +148,11 @@ def summary(report: Report) -> str:
     images = f"{train:,} training and {evaluation:,} {part} images"
     spent = duration(runs["seconds"].sum())
     return f"{len(runs)} runs ({report.source}), {drawn}; {images}; {spent} of training in all."
+
+
+def notice(report: Report) -> str:
+    """What a reader must know before all else; empty where there is nothing."""
+    return "Not your own runs: this shows the committed reference." if report.source == REFERENCE else ""
 
 
 def outcome(report: Report) -> Facts:

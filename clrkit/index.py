@@ -15,6 +15,7 @@ from clrkit.contents import (
     Strong,
     Titled,
     Verdicts,
+    notice,
     outcome,
     sections,
     summary,
@@ -26,8 +27,9 @@ from clrkit.tables import Table, claims_table, parts_table, verbatim
 
 def write_index(path: Path, report: Report) -> None:
     """Writes the report as Markdown to `path`, with links relative to it."""
+    first = f"**{text}**\n\n" if (text := notice(report)) else ""
     parts = [
-        f"# {verbatim(title(report))}, preset `{report.preset}`\n\n{verbatim(summary(report))}\n",
+        f"# {verbatim(title(report))}, preset `{report.preset}`\n\n{first}{verbatim(summary(report))}\n",
         listed(outcome(report)),
     ]
     for section in sections(report):

@@ -11,8 +11,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
@@ -24,7 +26,7 @@ from clrkit.grid import Preset
 from clrkit.headless import NotebookError, execute, notebooks
 from clrkit.images import reason
 from clrkit.paper import PAPER
-from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root
+from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
 from clrkit.runs import NOTE_SECONDS, RECORD, Run, RunError, Store, locked, read_json, write_json, write_sums
 
 if TYPE_CHECKING:
@@ -119,19 +121,29 @@ def draw(preset: Preset, store: Store) -> tuple[Path, str]:
         ConfigError: if there are neither own runs nor a reference.
         RunError: where the results folder cannot be written.
     """
+    refuse_empty(preset, store)
     with publishing(store):
-        evidence, reference = gather(preset, store), store.reference.find_all(complete(preset.runs))
+        evidence, reference = found(preset, store), store.reference.find_all(complete(preset.runs))
         origin = origin_of(preset, evidence, reference, store)
         index, note = store.results / INDEX, drawn(store)
         if not note or note["origin"] != origin:
             verdict = draw_anew(preset, store, evidence, reference)
             note = {"origin": origin, "verdict": verdict, "index": digest_of(index)}
             figures = store.folder / "figures"
+            figures.mkdir(exist_ok=True)  # few runs make no figure
             write_json(figures / DRAWN, note)
             write_sums(figures, published(figures))
             write_sums(store.folder, [INDEX, REPORT])
             write_sums(store.results, [INDEX])
     return index, note["verdict"]
+
+
+def found(preset: Preset, store: Store) -> Evidence:
+    """The runs to show; says so where they are not one's own."""
+    evidence = gather(preset, store)
+    if evidence.source == REFERENCE:
+        print(f"clrkit: {store.folder} holds no whole set of runs; this is {REFERENCE}.", file=sys.stderr)
+    return evidence
 
 
 def drawn(store: Store) -> dict[str, str] | None:
@@ -214,16 +226,22 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
 
 
 def write_page(preset: Preset, store: Store, path: Path) -> None:
-    """The report page at another place; the figures are drawn already.
+    """The report page at another place; nothing is written into the results.
 
     Raises:
+        ConfigError: if there are neither own runs nor a reference.
         RunError: where it cannot be written.
     """
+    from clrkit.drawing import encode
     from clrkit.report import write_report
 
-    evidence, reference = gather(preset, store), store.reference.find_all(complete(preset.runs))
+    evidence, reference = found(preset, store), store.reference.find_all(complete(preset.runs))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_report(path, examined(preset, store, evidence, reference))
+        with TemporaryDirectory() as folder:
+            report = replace(examined(preset, store, evidence, reference), figures=Path(folder))
+            for each in report.drawings:
+                (report.figures / f"{each.name}.svg").write_bytes(encode(each.figure, "svg"))
+            write_report(path, report)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {reason(error)}.") from None

@@ -23,6 +23,7 @@ from clrkit.contents import (
     Strong,
     Titled,
     Verdicts,
+    notice,
     outcome,
     sections,
     summary,
@@ -90,7 +91,8 @@ def introduction(report: Report) -> str:
         f"A reproduction of SimCLRv2 ({paper}, Chen et al., 2020): pretraining without labels, fine-tuning "
         "on few labels, distillation. Every number and figure is from the records of runs."
     )
-    return f"<p>{what}</p>\n<p>{escape(summary(report))}</p>\n{listed(outcome(report))}"
+    first = f"<p><strong>{text}</strong></p>\n" if (text := notice(report)) else ""
+    return f"{first}<p>{what}</p>\n<p>{escape(summary(report))}</p>\n{listed(outcome(report))}"
 
 
 def closing(report: Report) -> str:

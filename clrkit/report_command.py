@@ -16,15 +16,16 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 
 
 def write(options: argparse.Namespace) -> int:
-    """Draw what is not up to date, write the page, print where it is."""
+    """Write the page (in the results with figures and index, where not up to date), print where it is."""
     from clrkit.presets import preset
     from clrkit.publish import REPORT, draw, write_page
     from clrkit.runs import Store
 
     chosen = preset(options.preset)
     store = Store(options.results, chosen.name)
-    draw(chosen, store)
     if options.out:
         write_page(chosen, store, options.out)
+    else:
+        draw(chosen, store)
     print(options.out or store.folder / REPORT)
     return 0

@@ -62,6 +62,7 @@ def gather(preset: Preset, store: Store) -> Evidence:
     Raises:
         ConfigError: if there are neither.
     """
+    refuse_empty(preset, store)
     wanted = complete(preset.runs)
     own, reference = store.find_all(wanted), store.reference.find_all(wanted)
     if len(own) == len(wanted):
@@ -69,11 +70,21 @@ def gather(preset: Preset, store: Store) -> Evidence:
     if len(reference) == len(wanted):
         return Evidence(reference, REFERENCE)
     if not own:
-        raise ConfigError(
-            f"{store.folder} holds no runs of preset {preset.name}; make them with: "
-            f"python -m clrkit reproduce --preset {preset.name}"
-        )
+        raise ConfigError(empty(preset, store))
     return Evidence(own, f"own runs, incomplete: {len(own)} of {len(wanted)}")
+
+
+def refuse_empty(preset: Preset, store: Store) -> None:
+    """Raise ConfigError where there is no run at all: without the data set, which names the runs."""
+    if not store.folders() and not store.reference.folders():
+        raise ConfigError(empty(preset, store))
+
+
+def empty(preset: Preset, store: Store) -> str:
+    return (
+        f"{store.folder} holds no runs of preset {preset.name}; make them with: "
+        f"python -m clrkit reproduce --preset {preset.name}"
+    )
 
 
 def complete(stages: Sequence[Stage]) -> list[Stage]:

@@ -4,13 +4,13 @@ STYLE = """
 :root {
   --page: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --soft: #54585e; --line: #dcdee1; --link: #0b5cad;
   --yes: #0a6640; --yes-back: #dcf3e6; --no: #9c2b00; --no-back: #fde8de;
-  --open: #4a4f57; --open-back: #e9ebee; --published: #f1f0ea;
+  --open: #4a4f57; --open-back: #e9ebee; --published: #f1f0ea; --shade: #00000040;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #15171a; --card: #1d2024; --ink: #e8eaed; --soft: #adb3bb; --line: #363b42; --link: #7db8ff;
     --yes: #8fe3b6; --yes-back: #123524; --no: #ffb59b; --no-back: #44200f;
-    --open: #c8cdd4; --open-back: #30353c; --published: #2b2a24;
+    --open: #c8cdd4; --open-back: #30353c; --published: #2b2a24; --shade: #000000b0;
   }
 }
 * { box-sizing: border-box; }
@@ -64,7 +64,13 @@ figure { margin: .5rem 0 1.5rem; }
 }
 .scroll {
   margin: .5rem 0; overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem;
-  background: var(--card);
+  /* A shade at an edge says that there is more; at the end, what scrolls with the table covers it. */
+  background:
+    linear-gradient(to right, var(--card) 40%, transparent) left / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 1rem 100% no-repeat,
+    linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat,
+    var(--card);
 }
 table { width: 100%; border-collapse: collapse; font-size: .925rem; line-height: 1.4; }
 th, td { padding: .45rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }

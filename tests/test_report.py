@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from clrkit import claims, drawing, figures, frames, publish
+from clrkit import claims, drawing, figures, frames, publish, runs
 from clrkit.__main__ import main
 from clrkit.check import check
 from clrkit.comparison import compare
@@ -219,3 +219,39 @@ def test_the_command_writes_the_page_beside_the_figures_and_wherever_it_is_told(
     assert main([*command, "--out", str(tmp_path / "file" / "page.html")]) == 1
     unwritable = f"clrkit: {tmp_path / 'file' / 'page.html'} cannot be written: "
     assert capsys.readouterr().err.startswith(unwritable)
+
+
+def test_a_report_of_few_runs_has_no_figure_and_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "FIGURES", ())
+    store = Store(tmp_path / "results", "smoke")
+    synthetic.put(store, preset("smoke").finetune.pretrain)
+    assert main(["report", "--preset", "smoke", "--results", str(store.results)]) == 0
+    assert (store.folder / "report.html").exists()
+    assert check(store.results).damaged == []
+    assert capsys.readouterr().err == ""
+
+
+def test_results_without_runs_are_refused_without_the_data_and_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "fingerprint_once", lambda _: pytest.fail("the data set was asked for"))
+    results = tmp_path / "results"
+    assert main(["report", "--preset", "cifar10_official", "--results", str(results)]) == 1
+    assert f"clrkit: {results / 'cifar10_official'} holds no runs" in capsys.readouterr().err
+    assert not results.exists()
+
+
+def test_a_report_that_is_not_of_ones_own_runs_says_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "FIGURES", (figures.method_bars,))
+    for stage in complete(preset("smoke").runs):
+        synthetic.put(Store(tmp_path / "results" / "reference", "smoke"), stage)
+    page = tmp_path / "page.html"
+    assert main(["report", "--preset", "smoke", "--results", f"{tmp_path}/results", "--out", f"{page}"]) == 0
+    assert "holds no whole set of runs; this is the committed reference" in capsys.readouterr().err
+    assert "</h1>\n<p><strong>Not your own runs" in page.read_text()
+    assert "<img" in page.read_text()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["reference"]
