@@ -6,8 +6,8 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any
 
@@ -43,13 +43,25 @@ def noting(*signals: signal.Signals) -> Iterator[list[int]]:
     Outside the main thread, which signals never reach, the list stays empty.
     """
     noted: list[int] = []
-    mine = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda sent, _: noted.append(sent)) for number in signals if mine}
-    try:
+    with handled(signals, lambda sent, _: noted.append(sent)):
         yield noted
+
+
+def interrupting(*signals: signal.Signals) -> AbstractContextManager[None]:
+    """Within, these signals raise KeyboardInterrupt."""
+    return handled(signals, signal.default_int_handler)
+
+
+@contextmanager
+def handled(signals: Sequence[signal.Signals], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Within, signals are handled like this, in the main thread, which alone they reach."""
+    mine = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals if mine}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class ProgressLine:

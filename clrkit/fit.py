@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clrkit.checksums import REFERENCE
-from clrkit.config import Distill, Finetune, Pretrain, to_dict
+from clrkit.config import ConfigError, Distill, Finetune, Pretrain, to_dict
 from clrkit.folders import list_images
 from clrkit.images import DataError
 from clrkit.label_file import Row, add_rows, as_csv, check_names, doubts, editing, read_table
@@ -42,13 +42,31 @@ def labels_of(folder: Path) -> Path:
     return folder / "labels.csv" if folder.is_dir() else folder.with_name(f"{folder.name}.labels.csv")
 
 
-def name_of(folder: Path) -> str:
-    """A name for results that is no preset's."""
+def name_of(folder: Path, given: str = "") -> str:
+    """A name for results that is no preset's: the one that is given, else the folder's.
+
+    Raises:
+        ConfigError: for a name that is a path, or taken.
+    """
+    taken = {*(make.__name__ for make in PRESETS), REFERENCE, "benchmarks"}
+    if given:
+        return checked_name(given, taken)
     folder = folder.expanduser().resolve()
     own = folder.stem if folder.is_file() else folder.name
     name = re.sub(r"[^\w-]+", "_", own).strip("_") or "images"
-    taken = {*(make.__name__ for make in PRESETS), REFERENCE, "benchmarks"}
     return f"{name}_images" if name in taken else name
+
+
+def checked_name(name: str, taken: Set[str]) -> str:
+    """The name, if results can have it. Raises ConfigError."""
+    if not re.fullmatch(r"\w([\w. -]*[\w-])?", name):
+        raise ConfigError(
+            f"Results cannot be named {name!r}; a name has letters, digits, -, _, . and blanks, and begins "
+            "with a letter or a digit."
+        )
+    if name.casefold() in taken:
+        raise ConfigError(f"Results cannot be named {name}, which others have; choose another name.")
+    return name
 
 
 def known_rows(survey: Survey, labels: Path) -> list[Row]:

@@ -26,10 +26,6 @@ EPILOG = (
 )
 
 
-class Stopped(Exception):  # noqa: N818  (no error)
-    """A signal came; the run under way has saved its state."""
-
-
 def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
     """Add the command to the parser that `command` makes parsers for."""
     about = "Train a small model on a folder of your own images, and say which of them to label."
@@ -55,7 +51,7 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 def fit(options: argparse.Namespace) -> int:
     """Look, pretrain, propose, and with labels fine-tune, distil, measure and export."""
     from clrkit import fit as own
-    from clrkit.console import ProgressLine, noting
+    from clrkit.console import ProgressLine, interrupting
     from clrkit.devices import choose_device
     from clrkit.runs import Store
     from clrkit.survey import look
@@ -64,26 +60,16 @@ def fit(options: argparse.Namespace) -> int:
         raise ConfigError(f"--budget must be at least 0, not {options.budget}.")
     device = choose_device(options.device)
     labels = options.labels.expanduser() if options.labels else own.labels_of(options.folder)
-    store, line = Store(options.results, options.name or own.name_of(options.folder)), ProgressLine()
-    survey = look(options.folder, store, line.show, options.folders_are_labels == "true")
-    line.clear()
-    print("\n".join(survey.sentences()))
-    with noting(*STOPPING) as stopped:
-        try:
-            return stages(options, survey, store, labels, device, stopped)
-        except Stopped:
-            from clrkit.__main__ import interrupted
-
-            return interrupted()
+    store, line = Store(options.results, own.name_of(options.folder, options.name or "")), ProgressLine()
+    with interrupting(*STOPPING):
+        survey = look(options.folder, store, line.show, options.folders_are_labels == "true")
+        line.clear()
+        print("\n".join(survey.sentences()))
+        return stages(options, survey, store, labels, device)
 
 
 def stages(
-    options: argparse.Namespace,
-    survey: Survey,
-    store: Store,
-    labels: Path,
-    device: torch.device,
-    stopped: list[int],
+    options: argparse.Namespace, survey: Survey, store: Store, labels: Path, device: torch.device
 ) -> int:
     from clrkit import fit as own
     from clrkit.recipe import expected, recipe
@@ -96,7 +82,7 @@ def stages(
     print("\n".join(own.plan(survey, chain, rows, classes)))
     pretrain = chain.teacher.pretrain
     print(expected(chain, store, max(options.budget, len(rows)), device), flush=True)
-    pretrained = make(pretrain, store, options.device, stopped)
+    pretrained = make(pretrain, store, options.device)
     if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
         print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")
         rows = own.known_rows(survey, labels)
@@ -106,19 +92,17 @@ def stages(
         return 0
     chain = own.with_labels(chain, survey, rows, store, labels, classes, fields)
     told = [*survey.sentences(), *own.plan(survey, chain, rows, classes)]
-    return finish(options, chain, store, stopped, told)
+    return finish(options, chain, store, told)
 
 
-def finish(
-    options: argparse.Namespace, chain: Distill, store: Store, stopped: list[int], told: list[str]
-) -> int:
+def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list[str]) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
     from clrkit.assess import assess, page
     from clrkit.fit import exported
     from clrkit.runs import write_whole
     from clrkit.survey import written
 
-    run = make(chain, store, options.device, stopped)
+    run = make(chain, store, options.device)
     found = assess(chain, run, options.device)
     print("\n".join([found.sentence(), *found.remarks()]))
     print(found.by_class().to_string(index=False, float_format="%.1f", na_rep="-"))
@@ -129,21 +113,33 @@ def finish(
     return 0
 
 
-def make(stage: Stage, store: Store, device: str, stopped: list[int]) -> Run:
-    """Make a run, or go on with it, showing a line. Raises Stopped once a signal came."""
-    from clrkit.console import ProgressLine
+def make(stage: Stage, store: Store, device: str) -> Run:
+    """Make a run, or go on with it, showing a line.
+
+    Raises:
+        KeyboardInterrupt: once a signal came, with the state saved; at the second one at once.
+    """
+    from clrkit.console import ProgressLine, handled
     from clrkit.materialise import finish as to_end
     from clrkit.materialise import materialise
 
-    line = ProgressLine()
+    line, stopped = ProgressLine(), list[int]()
+
+    def note(number: int, _: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(number)
 
     def show(progress: object) -> None:
         if stopped:
-            raise Stopped
+            raise KeyboardInterrupt
         line.run(progress)  # type: ignore[arg-type]
 
-    with closing(materialise(stage, store, device)) as work:
+    with handled(STOPPING, note), closing(materialise(stage, store, device)) as work:
         try:
-            return to_end(work, show)
+            made = to_end(work, show)
         finally:
             line.clear()
+    if stopped:
+        raise KeyboardInterrupt
+    return made

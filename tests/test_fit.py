@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit import assess, choose, fit, survey
+from clrkit import assess, choose, fit, fit_command, survey
 from clrkit.__main__ import main
 from clrkit.config import ConfigError
 from clrkit.data import fingerprint, load
@@ -477,6 +478,44 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkey
     assert "is a single image; give the folder that it lies in" in capsys.readouterr().err
     assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 1
     assert "did you mean epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["clrkit.survey.look", "clrkit.recipe.expected", "clrkit.fit.propose"])
+def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, monkeypatch, number, place):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("clrkit.fit_command.make", lambda *_: None)
+    monkeypatch.setattr(place, lambda *_: signal.raise_signal(number))
+    assert main(["fit", str(images), "--results", str(tmp_path / "results")]) == 130
+    assert "stopped; what was done is kept" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_while_a_run_is_made_stops_it_after_a_step_and_a_second_one_at_once(
+    store, monkeypatch, times
+):
+    ended = []
+
+    def materialise(*_: object) -> Iterator[str]:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        ended.append("a step")
+        yield "progress"
+
+    monkeypatch.setattr("clrkit.materialise.materialise", materialise)
+    with pytest.raises(KeyboardInterrupt):
+        fit_command.make(preset("smoke").distill, store, "cpu")
+    assert ended == (["a step"] if times == 1 else [])
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".hidden", " x", "x.", "a\\b", "mini", "Mini"])
+def test_results_are_not_named_a_path_or_as_those_of_a_preset(images, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", str(images), "--name", name]) == 1
+    assert "Results cannot be named" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [images]
+    assert fit.name_of(images, "My birds-2 v1.0") == "My birds-2 v1.0"
 
 
 def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
