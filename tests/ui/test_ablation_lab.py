@@ -108,7 +108,7 @@ def test_everything_has_a_name_and_a_story_needs_no_mouse(
     page.keyboard.press("Enter")
     expect(panel(page).locator(LIVE)).to_be_visible(timeout=30_000)
     expect(status(page)).to_contain_text("run 1 of")
-    page.wait_for_timeout(6000)
+    expect(panel(page).locator(LIVE)).to_have_attribute("alt", re.compile("kNN accuracy"), timeout=60_000)
     screenshot("lab_training", panel(page))
 
     page.keyboard.press("Tab")
