@@ -94,6 +94,8 @@ def what(origin: Origin) -> str:
         Distill: "distilled from a fine-tuned SimCLRv2 teacher",
     }
     how = trained[type(origin.stage)] if origin.stage else "not trained by clrkit, or without its record"
+    if isinstance(origin.stage, Finetune) and origin.stage.fraction == 1 and not origin.stage.label_list:
+        how = how.replace("few labels", "all labels")
     return f"{in_words(origin.model.config)}; {parameters:,} parameters; {how}."
 
 

@@ -33,6 +33,7 @@ from clrkit.tables import Table
 
 ONNX, PROGRAM, CARD = "model.onnx", "model.pt2", "README.md"
 TOLERANCES = {ONNX: 1e-4, PROGRAM: 1e-5}
+PATHS = ("root", "labels_csv", "label_list")  # fields of configs that name files
 OPSET = 18  # the oldest with all that is needed
 CHECKED = 32  # images of the data set
 BATCHES = (1, 32)
@@ -90,9 +91,17 @@ def export(source: Path, out: Path, image_size: int | None = None) -> Exported:
 
 
 def about(origin: Origin) -> dict[str, object]:
-    """What the description says beside the model: enough to predict and to evaluate."""
+    """What the description says beside the model: enough to predict, to evaluate and to export again."""
     known = {"image_size": origin.image_size, "classes": origin.names}
-    return {"source": origin.folder.resolve().name, **known, **provenance()}
+    records = [{**each, "config": without_folders(each["config"])} for each in origin.records.values()]
+    return {"source": origin.folder.resolve().name, **known, **provenance(), "records": records}
+
+
+def without_folders(config: object, field: str = "") -> object:
+    """A record's config with the names alone of what lies on this machine."""
+    if isinstance(config, dict):
+        return {name: without_folders(value, name) for name, value in config.items()}
+    return Path(config).name if field in PATHS and isinstance(config, str) else config
 
 
 # The forms

@@ -25,7 +25,7 @@ class Origin:
         image_size: side in pixels of the view it measures.
         names: of the classes; None where they are not known.
         stage: that made it; None of a model that is no run of clrkit's.
-        records: of that stage and those before it, by stage, as far as they lie beside it.
+        records: of that stage and those before it, by stage, as far as they lie beside it or in the export.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ def read_origin(folder: Path, image_size: int | None = None) -> Origin:
     """
     model, records = read_model(folder), read_records(folder)
     stage = stage_of(folder, records[0]) if records else None
-    size = image_size or (stage.images.image_size if stage else described_size(folder))
+    size = image_size or described_size(folder) or (stage.images.image_size if stage else None)
     if size is None:
         raise ModelError(f"{folder} does not say how large its images are; give --image_size.")
     size = configs.Data(image_size=size).image_size
@@ -72,8 +72,10 @@ def read_origin(folder: Path, image_size: int | None = None) -> Origin:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The record of a run and, from the same store, of those it builds on; none of a model folder."""
-    if (folder / DESCRIPTION).exists() or not (folder / RECORD).exists():
+    """The record of a run and of those it builds on, from its store or as an export keeps them, if any."""
+    if (folder / DESCRIPTION).exists():
+        return kept_records(folder)
+    if not (folder / RECORD).exists():
         return []
     record = read_object(folder / RECORD, read_sums(folder) or {}, "record")
     source = stage_of(folder, record).source
@@ -81,16 +83,31 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [record, *(read_records(parent) if parent else [])]
 
 
+def kept_records(folder: Path) -> list[dict[str, Any]]:
+    """The records in an export's description; an imported model has none."""
+    kept = read_json(folder / DESCRIPTION).get("about")
+    found = kept.get("records", []) if isinstance(kept, dict) else []
+    if not isinstance(found, list) or not all(map(is_record, found)):
+        raise ModelError(f"{folder / DESCRIPTION} holds no records of this version.")
+    return found
+
+
+def is_record(found: object) -> bool:
+    """Whether it has the parts of a run's record that are told of a model."""
+    parts = ("config", "dataset", "metrics", "provenance")
+    return isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)
+
+
 def stage_of(folder: Path, record: Mapping[str, Any]) -> Stage:
     """The config that a record was made from."""
     try:
         return configs.from_dict(stage_class(record["stage"]), record["config"])
     except (ConfigError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / RECORD} is no record of this version: {error}") from None
+        raise ModelError(f"{folder} holds no record of this version: {error}") from None
 
 
 def described_size(folder: Path) -> int | None:
     """The size that an export's description has; an imported model's has none."""
-    about = read_json(folder / DESCRIPTION).get("about")
+    about = (read_json(folder / DESCRIPTION) or {}).get("about")
     size = about.get("image_size") if isinstance(about, dict) else None
     return size if isinstance(size, int) else None

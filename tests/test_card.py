@@ -11,7 +11,8 @@ from made_models import drawn_model, finished_run
 
 from clrkit.card import card
 from clrkit.config import Data, with_fields
-from clrkit.model_folder import write_model
+from clrkit.export import about
+from clrkit.model_folder import ModelError, write_model
 from clrkit.origin import Origin, read_origin
 from clrkit.presets import preset
 from clrkit.runs import Store, write_run_sums
@@ -64,6 +65,40 @@ def test_a_card_of_ones_own_images_names_their_csv_and_that_measured_images_were
         assert ("Pretraining and distillation saw these images, too, without their labels" in text) == (
             "seen" in seen
         )
+
+
+def test_few_labels_are_said_of_few(student: Origin) -> None:
+    record = student.records["finetune"]
+    for fraction, said in ((0.1, "fine-tuned on few labels"), (1.0, "fine-tuned on all labels")):
+        stage = with_fields(SMOKE.finetune, {"fraction": fraction})
+        assert said in card(replace(student, stage=stage, records={"finetune": record}), TABLE)
+
+
+def test_the_card_of_an_exports_export_tells_what_the_first_told(student: Origin, tmp_path: Path) -> None:
+    model = student.model
+    write_model(tmp_path / "export", model.config, model.state_dict(), about(student))
+    again = read_origin(tmp_path / "export")
+    assert card(again, TABLE) == card(student, TABLE)
+
+
+def test_an_export_keeps_no_folders_of_this_machine_but_the_size_it_was_made_for(
+    student: Origin, tmp_path: Path
+) -> None:
+    config = student.record["config"]
+    config = {**config, "teacher": {**config["teacher"], "label_list": f"{tmp_path}/mine.txt"}}
+    found = about(replace(student, image_size=40, records={"distill": student.record | {"config": config}}))
+    assert str(tmp_path) not in json.dumps(found)
+    assert "mine.txt" in json.dumps(found)
+    write_model(tmp_path / "export", student.model.config, student.model.state_dict(), found)
+    assert read_origin(tmp_path / "export").image_size == 40
+
+
+@pytest.mark.parametrize("records", [[{}], {}, [1], [{"config": {}, "dataset": {}, "metrics": {}}]])
+def test_records_that_are_none_are_refused(student: Origin, tmp_path: Path, records: object) -> None:
+    found = {**about(student), "records": records}
+    write_model(tmp_path / "export", student.model.config, student.model.state_dict(), found)
+    with pytest.raises(ModelError, match="holds no records"):
+        read_origin(tmp_path / "export")
 
 
 def test_the_interval_is_wilsons(student: Origin) -> None:
