@@ -51,8 +51,7 @@ class LabellingPanel:
         self.shown, self.seen, self.visited = "", "", list[str]()
         self.picture, self.progress = w.HTML(), w.HTML()
         self.buttons, self.status = w.HBox(layout={"flex_flow": "row wrap"}), controls.status()
-        hint = "a class or its number, then Enter"
-        self.entry = w.Text(description="Class", placeholder=hint, continuous_update=False, layout=ENTRY)
+        self.entry = w.Text(description="Class", continuous_update=False, layout=ENTRY)
         self.entry.observe(lambda _: self.typed(), "value")
         self.back = w.Button(description="Back", tooltip="the image shown before, to change its label")
         self.skip = w.Button(description="Skip", tooltip="the next image; this one stays without a label")
@@ -106,11 +105,18 @@ class LabellingPanel:
         self.progress.value = f"<b>{state} {len(rows)} have labels.</b> {escape(file)}{escape(label)}"
         self.picture.value, self.shown, self.seen = picture, file, now
 
+    @property
+    def numbered(self) -> bool:
+        """Whether a class can be typed by its number, which would mislead where a class is one itself."""
+        return not any(name.isdecimal() for name in self.classes)
+
     def draw_buttons(self) -> None:
-        """A button for every class, numbered for the keyboard."""
+        """A button for every class, numbered for the keyboard; the line to type in says what it takes."""
         made = []
+        self.entry.placeholder = f"a class{' or its number' if self.numbered else ''}, then Enter"
         for number, name in enumerate(self.classes, start=1):
-            button = w.Button(description=f"{number}  {name}", tooltip=f"label as {name}", layout=WIDTH)
+            text = f"{number}  {name}" if self.numbered else name
+            button = w.Button(description=text, tooltip=f"label as {name}", layout=WIDTH)
             button.on_click(lambda _, name=name: self.label(name))
             made.append(button)
         self.buttons.children = made
@@ -121,8 +127,8 @@ class LabellingPanel:
         if not text:
             return
         self.entry.value = ""
-        numbered = text.isdecimal() and text not in self.classes and 0 < int(text) <= len(self.classes)
-        self.label(self.classes[int(text) - 1] if numbered else text)
+        place = self.numbered and text.isdecimal() and 0 < int(text) <= len(self.classes)
+        self.label(self.classes[int(text) - 1] if place else text)
 
     def label(self, name: str) -> None:
         """Write a label for the image that is shown, and go to the next one without."""

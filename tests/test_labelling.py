@@ -59,8 +59,11 @@ def test_a_class_is_typed_or_its_number_and_a_new_one_gets_a_button(images):
 
 def test_a_digit_that_is_a_class_is_the_class(images):
     shown = panel(images, "7", "1")
-    shown.entry.value = "1"
-    assert given(images)[0] == "1"
+    assert [each.description for each in shown.buttons.children] == ["7", "1"]
+    assert "number" not in shown.entry.placeholder
+    for text in ("1", "2"):
+        shown.entry.value = text
+    assert given(images)[:2] == ["1", "2"]
 
 
 def test_a_name_much_like_another_is_remarked(images):
