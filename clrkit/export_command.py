@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from clrkit.config import ConfigError
 if TYPE_CHECKING:
     from clrkit.predict import Prediction
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -61,34 +63,54 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def predict(options: argparse.Namespace) -> int:
     """Print or write what is found; 1 where a file could not be read, which is told in a line of its own."""
+    from clrkit.console import ProgressLine
     from clrkit.predict import image_files, open_classifier, predictions
 
+    if place := options.csv or options.json:
+        refuse_target(place)
     if options.top < 1:
         raise ConfigError(f"--top must be at least 1, not {options.top}.")
     classifier, files = open_classifier(options.model), image_files(options.images)
-    top, screen, good = min(options.top, len(classifier.classes)), not (options.csv or options.json), []
+    top, found, progress = min(options.top, len(classifier.classes)), [], ProgressLine()
     widths = [max(len(shown(name)) for name in ("file", *files))]
     widths += [max(len(shown(name)) for name in ("runner-up", *classifier.classes)), len("probability")] * top
-    if screen:
+    if not place:
         line(["file", "class", "probability", *(["runner-up", "probability"] * (top - 1))], widths)
-    broken = 0
     for prediction in predictions(classifier, files):
+        found.append(prediction)
         if prediction.problem:
+            progress.clear()
             print(f"clrkit: {shown(prediction.problem)}", file=sys.stderr)
-            broken += 1
-        elif screen:
+        elif not place:
             cells = [text for label, share in prediction.found[:top] for text in (label, f"{share:.1%}")]
             line([prediction.file, *cells], widths)
-        else:
-            good.append(prediction)
-    if place := options.csv or options.json:
-        write(place, (as_csv if options.csv else as_json)(good, top))
-    return 1 if broken else 0
+        if place and progress.live:
+            progress.show(f"predict: {len(found):,} of {len(files):,} images")
+    if place:
+        progress.clear()
+        write(place, (as_csv if options.csv else as_json)(found, top))
+    return 1 if any(prediction.problem for prediction in found) else 0
 
 
 def line(cells: Sequence[str], widths: Sequence[int]) -> None:
     """Print a row of the table."""
-    print("  ".join(map(str.ljust, map(shown, cells), widths)).rstrip(), flush=True)
+    say("  ".join(map(str.ljust, map(shown, cells), widths)).rstrip() + "\n")
+
+
+def say(text: str) -> None:
+    """Print at once.
+
+    Raises:
+        ConfigError: where it leads to a file that cannot take it.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
+        raise ConfigError(f"The output cannot be written: {error.strerror}.") from None
 
 
 def shown(name: str) -> str:
@@ -99,35 +121,56 @@ def shown(name: str) -> str:
 
 
 def as_csv(found: Sequence[Prediction], top: int) -> str:
-    """Columns file, class, probability, class_2, probability_2 and so on."""
+    """Columns file, class, probability, class_2, probability_2 and so on, and what is wrong with an image."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     ends = ["", *(f"_{place}" for place in range(2, top + 1))]
-    rows.writerow(["file", *(f"{name}{end}" for end in ends for name in ("class", "probability"))])
+    rows.writerow(["file", *(f"{name}{end}" for end in ends for name in ("class", "probability")), "problem"])
     for each in found:
-        pairs = [(shown(label), f"{share:.6f}") for label, share in each.found[:top]]
-        rows.writerow([shown(each.file), *(value for pair in pairs for value in pair)])
+        pairs = [(harmless(label), f"{share:.6f}") for label, share in each.found[:top]] or [("", "")] * top
+        values = [value for pair in pairs for value in pair]
+        rows.writerow([harmless(each.file), *values, harmless(each.problem)])
     return text.getvalue()
 
 
+def harmless(name: str) -> str:
+    """A name that no spreadsheet takes for a formula: an apostrophe before what would begin one (OWASP)."""
+    return f"'{text}" if (text := shown(name)).startswith(FORMULA) else text
+
+
 def as_json(found: Sequence[Prediction], top: int) -> str:
-    """A list of objects with `file` and `classes`, which have `class` and `probability`."""
+    """A list of objects: `file`, `classes` that have `class` and `probability`, and `problem` (a text)."""
     content = [
         {
             "file": shown(each.file),
             "classes": [{"class": shown(label), "probability": share} for label, share in each.found[:top]],
+            "problem": shown(each.problem),
         }
         for each in found
     ]
     return json.dumps(content, indent=1) + "\n"
 
 
+def refuse_target(place: str) -> None:
+    """Raise ConfigError, before any work is done, where a file cannot be written."""
+    path = Path(place)
+    why = "there is no such folder" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
+    if place != "-" and why:
+        raise ConfigError(f"{place} cannot be written: {why}.")
+
+
 def write(place: str, text: str) -> None:
-    """To a file, or for - to the screen."""
+    """To a file, whole or not at all, or for - to the screen."""
+    from clrkit.runs import write_whole
+
     if place == "-":
-        sys.stdout.write(text)
-        return
+        return say(text)
+    path = Path(place).resolve()
+    special = path.exists() and not path.is_file()  # a device or a pipe is no file to replace
     try:
-        Path(place).write_text(text, encoding="utf-8")
+        if special:
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_whole(path, text.encode())
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error.strerror}.") from None

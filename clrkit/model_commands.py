@@ -43,7 +43,10 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     evaluated.add_argument("--data", required=True, help=f"data set: {', '.join(SIDES)} or folder")
     evaluated.add_argument("--root", default="", help="folder of its images; of ImageNet, the one with val")
     evaluated.add_argument(
-        "--image_size", "--image-size", type=int, help="pixels (default: the data set's usual size)"
+        "--image_size",
+        "--image-size",
+        type=int,
+        help="pixels (default: the data set's usual size, else the model's)",
     )
     about = "the bicubic resize of TensorFlow 2 or 1 (default tf2)"
     evaluated.add_argument("--resize", choices=("tf2", "tf1"), default="tf2", help=about)
@@ -77,14 +80,17 @@ def evaluate_model(options: argparse.Namespace) -> int:
     from clrkit.data import load_evaluation
     from clrkit.evaluate import interval
     from clrkit.model_folder import read_classes, read_model
+    from clrkit.origin import known_size
     from clrkit.provenance import provenance
 
     known(options.data, [*SIDES, "folder"], "data set")
-    size = SIDES.get(options.data) if options.image_size is None else options.image_size
+    model = read_model(options.model)
+    size = options.image_size
+    if size is None:
+        size = SIDES.get(options.data) or known_size(options.model)
     if size is None:
         raise ConfigError(f"{options.data} needs --image_size, the side at which its images are measured.")
     data = configs.Data(dataset=options.data, root=options.root, image_size=size)
-    model = read_model(options.model)
     if model.classifier is None:
         raise ConfigError(f"{options.model} has no classifier, so it has no accuracy.")
     part, classes = load_evaluation(data, options.resize, ProgressLine().show)

@@ -60,7 +60,7 @@ def read_origin(folder: Path, image_size: int | None = None) -> Origin:
     """
     model, records = read_model(folder), read_records(folder)
     stage = stage_of(folder, records[0]) if records else None
-    size = image_size or described_size(folder) or (stage.images.image_size if stage else None)
+    size = image_size or known_size(folder)
     if size is None:
         raise ModelError(f"{folder} does not say how large its images are; give --image_size.")
     size = configs.Data(image_size=size).image_size
@@ -104,6 +104,14 @@ def stage_of(folder: Path, record: Mapping[str, Any]) -> Stage:
         return configs.from_dict(stage_class(record["stage"]), record["config"])
     except (ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} holds no record of this version: {error}") from None
+
+
+def known_size(folder: Path) -> int | None:
+    """Side of the images of an export or a run; None for a model folder that does not say it."""
+    if size := described_size(folder):
+        return size
+    records = read_records(folder)
+    return stage_of(folder, records[0]).images.image_size if records else None
 
 
 def described_size(folder: Path) -> int | None:

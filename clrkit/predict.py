@@ -59,7 +59,17 @@ def predictions(classifier: Classifier, files: Sequence[str]) -> Iterator[Predic
         try:
             yield Prediction(file, classifier(file))
         except DataError as error:
-            yield Prediction(file, problem=str(error))
+            yield Prediction(file, problem=f"The image {file} is not there." if is_gone(file) else str(error))
+
+
+def is_gone(file: str) -> bool:
+    try:
+        Path(file).stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def image_files(paths: Sequence[Path]) -> list[str]:
@@ -84,6 +94,8 @@ def open_classifier(folder: Path) -> Classifier:
     Raises:
         ConfigError: naming what is missing, damaged, or no classifier.
     """
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file; give the folder of the model, {folder.parent}.")
     return from_export(folder) if (folder / ONNX).exists() else from_weights(folder)
 
 

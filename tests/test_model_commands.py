@@ -16,7 +16,8 @@ from test_official import CHECKPOINT, variables
 from clrkit.__main__ import main
 from clrkit.augment import central_crop
 from clrkit.config import Network
-from clrkit.model_folder import read_model
+from clrkit.model import Model, ModelConfig
+from clrkit.model_folder import read_model, write_model
 from clrkit.official import convert
 
 CLASSES = ["n01", "n02", "n03"]
@@ -135,6 +136,20 @@ def test_a_model_that_does_not_fit_the_data_is_refused(checkpoint, imagenet, tmp
     refused(["evaluate", model, "--data", "folder", "--root", str(imagenet)], "needs --image_size", capsys)
     refused(["evaluate", model, "--data", "imagenet"], "--root DIR", capsys)
     refused(["evaluate", str(imagenet), "--data", "imagenet"], "is no model", capsys)
+
+
+def test_a_model_that_says_its_size_is_measured_at_it_on_a_folder(tmp_path, capsys):
+    config = ModelConfig(network=Network(depth=8, width=0.25, stem="cifar"), head_layers=0, classes=2)
+    about = {"image_size": 20, "classes": ["a", "b"]}
+    write_model(tmp_path / "model", config, Model(config).state_dict(), about)
+    for name in about["classes"]:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (24, 24), "red").save(tmp_path / "val" / name / "0.png")
+    words = ["evaluate", str(tmp_path / "model"), "--data", "folder", "--root", str(tmp_path), "--json"]
+    for asked, size in (([], 20), (["--image_size", "16"], 16)):
+        assert main([*words, *asked]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["image_size"], found["images"]) == (size, 2)
 
 
 def test_a_model_without_classifier_is_refused(tmp_path, imagenet, capsys):

@@ -89,7 +89,9 @@ def test_csv_and_json_hold_the_classes_asked_for(model, pictures, tmp_path, caps
     out, _ = told([model, pictures, "--csv", "-", "--top", 9], capsys)
     rows = list(csv.DictReader(io.StringIO(out)))
     ends = ("", "_2", "_3")
-    assert list(rows[0]) == ["file", *(f"{name}{end}" for end in ends for name in ("class", "probability"))]
+    names = [f"{name}{end}" for end in ends for name in ("class", "probability")]
+    assert list(rows[0]) == ["file", *names, "problem"]
+    assert {row["problem"] for row in rows} == {""}
     assert [row["class"] for row in rows] == ["green", "red", "blue"]
     assert [float(row["probability"]) for row in rows] == pytest.approx([SURE] * 3, abs=1e-6)
     assert told([model, pictures, "--json", tmp_path / "found.json", "--top", 1], capsys) == ("", "")
@@ -164,12 +166,15 @@ def test_broken_images_are_named_and_the_others_go_on(model, pictures, capsys):
     (pictures / "huge.png").write_bytes(absurd("png", 60_000))
     gone = pictures / "gone.png"
     out, err = told([model, pictures, gone, "--csv", "-"], capsys, status=1)
-    assert [row["class"] for row in csv.DictReader(io.StringIO(out))] == ["green", "red", "blue"]
-    lines = err.splitlines()
+    rows, lines = list(csv.DictReader(io.StringIO(out))), err.splitlines()
+    assert [row["class"] for row in rows] == ["", "green", "red", "", "blue", ""]
+    assert [f"clrkit: {row['problem']}" for row in rows if row["problem"]] == lines
+    said, _ = told([model, pictures, gone, "--json", "-"], capsys, status=1)
+    assert [each["problem"] for each in json.loads(said)] == [row["problem"] for row in rows]
     assert [line.startswith("clrkit: The image ") for line in lines] == [True] * 3
     assert "a broken.png is broken" in lines[0]
     assert "huge.png has more than 89,478,485 pixels" in lines[1]
-    assert "gone.png" in lines[2]
+    assert lines[2] == f"clrkit: The image {gone} is not there."
 
 
 def test_names_that_no_text_can_show_do_no_harm(model, tmp_path, capsys):
@@ -220,6 +225,40 @@ def test_what_cannot_be_done_is_told_in_one_sentence(model, pictures, tmp_path, 
     refused([model, tmp_path / "empty"], "has no images", capsys)
     refused([tmp_path / "empty", pictures], "is no model", capsys)
     refused([model, pictures, "--top", 0], "--top must be at least 1", capsys)
-    refused([model, pictures, "--csv", tmp_path / "gone" / "x.csv"], "cannot be written", capsys)
+    refused([model / "model.onnx", pictures], f"is a file; give the folder of the model, {model}", capsys)
+    refused([model, pictures, "--csv", tmp_path], "cannot be written: it is a folder", capsys)
     pretrained = finished_run(Store(tmp_path, "smoke"), preset("smoke").finetune.pretrain)
     refused([pretrained, pictures], "has no classifier", capsys)
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(model, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clrkit.predict.open_classifier", lambda _: pytest.fail("it works already"))
+    target = tmp_path / "gone" / "x.csv"
+    refused([model, pictures, "--csv", target], "cannot be written: there is no such folder", capsys)
+
+
+def test_a_file_is_replaced_whole_or_stays(model, pictures, tmp_path, capsys, monkeypatch):
+    target = tmp_path / "found.csv"
+    target.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        refused([model, pictures, "--csv", target], "cannot be written: No space left on device", capsys)
+    assert target.read_text() == "before"
+    told([model, pictures, "--csv", target], capsys)
+    assert target.read_text().startswith("file,class")
+
+
+def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path, pictures, capsys):
+    hostile = colour_export(tmp_path / "hostile", classes=("=cmd()", "@sum", "-1+1"))
+    out, _ = told([hostile, pictures, "--csv", "-", "--top", 1], capsys)
+    assert {row["class"] for row in csv.DictReader(io.StringIO(out))} == {"'=cmd()", "'@sum", "'-1+1"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("form", [[], ["--csv", "-"]])
+def test_a_screen_that_takes_nothing_is_told_in_one_sentence(model, pictures, form):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "clrkit", "predict", str(model), str(pictures), *form]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "clrkit: The output cannot be written: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (1, said)
