@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -28,6 +28,7 @@ from clrkit.tables import Table
 ERRORS = 18  # pictures of the surest errors
 COLUMNS = 6
 PAGE_DPI = 110
+TITLE_LETTERS, WIDEST_NAME = 12, 16  # of a class
 WIDE = 25.0  # points of an interval from which it is called wide
 
 
@@ -103,11 +104,31 @@ class Assessment:
         return pd.DataFrame(rows)
 
     def table(self) -> Table:
-        """`by_class` as texts."""
-        rows = [[shown(value) for value in row] for row in self.by_class().itertuples(index=False)]
-        remark = "Recall and precision in percent, with 95% intervals (Wilson)."
-        columns = [name.replace("_", " ") for name in self.by_class().columns]
+        """`by_class` as texts, shares with their intervals in one cell."""
+        columns = ["class", "labels", "images", "predicted", "recall, % (95%)", "precision, % (95%)"]
+        rows = [
+            [
+                *(str(row[name]) for name in columns[:4]),
+                in_percent(row, "recall"),
+                in_percent(row, "precision"),
+            ]
+            for row in self.by_class().to_dict("records")
+        ]
+        remark = (
+            "Labels that were trained on, images that were measured on, how often the class was predicted of "
+            "these, and 95% intervals (Wilson)."
+        )
         return Table("numbers", "Numbers", remark, columns, rows)
+
+    def lines(self) -> list[str]:
+        """The table for a screen, 80 characters wide."""
+        table = self.table()
+        rows = [table.columns, *([shortened(row[0], WIDEST_NAME), *row[1:]] for row in table.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in rows
+        ]
 
     def class_figure(self) -> Drawing:
         """Recall and precision of every class with intervals."""
@@ -141,7 +162,7 @@ class Assessment:
         """The surest errors as the model saw them: true class, and what it took the image for."""
         places = self.errors
         said = [
-            f"{self.classes[true]} → {self.classes[called]}\n{sure:.0%} sure"
+            (self.classes[true], self.classes[called], f"{sure:.0%}")
             for true, called, sure in zip(
                 self.truth[places], self.predicted[places], self.probability[places], strict=True
             )
@@ -152,15 +173,27 @@ class Assessment:
                 bare(axes)
             for axes, image, text in zip(grid.flat, self.images, said, strict=False):
                 axes.imshow(image.transpose(1, 2, 0))
-                axes.set_title(text, size=8, loc="center", parse_math=False)
-        alt = "; ".join(text.replace("\n", ", ") for text in said) or "There are no errors."
+                true, called, sure = (shortened(part, TITLE_LETTERS) for part in text)
+                title = f"{true}\n→ {called} {sure}"
+                axes.set_title(title, size=7, loc="center", parse_math=False)
+        alt = "; ".join(f"{true} → {called}, {sure} sure" for true, called, sure in said)
+        alt = alt or "There are no errors."
         return Picture(figure, f"The surest errors, true class first: {alt}")
 
 
-def shown(value: str | float) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.1f}"
-    return str(value)
+def in_percent(row: Mapping[Hashable, Any], what: str) -> str:
+    """A share with its interval, such as 67 (21 to 94), where there is one."""
+    if math.isnan(row[what]):
+        return "-"
+    return f"{row[what]:.0f} ({row[f'{what}_low']:.0f} to {row[f'{what}_high']:.0f})"
+
+
+def shortened(text: str, letters: int) -> str:
+    """At most so many letters of a text: the ends, by which part_1 and part_2 differ, are kept."""
+    if len(text) <= letters:
+        return text
+    end = (letters - 1) // 2
+    return f"{text[: letters - 1 - end]}…{text[-end:]}"
 
 
 def share_of(what: str, right: int, count: int) -> dict[str, float]:

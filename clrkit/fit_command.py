@@ -104,8 +104,7 @@ def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list
 
     run = make(chain, store, options.device)
     found = assess(chain, run, options.device)
-    print("\n".join([found.sentence(), *found.remarks()]))
-    print(found.by_class().to_string(index=False, float_format="%.1f", na_rep="-"))
+    print("\n".join([found.sentence(), *found.remarks(), *found.lines()]))
     content = page(f"{store.preset}: a small model", told, found).encode()
     written(store, lambda: write_whole(store.folder / "model.html", content))
     print(f"Page with figures and errors: {store.folder / 'model.html'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from clrkit import assess, choose, fit, fit_command, survey
@@ -371,12 +373,34 @@ def test_shares_of_classes_are_those_of_their_counts():
     assert "Accuracy 75.0% (95%: 40.9 to 92.9) on 8 images" in found.sentence()
     assert "52 points wide" in found.sentence()
     assert any("cow" in remark for remark in found.remarks())
+    assert "recall, % (95%)" in found.lines()[0]
+    assert " ".join(found.lines()[2].split()) == "bat 3 4 6 100 (51 to 100) 67 (30 to 90)"
+    long = replace(found, classes=("ape" * 30 + "_1", "bat" * 30, "cow", "elk"))
+    assert max(map(len, long.lines())) <= 80
+    assert long.lines()[1].startswith("apeapeap…")
     page = assess.page("<own>", [], found)
+    assert "recall_low" not in page
     assert "&lt;own&gt;" in page
     assert page.count("<img ") == 3
     assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page
     assert '<tr><th scope="row">elk</th>' in page
+
+
+def test_titles_of_the_surest_errors_do_not_overlap():
+    classes, count = ("Golden_Retriever", "HOMOGENEOUS_2"), 18
+    truth, black = np.zeros(count, dtype=np.int64), np.zeros((count, 3, 8, 8), dtype=np.float32)
+    sure = np.linspace(0.5, 1, count)
+    names = tuple(map(str, range(count)))
+    found = assess.Assessment(Run(Path("run"), {}), classes, truth, truth + 1, sure, names, black, {})
+    picture = found.error_picture()
+    canvas = FigureCanvasAgg(picture.figure)
+    canvas.draw()
+    boxes = [axes.title.get_window_extent(canvas.get_renderer()) for axes in picture.figure.axes]
+    for row in range(0, count, 6):
+        for left, right in itertools.pairwise(boxes[row : row + 6]):
+            assert left.x1 < right.x0
+    assert f"{classes[0]} → {classes[1]}, 100% sure" in picture.alt
 
 
 def test_labels_that_a_fraction_leaves_out_are_not_counted():
