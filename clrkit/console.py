@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -47,9 +47,26 @@ def noting(*signals: signal.Signals) -> Iterator[list[int]]:
         yield noted
 
 
-def interrupting(*signals: signal.Signals) -> AbstractContextManager[None]:
-    """Within, these signals raise KeyboardInterrupt."""
-    return handled(signals, signal.default_int_handler)
+@contextmanager
+def interrupting(*signals: signal.Signals) -> Iterator[None]:
+    """Within, these signals raise KeyboardInterrupt.
+
+    So does what became of one: an extension module that is interrupted while it is imported, say, raises an
+    ImportError.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    with handled(signals, interrupt):
+        try:
+            yield
+        except Exception:
+            if came:
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextmanager

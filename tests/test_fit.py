@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from clrkit import assess, choose, fit, fit_command, survey
 from clrkit.__main__ import main
 from clrkit.config import ConfigError
+from clrkit.console import interrupting
 from clrkit.data import fingerprint, load
 from clrkit.folders import list_images
 from clrkit.headless import execute
@@ -513,6 +515,18 @@ def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, m
     assert main(["fit", str(images), "--results", str(tmp_path / "results")]) == 130
     assert "stopped; what was done is kept" in capsys.readouterr().err
     assert signal.getsignal(number) is before
+
+
+def test_an_import_that_a_signal_cut_short_is_told_as_the_signal():
+    def load_module() -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("initialization failed")
+
+    with pytest.raises(KeyboardInterrupt), interrupting(signal.SIGINT):
+        load_module()
+    with pytest.raises(ImportError), interrupting(signal.SIGINT):
+        raise ImportError("missing")
 
 
 @pytest.mark.parametrize("times", [1, 2])
