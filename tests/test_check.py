@@ -332,6 +332,7 @@ def test_figures_are_not_drawn_anew_where_nothing_changed(drawn_store: Store) ->
     assert written(drawn_store) == before
 
 
+@pytest.mark.slow
 def test_damaged_figures_and_indices_are_drawn_anew(drawn_store: Store) -> None:
     names = (
         "figures/method_bars.svg",
@@ -357,6 +358,7 @@ def test_damaged_figures_and_indices_are_drawn_anew(drawn_store: Store) -> None:
     assert {path: path.read_bytes() for path in contents} == contents
 
 
+@pytest.mark.slow
 def test_another_record_draws_the_figures_anew(drawn_store: Store) -> None:
     before = written(drawn_store)
     shutil.rmtree(drawn_store.path(SMOKE.finetune))

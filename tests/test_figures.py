@@ -129,6 +129,7 @@ def test_a_missing_standard_error_is_null_in_json(tmp_path: Path) -> None:
     assert content["data"][0]["stderr"] is None
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_each_time(runs: pd.DataFrame, tmp_path: Path) -> None:
     for folder in ("first", "second"):
         drawing.save(figures.method_bars(runs, "mini"), tmp_path / folder)

@@ -95,10 +95,9 @@ def test_labels_are_read_as_any_program_writes_them(labels: dict[str, str]) -> N
             csv.writer(file).writerows(
                 [["label", "file"], *((label, name) for name, label in labels.items())]
             )
-        stripped = {name.strip(): label.strip() for name, label in labels.items()}
+        stripped = {name: label.strip() for name, label in labels.items()}  # a name may begin with a blank
         try:
             assert read_csv(str(path)) == stripped
         except ConfigError as error:
             assert str(error)  # noqa: PT017
-            same = len(stripped) < len(labels)
-            assert same or not labels or "" in stripped.values() or any("\0" in name for name in labels)
+            assert not labels or "" in stripped.values()

@@ -102,6 +102,7 @@ def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None
     assert "As published" not in panel.figure.value
 
 
+@pytest.mark.slow
 def test_run_makes_the_missing_runs_and_says_when_it_is_done(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

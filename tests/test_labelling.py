@@ -184,6 +184,7 @@ def test_there_must_be_something_to_label(tmp_path):
         LabellingPanel(tmp_path, tmp_path / "labels.csv")
 
 
+@pytest.mark.slow
 def test_the_proposals_are_one_picture(images):
     picture = labelling.proposals(images, read_table(images / "labels.csv"))
     assert picture.alt == "4 images, labels: none, none, none, none."

@@ -231,6 +231,7 @@ def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
         run.model()
 
 
+@pytest.mark.slow
 def test_history_has_every_logged_step_and_what_was_monitored(store: Store) -> None:
     run = finish(materialise(short(epochs=2, batch_size=500, monitor_epochs=1), store))
     assert run.history["step"] == list(range(1, 17))

@@ -363,6 +363,7 @@ def end_of(words: list[str]) -> tuple[int | str | None, str]:
     return status, errors.getvalue().rstrip("\n").rpartition("\n")[2]
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(st.lists(st.sampled_from([*COMMANDS, *OPTIONS, *NAMES]) | OPTION | VALUE, max_size=5))
 def test_any_words_end_in_one_line(sandbox: Path, words: list[str]) -> None:

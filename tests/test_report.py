@@ -140,6 +140,7 @@ def test_the_page_says_all_that_the_sections_hold(text: str, report: Report) -> 
     assert "differs: " in shown
 
 
+@pytest.mark.slow
 def test_the_same_records_make_the_same_page(text: str, report: Report) -> None:
     shuffled = list(
         reversed(synthetic.records(lambda stage: synthetic.noisy(stage) - 20 * (stage.name == "supervised")))

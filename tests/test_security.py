@@ -258,6 +258,7 @@ def names_of(config: Any) -> Iterator[str]:
         yield from chain([item.name], (f"{item.name}.{name}" for name in inner))
 
 
+@pytest.mark.slow
 def test_no_field_of_the_command_line_is_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ TENSORS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TENSORS, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
 def test_what_was_written_is_read(tmp_path, tensors, shards, per_block, interval):

@@ -183,6 +183,7 @@ def flat(network: nn.Module) -> None:
     network.encoder.groups[-1].register_forward_hook(lambda module, images, out: out * 0 + 1)
 
 
+@pytest.mark.slow
 def test_a_representation_that_collapses_ends_the_run(store, monkeypatch, fault):
     config = preset("smoke").resolve("pretrain", epochs=4, batch_size=100)
     monkeypatch.setattr("clrkit.watch.PATIENCE", 10)
