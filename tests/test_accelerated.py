@@ -95,6 +95,7 @@ def test_no_step_waits_for_a_gpu(stage):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.slow
 def test_a_waiting_transfer_would_be_noticed(monkeypatch):
     monkeypatch.setattr(training_module, "sent", lambda tensor, device: tensor.to(device))
     assert on_meta(PRETRAIN, monkeypatch).waiting

@@ -58,6 +58,7 @@ def test_equal_excludes_a_loss_of_a_point_and_a_loss_beyond_noise(
     assert judge(effect, stderr, seeds=3, margin=1.0, image=0.1) == verdict
 
 
+@pytest.mark.slow
 def test_fewer_than_three_seeds_decide_nothing() -> None:
     found = verdicts(synthetic.runs(seeds=[0, 1]))
     assert {each.verdict for each in found.values()} == {UNDECIDED}
@@ -199,6 +200,7 @@ def test_a_memory_helps_little_where_it_neither_harms_nor_gains_a_point(
     assert first.seeds == second.seeds == 3
 
 
+@pytest.mark.slow
 def test_a_memory_is_judged_for_each_network_that_has_both() -> None:
     runs = synthetic.runs()
     found = verdicts(runs[~(runs["memory"] & (runs["network"] == "R8 1x"))])
@@ -208,6 +210,7 @@ def test_a_memory_is_judged_for_each_network_that_has_both() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_without_runs_of_a_memory_nothing_is_said_of_it() -> None:
     found = verdicts(frames.comparable(synthetic.runs()))
     assert (found["C6"].verdict, found["C6"].effect) == (UNDECIDED, None)
@@ -215,6 +218,7 @@ def test_without_runs_of_a_memory_nothing_is_said_of_it() -> None:
     assert not [name for name in found if name.startswith("C6") and found[name].is_part]
 
 
+@pytest.mark.slow
 def test_runs_of_a_memory_change_no_other_claim() -> None:
     plain, all_runs = verdicts(frames.comparable(synthetic.runs())), verdicts(with_memory(-40.0))
     assert {name: each for name, each in all_runs.items() if name[:2] != "C6"} == {

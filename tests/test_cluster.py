@@ -248,6 +248,7 @@ def test_a_signal_is_held_back_and_the_handlers_are_put_back(heard: list[int]) -
     assert signal.alarm(0) == 0
 
 
+@pytest.mark.slow
 def test_a_signal_comes_through_where_no_step_ends(heard: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "STEP_SECONDS", 1)
     with held_back(USER_SIGNAL):
@@ -271,6 +272,7 @@ def signalling_at(step: int, work: Callable[..., Iterator[Progress]]) -> Callabl
     return signalled
 
 
+@pytest.mark.slow
 def test_a_job_told_to_leave_leaves_a_state_of_that_very_step(
     store: Store, heard: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

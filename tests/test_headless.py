@@ -28,6 +28,7 @@ def printed(path: Path) -> list[str]:
     return [output.text for cell in cells for output in cell.get("outputs", []) if "text" in output]
 
 
+@pytest.mark.slow
 def test_an_executed_copy_has_results_and_nothing_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_a_failing_cell_is_one_sentence_and_the_copy_shows_it(tmp_path: Path) ->
     assert "too hot" in copy.read_text()
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_an_error_of_the_notebook(tmp_path: Path) -> None:
     source = write(tmp_path / "01_b.ipynb", "import os\nos._exit(3)")
     with pytest.raises(NotebookError, match=r"01_b\.ipynb was not run to its end: .*died"):

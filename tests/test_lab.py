@@ -225,6 +225,7 @@ def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
     assert not training.run.disabled
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
     said = threading.Event()
     panel.training.status.observe(

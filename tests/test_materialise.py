@@ -90,6 +90,7 @@ def test_nothing_but_results_is_left_in_the_store(made: Store) -> None:
 MEMORY = {"memory": True, "memory_size": 1200}  # full after the third of eight steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
@@ -156,6 +157,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(tmp_path: Path) -> Non
         finish(materialise(short(), Store(tmp_path / "file", "smoke")))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +207,7 @@ def test_the_model_of_a_run_gives_the_recorded_accuracy(made: Store) -> None:
     assert evaluate.accuracy(logits, torch.from_numpy(part.labels)) == run.metrics["top1"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_trained_weights_and_not_the_memory(filled: Store) -> None:
     remembering, plain = (finish(materialise(short(**settings), filled)) for settings in (MEMORY, {}))
     assert weights(remembering).keys() == weights(plain).keys()

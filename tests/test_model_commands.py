@@ -128,6 +128,7 @@ def test_what_cannot_be_imported_is_refused_in_one_sentence_and_leaves_nothing(c
     refused(words, "is there already", capsys)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_the_data_is_refused(checkpoint, imagenet, tmp_path, capsys):
     model = str(tmp_path / "model")
     main(["import-official", str(checkpoint), model])

@@ -181,6 +181,7 @@ def test_the_state_is_a_copy():
         np.testing.assert_array_equal(CHECKPOINT[name], array)
 
 
+@pytest.mark.slow
 def test_selective_kernels_that_the_variables_do_not_show_can_be_told():
     assert convert(CHECKPOINT)[0].network.sk_ratio == 0
     config, state = convert(CHECKPOINT, sk_ratio=0.0625)

@@ -99,6 +99,7 @@ def test_a_notebook_that_failed_is_executed_again(store: Store, executions: Exec
     assert executions == [NAMES[0], *NAMES]
 
 
+@pytest.mark.slow
 def test_only_one_process_publishes_and_the_other_says_that_it_waits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
