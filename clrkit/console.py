@@ -28,6 +28,12 @@ def duration(seconds: float | None) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
 def describe(stage: Stage) -> str:
     """A run in a few words: its stage and what sets it apart."""
     values = {name: getattr(stage, name) for name in ("fraction", "tap_layer") if hasattr(stage, name)}

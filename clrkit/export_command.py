@@ -45,20 +45,15 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 
 def export_model(options: argparse.Namespace) -> int:
     """Write the folder, then tell what is in it."""
+    from clrkit.console import aligned
     from clrkit.export import export
 
     out = options.out or Path("exports") / options.run.resolve().name
     done = export(options.run, out, options.image_size)
-    print(f"{done.folder}: {', '.join(done.files)}\n\n{aligned([done.table.columns, *done.table.rows])}\n")
+    print(f"{done.folder}: {', '.join(done.files)}\n")
+    print("\n".join(aligned([done.table.columns, *done.table.rows])), end="\n\n")
     print(done.table.remark)
     return 0
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns, as a screen shows them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def predict(options: argparse.Namespace) -> int:

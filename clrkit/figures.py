@@ -46,7 +46,14 @@ from clrkit.drawing import (
     line,
     size_axis,
 )
-from clrkit.frames import MissingRecords, MixedRecords, dataset_name, fraction_name, standard_head
+from clrkit.frames import (
+    MissingRecords,
+    MixedRecords,
+    dataset_name,
+    fraction_name,
+    fractions_of,
+    standard_head,
+)
 from clrkit.paper import table_1
 
 TOP1 = "top-1 accuracy (%)"
@@ -73,10 +80,6 @@ def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
 
 def share(fraction: float) -> str:
     return "all labels" if fraction == 1 else f"{fraction_name(fraction)} of the labels"
-
-
-def fractions_of(cells: pd.DataFrame) -> list[float]:
-    return sorted(cells["fraction"].unique())
 
 
 def listed(names: Iterable[str], values: Iterable[float], form: str = ".1f", unit: str = "%") -> str:

@@ -115,6 +115,11 @@ def fraction_name(fraction: float) -> str:
     return f"{100 * fraction:g}%"
 
 
+def fractions_of(cells: pd.DataFrame) -> list[float]:
+    """The label fractions in a table, rising."""
+    return sorted(cells["fraction"].unique())
+
+
 def dataset_name(runs: pd.DataFrame) -> str:
     """What figures and tables call the data set."""
     return " and ".join(DATASETS.get(name, name) for name in sorted(set(runs["dataset"])))

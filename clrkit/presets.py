@@ -27,6 +27,7 @@ def preset(name: str) -> Preset:
 
 
 def adamw(learning_rate: float, weight_decay: float, warmup_epochs: float = 0.0) -> Optimizer:
+    """AdamW with the default momentum, its rate independent of the batch size."""
     return Optimizer(
         optimizer="adamw",
         learning_rate=learning_rate,

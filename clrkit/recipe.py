@@ -14,11 +14,11 @@ from clrkit.config import (
     Distill,
     Finetune,
     Network,
-    Optimizer,
     Pretrain,
     with_fields,
 )
 from clrkit.console import duration
+from clrkit.presets import adamw
 from clrkit.runs import Store
 from clrkit.survey import Survey
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMED_STEPS = 4
+DECAY = 1e-4  # of weights, in every stage
 
 
 def recipe(survey: Survey, device: str = "cpu", fields: Mapping[str, Any] | None = None) -> Distill:
@@ -47,13 +48,13 @@ def recipe(survey: Survey, device: str = "cpu", fields: Mapping[str, Any] | None
     pretrain = pretraining(survey, small, fast)
     crops = replace(pretrain.augmentation, crop_area=0.3, color_strength=0.0)
     finetune = Finetune(
-        pretrain=pretrain, augmentation=crops, optimizer=adamw(1e-3 if fast else 4e-3), fraction=1.0
+        pretrain=pretrain, augmentation=crops, optimizer=adamw(1e-3 if fast else 4e-3, DECAY), fraction=1.0
     )
     distill = Distill(
         teacher=finetune,
         network=small,
         augmentation=crops,
-        optimizer=adamw(8e-3),
+        optimizer=adamw(8e-3, DECAY),
         epochs=between(5, views(pretrain.data, fast) // 4 // len(survey.names), 100),
         batch_size=pretrain.batch_size,
     )
@@ -69,7 +70,7 @@ def pretraining(survey: Survey, small: Network, fast: bool) -> Pretrain:
         data=data,
         network=large if fast else small,
         augmentation=Augmentation(crop_area=0.2, color_strength=0.5),
-        optimizer=adamw(1e-3 if fast else 4e-3, warmup_epochs=1.0),
+        optimizer=adamw(1e-3 if fast else 4e-3, DECAY, warmup_epochs=1.0),
         epochs=between(5, views(data, fast) // count, 300),
         batch_size=min(256 if fast else 64 if count < 10_000 else 128, count // 2),
         temperature=0.2,
@@ -79,12 +80,6 @@ def pretraining(survey: Survey, small: Network, fast: bool) -> Pretrain:
 def views(data: Data, fast: bool) -> int:
     """How many images pretraining sees, repeats among them."""
     return (20 if fast else 1) * (400_000 if data.image_size <= 40 else 200_000)
-
-
-def adamw(learning_rate: float, warmup_epochs: float = 0.0) -> Optimizer:
-    return Optimizer(
-        optimizer="adamw", learning_rate=learning_rate, weight_decay=1e-4, warmup_epochs=warmup_epochs
-    )
 
 
 def between(low: int, value: int, high: int) -> int:

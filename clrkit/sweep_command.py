@@ -129,6 +129,8 @@ def objects(made: Iterable[tuple[Settings, Run]]) -> list[dict[str, object]]:
 
 def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
     """What came out, as lines: a row for each setting of the varied fields, over its seeds."""
+    from clrkit.console import aligned
+
     metric = next(name for name in METRICS if all(name in run.metrics for _, run in made))
     heading, scale, decimals = METRICS[metric]
     varied = [name for name in made[0][0] if name != "seed" and len({point[name] for point, _ in made}) > 1]
@@ -146,10 +148,3 @@ def spread(values: Sequence[float], decimals: int) -> str:
     mean = f"{fmean(values):.{decimals}f}"
     error = f" ± {stdev(values) / math.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else ""
     return mean + error
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines, every column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return [line.rstrip() for line in lines]

@@ -18,7 +18,7 @@ from clrkit.cells import (
 )
 from clrkit.claims import Claim
 from clrkit.drawing import size_name
-from clrkit.frames import MissingRecords, MixedRecords, by_size, dataset_name, fraction_name
+from clrkit.frames import MissingRecords, MixedRecords, by_size, dataset_name, fraction_name, fractions_of
 from clrkit.paper import published
 
 CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over seeds."
@@ -99,10 +99,6 @@ def labels_remark(runs: pd.DataFrame) -> str:
 
 def labels_name(share: float) -> str:
     return "all labels" if share == 1 else fraction_name(share)
-
-
-def fractions_of(cells: pd.DataFrame) -> list[float]:
-    return sorted(cells["fraction"].unique())
 
 
 def head_table(runs: pd.DataFrame) -> Table:
