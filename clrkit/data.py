@@ -53,7 +53,8 @@ __all__ = [
     "stored_side",
 ]
 
-VALIDATION_SHARE = 8  # one in so many labelled training images
+VALIDATION_SHARE = 8  # one in so many labelled training images; of CIFAR-10 the customary 5,000 of 50,000
+VALIDATION_SHARES = {"cifar10": 10}
 TINT_SEED = 20200617  # the day SimCLRv2 appeared
 STREAMED_BEYOND = 4 * 2**30  # bytes of decoded pixels that are kept in memory
 SECONDS_BETWEEN_LINES = 0.5
@@ -83,7 +84,8 @@ def load(data: Data, show: Show = lambda line: None) -> DataSet:
     parts, digest = read_cache(source, show) or read(source, show)
     train, measured = parts.train, parts.test
     if data.evaluation == "validation":
-        kept, held = hold_out(train.labels, VALIDATION_SHARE, parts.classes)
+        share = VALIDATION_SHARES.get(data.dataset, VALIDATION_SHARE)
+        kept, held = hold_out(train.labels, share, parts.classes)
         train, measured = train.subset(kept), as_measured(train.subset(held))
     if not len(train):
         raise DataError(f"The training part of {data.dataset} has no images.")

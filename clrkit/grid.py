@@ -55,8 +55,9 @@ class Grid:
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
         head_layers: depths of the projection head that are compared.
         tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
-        memory_size, memory_momentum: of the memory (appendix D) that the last network is also pretrained
-            with; size 0 for no such run.
+        memory_size, memory_momentum: of the memory (appendix D) that a network is also pretrained with; size
+            0 for no such run.
+        memory_network: which network that is; None for the last.
         ablated: the network of the ablation lab; None for the first.
         ablations: runs for the lab, beyond those that the figures are drawn from.
     """
@@ -69,6 +70,7 @@ class Grid:
     tap_layers: tuple[int, ...]
     memory_size: int = 0
     memory_momentum: float = 0.999
+    memory_network: Network | None = None
     ablated: Network | None = None
     ablations: tuple[Cross, ...] = ()
 
@@ -155,11 +157,11 @@ class Preset:
             yield replace(few, label_weight=0.5, transfer="labelled", batch_size=labelling.batch_size)
 
     def memory_runs(self, seed: int) -> Iterator[Stage]:
-        """Linear accuracy of the last network, pretrained with a memory; to compare with that without."""
+        """Linear accuracy of a network pretrained with a memory; to compare with that without."""
         if self.grid.memory_size:
             pretrain = replace(
                 self.pretrain,
-                network=self.grid.networks[-1],
+                network=self.grid.memory_network or self.grid.networks[-1],
                 memory=True,
                 memory_size=self.grid.memory_size,
                 memory_momentum=self.grid.memory_momentum,

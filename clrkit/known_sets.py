@@ -2,14 +2,18 @@
 
 (The version of CIFAR that torchvision downloads is pickled. Pixels, labels and order of CIFAR-10 are the same
 in both; of CIFAR-100 that is what its page says of the two formats.)
+
+CIFAR-10 may also be a lossless copy as image files, as it is often passed on. Such a copy has lost the order of
+the authors' files, so the images are always put in an order of their content: a label draw, and a whole run,
+is the same from either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -22,7 +26,8 @@ from jaxtyping import Int64, UInt8
 from clrkit.archives import unpack
 from clrkit.cache import Show
 from clrkit.checksums import digest_of
-from clrkit.images import DataError, ImageArray, reason
+from clrkit.folders import class_folders, folders_in
+from clrkit.images import DataError, ImageArray, read_photo, reason
 from clrkit.pixels import Originals
 
 LARGEST_DOWNLOAD = 4 * 2**30  # bytes
@@ -62,6 +67,7 @@ class KnownSet:
         files: MD5 of the files of each part ("train", "test"), by name, in the order they are read.
         read: their bytes as images and labels.
         pickled: folder of the version that is not read.
+        content: of each part `content_of`, for a set that is put in the order of its content; else empty.
     """
 
     url: str
@@ -71,6 +77,7 @@ class KnownSet:
     files: dict[str, dict[str, str]]
     read: Callable[[Sequence[Bytes]], tuple[Rgbs, Labels]]
     pickled: str = ""
+    content: Mapping[str, str] = field(default_factory=dict)
 
 
 KNOWN = {
@@ -91,6 +98,10 @@ KNOWN = {
         },
         read=partial(cifar, label_bytes=1),
         pickled="cifar-10-batches-py",
+        content={
+            "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
+            "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
+        },
     ),
     "cifar100": KnownSet(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
@@ -140,15 +151,51 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
     """
     known = KNOWN[name]
     try:
-        folder = place(known, root, show)
-        classes = tuple((folder / known.classes).read_text(encoding="ascii").split())
-        array, labels = known.read([read_file(folder / file, md5) for file, md5 in known.files[part].items()])
+        if known.content and (root / part).is_dir():
+            array, labels, classes = read_copy(known.content[part], root, root / part, show)
+        else:
+            array, labels, classes = read_files(known, part, place(known, root, show))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read from {root}: {reason(error)}.") from None
-    if labels.max() >= len(classes):
-        raise DataError(f"{folder / known.classes} names {len(classes)} classes, fewer than there are.")
+    if known.content:
+        array, labels = in_order(array, labels)
     names = [f"{part}/{index:06d}" for index in range(len(array))]
     return Originals(ImageArray(array), labels, names), classes
+
+
+def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, tuple[str, ...]]:
+    """The images of the authors' files, their labels and the class names."""
+    classes = tuple((folder / known.classes).read_text(encoding="ascii").split())
+    array, labels = known.read([read_file(folder / file, md5) for file, md5 in known.files[part].items()])
+    if labels.max() >= len(classes):
+        raise DataError(f"{folder / known.classes} names {len(classes)} classes, fewer than there are.")
+    return array, labels, classes
+
+
+def read_copy(content: str, root: Path, folder: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
+    """The same of a copy as image files, a folder for each class. Raises DataError where it is another set."""
+    files, classes = class_folders(root, folder), tuple(folders_in(folder))
+    show(f"reading {len(files):,} images of {folder}")
+    photos = [read_photo(str(root / file.name)).pixels for file in files]
+    labels = np.array([classes.index(file.label) for file in files])
+    if len({photo.shape for photo in photos}) == 1 and content_of(np.stack(photos), labels) == content:
+        return np.stack(photos), labels, classes
+    raise DataError(
+        f"{folder} is no exact copy of the set: an image or a label is missing, changed or more than once. "
+        "To train on it as it is, take the data set folder."
+    )
+
+
+def in_order(array: Rgbs, labels: Labels) -> tuple[Rgbs, Labels]:
+    """The images by the SHA-256 of their pixels."""
+    at = np.argsort([hashlib.sha256(image.tobytes()).digest() for image in array], kind="stable")
+    return array[at], labels[at]
+
+
+def content_of(array: Rgbs, labels: Labels) -> str:
+    """SHA-256 of pixels and labels, whatever the order of the images."""
+    array, labels = in_order(array, labels)
+    return hashlib.sha256(array.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
 
 
 def read_file(file: Path, md5: str) -> Bytes:
