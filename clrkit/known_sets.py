@@ -3,9 +3,9 @@
 (The version of CIFAR that torchvision downloads is pickled. Pixels, labels and order of CIFAR-10 are the same
 in both; of CIFAR-100 that is what its page says of the two formats.)
 
-CIFAR-10 may also be a lossless copy as image files, as it is often passed on. Such a copy has lost the order of
-the authors' files, so the images are always put in an order of their content: a label draw, and a whole run,
-is the same from either.
+CIFAR-10 may also be a lossless copy as image files, as it is often passed on. Such a copy has lost the order
+of the authors' files, so the images are always put in an order of their content: a label draw, and a whole
+run, is the same from either.
 """
 
 from __future__ import annotations
@@ -157,10 +157,10 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
             array, labels, classes = read_files(known, part, place(known, root, show))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read from {root}: {reason(error)}.") from None
+    names = [f"{index:06d}" for index in range(len(array))]
     if known.content:
-        array, labels = in_order(array, labels)
-    names = [f"{part}/{index:06d}" for index in range(len(array))]
-    return Originals(ImageArray(array), labels, names), classes
+        array, labels, names = in_order(array, labels)
+    return Originals(ImageArray(array), labels, [f"{part}/{name}" for name in names]), classes
 
 
 def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, tuple[str, ...]]:
@@ -173,7 +173,7 @@ def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, 
 
 
 def read_copy(content: str, root: Path, folder: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
-    """The same of a copy as image files, a folder for each class. Raises DataError where it is another set."""
+    """The same of a copy as image files, a folder for each class. Raises DataError where it is no copy."""
     files, classes = class_folders(root, folder), tuple(folders_in(folder))
     show(f"reading {len(files):,} images of {folder}")
     photos = [read_photo(str(root / file.name)).pixels for file in files]
@@ -186,15 +186,16 @@ def read_copy(content: str, root: Path, folder: Path, show: Show) -> tuple[Rgbs,
     )
 
 
-def in_order(array: Rgbs, labels: Labels) -> tuple[Rgbs, Labels]:
-    """The images by the SHA-256 of their pixels."""
-    at = np.argsort([hashlib.sha256(image.tobytes()).digest() for image in array], kind="stable")
-    return array[at], labels[at]
+def in_order(array: Rgbs, labels: Labels) -> tuple[Rgbs, Labels, list[str]]:
+    """The images by the SHA-256 of their pixels, which also names them (16 hex digits)."""
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in array]
+    at = np.argsort(digests, kind="stable")
+    return array[at], labels[at], [digests[index][:16] for index in at]
 
 
 def content_of(array: Rgbs, labels: Labels) -> str:
     """SHA-256 of pixels and labels, whatever the order of the images."""
-    array, labels = in_order(array, labels)
+    array, labels, _ = in_order(array, labels)
     return hashlib.sha256(array.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
 
 

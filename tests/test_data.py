@@ -28,6 +28,7 @@ from clrkit.data import (
     source_id,
 )
 from clrkit.images import ImageArray
+from clrkit.known_sets import known_images
 from clrkit.pixels import Originals, Parts
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
@@ -502,3 +503,13 @@ def test_real_images_are_read_without_loss(tmp_path):
         assert np.array_equal(images[index], np.asarray(file).transpose(2, 0, 1))
     # The published mean of the training images, as near as 200 of them come.
     assert np.allclose(images.mean((0, 2, 3)) / 255, [0.4914, 0.4822, 0.4465], atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="CLRKIT_DATA does not hold CIFAR-10")
+def test_the_real_test_part_is_recognised_in_a_lossless_copy(tmp_path):
+    with zipfile.ZipFile(REAL / "test.zip") as members:
+        members.extractall(tmp_path)
+    found, classes = known_images("cifar10", "test", tmp_path, lambda line: None)
+    assert classes == CIFAR10
+    assert np.bincount(found.labels).tolist() == [1000] * 10
