@@ -11,8 +11,8 @@ from IPython.display import Markdown
 from matplotlib.axes import Axes
 
 from clrkit.ablation import Ablation, Series, summary
+from clrkit.captions import TOP1, caption, listed
 from clrkit.drawing import FINETUNED, LINEAR, ORDERED, SELF, SUPERVISED, Drawing, Look, canvas
-from clrkit.figures import TOP1, caption, listed
 from clrkit.frames import frame
 from clrkit.paper import finding
 from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of

@@ -12,13 +12,16 @@ from clrkit.frames import (
     MissingRecords,
     by_seed,
     by_size,
+    check_alike,
     distilled,
     finetuned,
     pick,
     probed,
+    standard_head,
     summarise,
 )
 
+KNN, LINEAR_PROBE, FINE_TUNED = "kNN", "linear probe", "fine-tuned"
 ALL_LABELS = "supervised, all labels"
 SELF_DISTILLED = "self-distilled"
 LABELS_ONLY = "labels only"
@@ -125,6 +128,34 @@ def method_cells(runs: pd.DataFrame) -> pd.DataFrame:
     cells["method"] = cells["method"].replace({"finetuned": "fine-tuned", "linear": "linear probe"})
     mine: pd.DataFrame = cells[cells["network"] == network]
     return mine.reset_index(drop=True)
+
+
+def outcome_cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """What peers report, too: `outcome` (kNN, linear probe, ...) by network, label fraction and `labels`."""
+    probes, stages = probed(runs), set(runs["stage"])
+    frozen = {KNN: summarise(probes, SIZE, "knn"), LINEAR_PROBE: summarise(probes, SIZE)}
+    parts = {outcome: cells.assign(fraction=1.0) for outcome, cells in frozen.items()}
+    if "supervised" in stages:
+        alone = summarise(pick(runs, "supervised"), ["fraction", *SIZE])
+        parts[ALL_LABELS] = alone[alone["fraction"] == 1]
+    if "finetune" in stages:
+        parts[FINE_TUNED] = summarise(finetuned(runs), ["fraction", *SIZE])
+    cells = pd.concat(parts, names=["outcome"]).reset_index("outcome")
+    if "distill" in stages:
+        cells = pd.concat([cells, student_cells(runs).rename(columns={"method": "outcome"})])
+    counts = runs.dropna(subset="fraction").groupby("fraction")["labels"].first()
+    cells["labels"] = cells["fraction"].map(counts).fillna(runs["train"].iloc[0]).astype(int)
+    return cells.sort_values([*SIZE, "fraction"], kind="stable", ignore_index=True)
+
+
+def pretrainings(runs: pd.DataFrame) -> pd.DataFrame:
+    """How each network was pretrained: epochs, batch_size, mean seconds and device, the smallest first."""
+    chosen = pick(runs, "pretrain", head_layers=standard_head(runs))
+    check_alike(chosen, SIZE)
+    threads = chosen["threads"].map(lambda count: f"{count:.0f} CPU thread{'s' if count > 1 else ''}")
+    on = chosen["device"].where(chosen["device"] != "cpu", threads)
+    wanted = {"epochs": "first", "batch_size": "first", "seconds": "mean", "device": "first"}
+    return chosen.assign(device=on).groupby(SIZE).agg(wanted).reset_index()
 
 
 def relative_gains(runs: pd.DataFrame) -> pd.DataFrame:

@@ -126,6 +126,7 @@ def sections(report: Report) -> list[Section]:
         Section("Tables", read),
         Section("Ablations", [report.ablations] if report.ablations else []),
         Section("Beside the paper", [table for table in tables if table.name == "published"]),
+        Section("Beside others", [Titled(table) for table in tables if table.name == "peers"]),
         Section("Against the reference", compared(report.comparison)),
         Section("Notebooks", [Files(report.notebooks)] if report.notebooks else []),
         Section("Not shown", [Facts(missing)] if missing else []),

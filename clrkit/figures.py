@@ -6,11 +6,12 @@ means over seeds with bars of one standard error, and raises MissingRecords nami
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
 
+from clrkit.captions import TOP1, caption, listed, share
 from clrkit.cells import (
     ALL_LABELS,
     SELF_DISTILLED,
@@ -49,14 +50,12 @@ from clrkit.drawing import (
 from clrkit.frames import (
     MissingRecords,
     MixedRecords,
-    dataset_name,
-    fraction_name,
     fractions_of,
     standard_head,
 )
-from clrkit.paper import table_1
+from clrkit.paper import have_peers, table_1
+from clrkit.peers_figure import beside_peers
 
-TOP1 = "top-1 accuracy (%)"
 PARAMETERS = "parameters of the encoder"
 MARKERS = "sD^o"  # by depth of the head modulo 4, so that the paper's 3 is a circle
 PUBLISHED = "SimCLRv2, Table 1, ImageNet; no error bars are published"
@@ -66,25 +65,6 @@ METHODS = {
     "linear": ("linear probe", LINEAR),
 }
 MEMORY = {WITHOUT_MEMORY: LINEAR, WITH_MEMORY: Look(ORANGE, "P", "-")}
-
-
-def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
-    """What every plot says of itself: data set, preset, part measured, seeds and error bars."""
-    least, most = int(cells["seeds"].min()), int(cells["seeds"].max())
-    seeds = ("1 seed" if most == 1 else f"{most} seeds") if least == most else f"{least} to {most} seeds"
-    spread = f"mean of {seeds}, ± 1 standard error" if most > 1 else f"{seeds}, no error bars"
-    train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
-    images = f"{train:,} training, {evaluation:,} {part} images"
-    return f"{dataset_name(runs)} ({images}), preset {preset}; {spread}"
-
-
-def share(fraction: float) -> str:
-    return "all labels" if fraction == 1 else f"{fraction_name(fraction)} of the labels"
-
-
-def listed(names: Iterable[str], values: Iterable[float], form: str = ".1f", unit: str = "%") -> str:
-    """Names with their values, for an alt text."""
-    return ", ".join(f"{name} {value:{form}}{unit}" for name, value in zip(names, values, strict=True))
 
 
 def gain_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
@@ -209,12 +189,20 @@ def linear_against_finetuned(runs: pd.DataFrame, preset: str) -> Drawing:
     cells, head = linear_cells(runs), standard_head(runs)
     title, fractions = "Linear evaluation against fine-tuning", fractions_of(cells)
     heads = {head_name(depth): Look(BLACK, MARKERS[depth % 4], "") for depth in cells["head_layers"].unique()}
-    with canvas(title, caption(runs, preset, cells), 1, len(fractions), height=3.9) as (figure, grid):
+    columns = len(fractions) if len(fractions) <= 3 else 2
+    rows = -(-len(fractions) // columns)
+    with canvas(title, caption(runs, preset, cells), rows, columns, height=1.3 + 2.6 * rows) as (
+        figure,
+        grid,
+    ):
         for axes, fraction, look in zip(grid, fractions, ORDERED, strict=False):
             draw_scatter(axes, cells[cells["fraction"] == fraction], look.color, heads, head)
             axes.set_title(share(fraction))
-        grid[0].set_ylabel("fine-tuned, " + TOP1)
-        grid[len(grid) // 2].set_xlabel("linear probe, all labels, " + TOP1)
+        for axes in grid[::columns]:
+            axes.set_ylabel("fine-tuned, " + TOP1)
+        under = grid[-columns:]
+        for axes in under if rows > 1 else [under[columns // 2]]:
+            axes.set_xlabel("linear probe, all labels, " + TOP1)
         legend(figure, heads, cells)
     return Drawing("linear_against_finetuned", title, figure, cells, linear_alt(cells))
 
@@ -230,8 +218,9 @@ def linear_alt(cells: pd.DataFrame) -> str:
 
 def draw_scatter(axes: Axes, cells: pd.DataFrame, color: str, heads: Mapping[str, Look], head: int) -> None:
     """Points with error bars both ways, a marker for each head depth; the standard head's are named."""
-    for depth, group in cells.groupby("head_layers"):
+    for (depth, selective), group in cells.groupby(["head_layers", cells["network"].str.endswith("SK")]):
         style = {**heads[head_name(depth)].plot, "color": color, "linestyle": "", "elinewidth": 1.1}
+        style["markerfacecolor"] = "white" if selective else color
         x_error, y_error = group["linear_stderr"].fillna(0), group["stderr"].fillna(0)
         axes.errorbar(group["linear"], group["mean"], y_error, x_error, **style)
     axes.margins(0.42, 0.2)
@@ -348,9 +337,12 @@ FIGURES: tuple[Callable[[pd.DataFrame, str], Drawing], ...] = (
 
 
 def draw_all(runs: pd.DataFrame, preset: str) -> tuple[list[Drawing], dict[str, str]]:
-    """Every figure the runs allow, and for each of the others its name and what is missing."""
+    """Every figure the runs allow, and for each of the others its name and what is missing.
+
+    Runs on CIFAR-10 are also drawn beside what peers report; on other images there is nothing to compare.
+    """
     drawings, missing = [], {}
-    for figure in FIGURES:
+    for figure in (*FIGURES, *([beside_peers] if have_peers(runs) else [])):
         try:
             drawings.append(figure(runs, preset))
         except (MissingRecords, MixedRecords) as reason:

@@ -65,6 +65,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation": dataset["evaluation"],
         "version": record["version"],
         "labels": record["labels"],
+        **{name: config[name] for name in ("epochs", "batch_size")},
         "parameters": record["parameters"] / 1e6,
         **chain_columns(record["stage"], config, record["labels"] / dataset["train"]),
         **{name: 100 * metrics.get(name, float("nan")) for name in ("top1", "top5", "knn", "teacher_top1")},

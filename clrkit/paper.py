@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from clrkit.frames import MissingRecords, fraction_name
+from clrkit.frames import MissingRecords, dataset_name, fraction_name
 
+PEERS_DATASET = "CIFAR-10"
 PAPER = Path(__file__).parent.parent / "results" / "paper.json"
 
 
@@ -86,7 +87,7 @@ def numbers_of(groups: list[dict[str, Any]], path: Path) -> pd.DataFrame:
     common = ("source", "dataset", "checked")
     try:
         rows = [
-            {**{name: group[name] for name in common}, **number}
+            {"name": group.get("name", group["source"])} | {name: group[name] for name in common} | number
             for group in groups
             for number in group["numbers"]
         ]
@@ -100,3 +101,22 @@ def table_1(path: Path = PAPER) -> pd.DataFrame:
     numbers = published(path)
     cells = numbers[numbers["source"] == "SimCLRv2, Table 1"].rename(columns={"value": "mean"})
     return cells[["method", "fraction", "parameters", "network", "mean"]].assign(stderr=float("nan"), seeds=1)
+
+
+def peers(path: Path = PAPER) -> pd.DataFrame:
+    """What others report on CIFAR-10, a row a number: few labels last, small networks first.
+
+    Columns of `published`; missing where the source does not say: `labels` (their count), epochs, batch_size,
+    device, seconds, std (over `seeds` runs). `metric` is knn, linear, linear_online (the classifier is
+    trained beside the encoder) or top1 (of the method with that many labels).
+    """
+    numbers = published(path)
+    numbers = numbers[numbers["dataset"] == PEERS_DATASET]
+    few = numbers["labels"] < numbers["labels"].max()
+    ordered = numbers.assign(few=few).sort_values(["few", "parameters", "epochs"], kind="stable")
+    return ordered.drop(columns="few").dropna(axis=1, how="all").reset_index(drop=True)
+
+
+def have_peers(runs: pd.DataFrame) -> bool:
+    """Whether the runs are of the images that peers report on."""
+    return len(runs) > 0 and dataset_name(runs) == PEERS_DATASET

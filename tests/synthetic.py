@@ -143,6 +143,14 @@ def put(store: Store, stage: Stage, accuracy: Accuracy = noisy) -> Path:
     return folder
 
 
+def on_cifar10(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records as if all of CIFAR-10 had been used."""
+    for made in records:
+        made["labels"] = round(made["labels"] * 50_000 / 4000)
+        made["dataset"] |= {"name": "cifar10", "train": 50_000, "evaluation": 10_000}
+    return records
+
+
 PROVENANCE = {
     "seconds": 12.5,
     "peak_memory_mb": 512,

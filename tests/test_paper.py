@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from clrkit.config import Network
 from clrkit.frames import MissingRecords
-from clrkit.paper import PAPER, finding, published, table_1
+from clrkit.paper import PAPER, finding, peers, published, table_1
+from clrkit.resnet import ResNet
 from clrkit.settings import SETTINGS
 
 CONTENT = json.loads(PAPER.read_text(encoding="utf-8"))
@@ -105,3 +108,22 @@ def test_the_distilled_student_of_the_abstract_is_there() -> None:
 def test_without_the_file_the_message_names_it(tmp_path: Path) -> None:
     with pytest.raises(MissingRecords, match=r"paper\.json, the published numbers, is not there"):
         published(tmp_path / "paper.json")
+
+
+def test_peers_report_on_all_of_cifar10_unless_labels_are_few() -> None:
+    numbers = peers()
+    assert set(numbers["dataset"]) == {"CIFAR-10"}
+    assert (numbers["labels"] == 50_000 * numbers["fraction"]).all()
+    assert numbers["checked"].all()
+    few = numbers["labels"] < 50_000
+    assert few.is_monotonic_increasing
+    assert set(numbers[~few]["metric"]) == {"knn", "linear", "linear_online", "top1"}
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_parameters_of_peers_networks_are_those_of_the_architecture(depth: int) -> None:
+    with torch.device("meta"):
+        count = sum(each.numel() for each in ResNet(Network(depth=depth, stem="cifar")).parameters())
+    numbers = peers()
+    stated = numbers[numbers["network"] == f"R{depth} 1x"]["parameters"]
+    assert set(stated) == {round(count / 1e6, 1)}
