@@ -58,6 +58,7 @@ UNDATED: dict[str, dict[str, Any]] = {
 DRAWING = threading.RLock()
 TITLE_INCHES = 0.62
 SCREEN_DPI, PRINT_DPI = 130, 200
+NEAR = 0.25  # of an axis' width: names of networks closer than that would overlap
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#333333",
@@ -214,12 +215,23 @@ def size_axis(axes: Axes, cells: pd.DataFrame, names: bool = True) -> None:
     least, most = networks["parameters"].iloc[0], networks["parameters"].iloc[-1]
     axes.set_xlim(least / 1.35, most * 1.35)
     ticks = networks if len(networks) <= 5 else networks.iloc[[0, len(networks) // 2, -1]]
+    lowered, lower = beside_another(ticks["parameters"], axes.get_xlim()), "\n\n" if names else "\n"
     texts = [
-        size_name(parameters) + (f"\n{network}" if names else "")
-        for parameters, network in zip(ticks["parameters"], ticks["network"], strict=True)
+        f"{lower if down else ''}{size_name(parameters)}" + (f"\n{network}" if names else "")
+        for parameters, network, down in zip(ticks["parameters"], ticks["network"], lowered, strict=True)
     ]
     axes.set_xticks(list(ticks["parameters"]), texts)
     axes.minorticks_off()
+
+
+def beside_another(places: Iterable[float], limits: tuple[float, float]) -> list[bool]:
+    """For rising places on a logarithmic axis: whose text stands lower, since its neighbour's is too near."""
+    span, lowered, last = np.log(limits[1] / limits[0]), list[bool](), 0.0
+    for place in places:
+        near = bool(lowered) and not lowered[-1] and np.log(place / last) < NEAR * span
+        lowered.append(bool(near))
+        last = place
+    return lowered
 
 
 def size_name(millions: float) -> str:
@@ -235,8 +247,9 @@ def legend(figure: Figure, series: Mapping[str, Look], cells: pd.DataFrame) -> N
     if cells["network"].str.endswith("SK").any():
         handles.append(Line2D([], [], color=BLACK, marker="o", ls="", mfc="white", label="selective kernels"))
     if handles:
+        columns = 4 if len(handles) <= 4 else 3
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, handlelength=2.8, columnspacing=1.6
+            handles=handles, loc="outside lower center", ncols=columns, handlelength=2.8, columnspacing=1.6
         )
 
 

@@ -151,6 +151,12 @@ def test_labels_that_would_overlap_are_spread() -> None:
     assert places[3] == 50.0
 
 
+def test_names_of_networks_of_like_size_stand_on_two_levels() -> None:
+    sizes = [11.2, 34.5, 44.6, 139.0]
+    assert drawing.beside_another(sizes, (sizes[0] / 1.35, sizes[-1] * 1.35)) == [False, False, True, False]
+    assert drawing.beside_another([0.02, 0.08, 0.31], (0.015, 0.42)) == [False] * 3
+
+
 @pytest.mark.parametrize(
     ("millions", "name"), [(0.0197, "20k"), (1.234, "1.2M"), (24.0, "24M"), (795.0, "795M")]
 )
