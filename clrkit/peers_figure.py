@@ -28,7 +28,7 @@ LOOKS = {
 }
 METRICS = {"knn": KNN, "linear": LINEAR_PROBE, "linear_online": ONLINE, "top1": SEMI_SUPERVISED}
 OF_ALL_LABELS = (KNN, LINEAR_PROBE, ONLINE, ALL_LABELS)
-HEADINGS = ("Own, ± standard error", "Published by others, ± standard deviation where given")
+HEADINGS = ("Own", "Published by others, ± standard deviation where given")
 PAPER_GROUND = "#faf7f0"
 ROW_INCHES = 0.28
 

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import synthetic
 from test_figures import texts
 
 from clrkit import figures, tables
+from clrkit.contents import Report, Titled, sections
 from clrkit.drawing import Drawing
 from clrkit.frames import MissingRecords, frame
 from clrkit.paper import peers
@@ -70,6 +73,13 @@ def test_it_is_drawn_and_tabled_for_cifar10_and_no_other_images(encoders: pd.Dat
         assert name not in {each.name for each in made} | set(missing)
     with pytest.raises(MissingRecords, match="of CIFAR-10"):
         beside_peers(tinted, "mini")
+
+
+def test_the_report_has_a_section_for_it(encoders: pd.DataFrame) -> None:
+    report = Report(preset="p", source="own", runs=encoders, claims=[], drawings=[], figures=Path())
+    (section,) = (each for each in sections(report) if each.title == "Beside others")
+    (block,) = section.blocks
+    assert block == Titled(tables.peers_table(encoders))
 
 
 def test_the_table_says_whose_every_row_is(runs: pd.DataFrame) -> None:
