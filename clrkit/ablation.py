@@ -172,9 +172,9 @@ class Ablation:
         return Series(outcome, along, held, runs, alone, missing, self.sources(runs))
 
     def at(self, outcome: str, point: Point) -> list[Stage | None]:
-        """The runs of a point, one a seed; None where the head has no such layer."""
+        """The runs of a point, each once; None where the head has no such layer."""
         needed = {name: value for name, value in point.items() if depends(outcome, name)}
-        return [self.config(outcome, needed, seed) for seed in self.preset.grid.seeds]
+        return list(dict.fromkeys(self.config(outcome, needed, seed) for seed in self.preset.grid.seeds))
 
     def config(self, outcome: str, point: Point, seed: int) -> Stage | None:
         place = (outcome, seed, *point.items())

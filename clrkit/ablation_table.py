@@ -34,9 +34,9 @@ def along(preset: Preset) -> Iterator[tuple[str, str, Any]]:
 
 
 def runs_at(preset: Preset, name: str, outcome: str, each: Any) -> list[Stage]:
-    """The runs of a place, one a seed; none where the head has no such layer."""
+    """The runs of a place, each once; none where the head has no such layer."""
     runs = (run_at(preset, outcome, {name: each}, seed) for seed in preset.grid.seeds)
-    return [run for run in runs if run]
+    return list(dict.fromkeys(run for run in runs if run))
 
 
 def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:

@@ -49,8 +49,11 @@ class Grid:
 
     Attributes:
         seeds: each goes through the whole chain: pretraining, label draw, fine-tuning, distillation.
+        pretrain_seed: of the one pretraining that all seeds build on, where several are too dear; None: each
+            seed has its own.
         networks: the smallest first. The last is distilled into itself, and is the teacher of big-to-small
             distillation; the first is its student, and the network whose head is varied.
+        self_distilled: further networks that are distilled into themselves.
         self_temperature: of self-distillation; big-to-small has that of `Preset.distill`.
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
         head_layers: depths of the projection head that are compared.
@@ -63,7 +66,9 @@ class Grid:
     """
 
     seeds: tuple[int, ...]
+    pretrain_seed: int | None = None
     networks: tuple[Network, ...]
+    self_distilled: tuple[Network, ...] = ()
     self_temperature: float
     labelled: tuple[Labelling, ...]
     head_layers: tuple[int, ...]
@@ -110,8 +115,21 @@ class Preset:
 
     @property
     def runs(self) -> tuple[Stage, ...]:
-        """Every run that `reproduce` makes."""
-        return tuple(dict.fromkeys(run for seed in self.grid.seeds for run in self.seed_runs(seed)))
+        """Every run that `reproduce` makes: seed by seed, or by the pretraining that the seeds share."""
+        runs = dict.fromkeys(run for seed in self.grid.seeds for run in self.seed_runs(seed))
+        return tuple(runs if self.grid.pretrain_seed is None else sorted(runs, key=self.place))
+
+    def place(self, run: Stage) -> tuple[int, bool]:
+        """Of a run where seeds share pretrainings: small networks first, of each the standard one first."""
+        first = run.chain[0]
+        assert isinstance(first, Pretrain | Supervised)
+        standard = self.pretraining(first.seed, network=first.network)
+        return self.grid.networks.index(first.network), isinstance(first, Pretrain) and first != standard
+
+    def pretraining(self, seed: int, **changes: Any) -> Pretrain:
+        """The pretraining that the runs of a seed build on."""
+        shared = self.grid.pretrain_seed
+        return replace(self.pretrain, seed=seed if shared is None else shared, **changes)
 
     def seed_runs(self, seed: int) -> Iterator[Stage]:
         yield from self.network_runs(seed)
@@ -125,31 +143,32 @@ class Preset:
         At the smallest fraction also from the encoder's output: does the head's gain shrink with size?
         """
         for network in reversed(self.grid.networks):
-            pretrain = replace(self.pretrain, network=network, seed=seed)
-            yield replace(self.probe, pretrain=pretrain, seed=seed)
-            yield self.tuned(pretrain, self.grid.labelled[0], tap_layer=0)
+            pretrain = self.pretraining(seed, network=network)
+            yield self.probed(pretrain)
+            yield self.tuned(seed, pretrain, self.grid.labelled[0], tap_layer=0)
             for labelling in self.grid.labelled:
                 tap = 0 if labelling == self.grid.labelled[-1] else self.finetune.tap_layer
-                yield self.tuned(pretrain, labelling, tap)
+                yield self.tuned(seed, pretrain, labelling, tap)
                 alone = lasting(self.supervised, labelling.epochs)
                 yield replace(alone, network=network, seed=seed, **asdict(labelling))
 
     def head_runs(self, seed: int) -> Iterator[Stage]:
         """The first network's head: its depth, and the layer fine-tuning starts from."""
         for layers in self.grid.head_layers:
-            pretrain = replace(self.pretrain, network=self.grid.networks[0], head_layers=layers, seed=seed)
-            yield replace(self.probe, pretrain=pretrain, seed=seed)
+            pretrain = self.pretraining(seed, network=self.grid.networks[0], head_layers=layers)
+            yield self.probed(pretrain)
             for labelling in self.grid.labelled[:-1]:
                 for tap in self.grid.tap_layers:
                     if tap <= layers:
-                        yield self.tuned(pretrain, labelling, tap)
+                        yield self.tuned(seed, pretrain, labelling, tap)
 
     def distill_runs(self, seed: int) -> Iterator[Stage]:
         """Self-distillation, big-to-small, and the rows of the paper's Table 2 for the small student."""
         small, big = self.grid.networks[0], self.grid.networks[-1]
         for labelling in self.grid.labelled[:-1]:
-            itself = self.student(seed, labelling, teacher=big, student=big)
-            yield replace(itself, temperature=self.grid.self_temperature)
+            for network in (*self.grid.self_distilled, big):
+                itself = self.student(seed, labelling, teacher=network, student=network)
+                yield replace(itself, temperature=self.grid.self_temperature)
             taught = self.student(seed, labelling, teacher=big, student=small)
             yield taught
             yield replace(taught, label_weight=0.5)
@@ -159,23 +178,26 @@ class Preset:
     def memory_runs(self, seed: int) -> Iterator[Stage]:
         """Linear accuracy of a network pretrained with a memory; to compare with that without."""
         if self.grid.memory_size:
-            pretrain = replace(
-                self.pretrain,
+            pretrain = self.pretraining(
+                seed,
                 network=self.grid.memory_network or self.grid.networks[-1],
                 memory=True,
                 memory_size=self.grid.memory_size,
                 memory_momentum=self.grid.memory_momentum,
-                seed=seed,
             )
-            yield replace(self.probe, pretrain=pretrain, seed=seed)
+            yield self.probed(pretrain)
 
-    def tuned(self, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
-        changes = {"tap_layer": tap_layer, "seed": pretrain.seed, **asdict(labelling)}
+    def probed(self, pretrain: Pretrain) -> Probe:
+        """Linear evaluation, once of each pretraining: no labels are drawn for it."""
+        return replace(self.probe, pretrain=pretrain, seed=pretrain.seed)
+
+    def tuned(self, seed: int, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
+        changes = {"tap_layer": tap_layer, "seed": seed, **asdict(labelling)}
         return replace(self.finetune, pretrain=pretrain, **changes)
 
     def student(self, seed: int, labelling: Labelling, teacher: Network, student: Network) -> Distill:
-        pretrain = replace(self.pretrain, network=teacher, seed=seed)
-        tuned = self.tuned(pretrain, labelling, self.finetune.tap_layer)
+        pretrain = self.pretraining(seed, network=teacher)
+        tuned = self.tuned(seed, pretrain, labelling, self.finetune.tap_layer)
         return replace(self.distill, teacher=tuned, network=student, seed=seed)
 
 

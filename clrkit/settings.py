@@ -117,9 +117,11 @@ def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | Non
     if point["memory"]:
         changes["teacher.pretrain.memory_size"] = preset.grid.memory_size
         changes["teacher.pretrain.memory_momentum"] = preset.grid.memory_momentum
-    whole = with_fields(replace(preset.distill, network=network_of(preset)), {**changes, "seed": seed})
+    network, seeds = network_of(preset), {"seed": seed, "pretrain.seed": preset.grid.pretrain_seed}
+    teacher = replace(preset.finetune, pretrain=replace(preset.pretrain, network=network))
+    whole = with_fields(replace(preset.distill, teacher=teacher, network=network), {**changes, **seeds})
     if outcome == "linear":
-        return replace(preset.probe, pretrain=whole.teacher.pretrain, seed=seed)
+        return preset.probed(whole.teacher.pretrain)
     return whole.teacher if outcome == "finetuned" else whole
 
 

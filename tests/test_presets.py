@@ -16,6 +16,7 @@ from clrkit.config import (
     Finetune,
     Network,
     Optimizer,
+    Pretrain,
     Probe,
     Stage,
     Supervised,
@@ -26,6 +27,7 @@ from clrkit.data import load
 from clrkit.grid import Preset
 from clrkit.optim import peak_rate
 from clrkit.presets import PRESETS, preset
+from clrkit.settings import ablation_runs
 from clrkit.stages import check
 
 NAMES = [make.__name__ for make in PRESETS]
@@ -68,9 +70,12 @@ def test_every_run_can_be_trained_on_its_images(chosen):
 
 
 @every_preset
-def test_one_seed_goes_through_the_whole_chain(chosen):
+def test_one_seed_goes_through_the_whole_chain_but_for_a_shared_pretraining(chosen):
+    shared = chosen.grid.pretrain_seed
     for run in runs(chosen):
-        assert len({stage.seed for stage in run.chain}) == 1
+        pretrained = [stage for stage in run.chain if isinstance(stage, Pretrain)]
+        assert shared is None or {stage.seed for stage in pretrained} <= {shared}
+        assert len({stage.seed for stage in run.chain if shared is None or stage not in pretrained}) <= 1
     seeds = {
         seed: {with_fields(run, {"seed": 0}) for run in chosen.seed_runs(seed)} for seed in chosen.grid.seeds
     }
@@ -139,14 +144,15 @@ def test_the_head_is_varied_alone(chosen):
 
 
 @every_preset
-def test_a_memory_is_compared_with_none_in_the_biggest_network(chosen):
+def test_a_memory_is_compared_with_none_in_the_biggest_network_or_the_one_said(chosen):
     with_memory = [run for run in of(Probe, chosen) if run.pretrain.memory != chosen.pretrain.memory]
-    assert len(with_memory) == (len(chosen.grid.seeds) if chosen.grid.memory_size else 0)
+    pretrainings = len(chosen.grid.seeds) if chosen.grid.pretrain_seed is None else 1
+    assert len(with_memory) == (pretrainings if chosen.grid.memory_size else 0)
     plain = {run.pretrain for run in of(Probe, chosen)} - {run.pretrain for run in with_memory}
     for run in with_memory:
         plainly = {"memory_size": 65536, "memory_momentum": 0.999}
         source = replace(run.pretrain, memory=False, **plainly)
-        assert source.network == chosen.grid.networks[-1]
+        assert source.network == (chosen.grid.memory_network or chosen.grid.networks[-1])
         assert source in plain
 
 
@@ -268,6 +274,49 @@ def test_the_cifar_10_preset_has_the_official_readme_s_recipe():
     assert not pretrain.memory
     assert (probe.optimizer.optimizer, probe.epochs, probe.batch_size) == ("sgd", 100, 512)
     assert (probe.optimizer.weight_decay, peak_rate(probe.optimizer, 512)) == (0.0, 0.2)
+
+
+def test_the_gpu_preset_of_cifar_10_is_the_official_recipe_in_bfloat16_but_for_the_probe():
+    chosen, official = preset("cifar10"), preset("cifar10_official")
+    assert (
+        replace(chosen.pretrain, network=official.pretrain.network, precision="float32") == official.pretrain
+    )
+    assert chosen.pretrain.head_layers == 3
+    assert {stage.precision for run in runs(chosen) for stage in run.chain if stage.name != "probe"} == {
+        "bfloat16"
+    }
+    assert {run.precision for run in of(Probe, chosen)} == {"float32"}
+    assert replace(chosen.probe, pretrain=official.pretrain) == official.probe
+    assert chosen.finetune.optimizer == official.finetune.optimizer
+    networks = [(each.depth, each.width, each.sk_ratio > 0) for each in chosen.grid.networks]
+    assert networks == [(18, 1, False), (50, 1, True), (18, 2, False), (50, 2, True)]
+    images = {each.fraction: each.fraction * 50_000 for each in chosen.grid.labelled}
+    assert [*images.values()] == [50, 500, 5_000, 50_000]
+    for each in chosen.grid.labelled:  # on the validation split, too, which leaves a tenth of the images out
+        assert each.batch_size <= 0.9 * images[each.fraction]
+
+
+def test_runs_that_share_a_pretraining_come_together_the_smallest_network_first():
+    chosen = preset("cifar10")
+    sources = [run.chain[0] for run in runs(chosen) if isinstance(run.chain[0], Pretrain)]
+    assert [network for network, _ in itertools.groupby(each.network for each in sources)] == [
+        *chosen.grid.networks
+    ]
+    assert len(set(sources)) == len(chosen.grid.networks) + 4  # three more heads, a memory
+    first = sources[: sources.count(sources[0])]
+    assert first == [sources[0]] * len(first)  # all seeds on the standard pretraining, then the variants
+    seeds = {run.seed for run in runs(chosen) if run.chain[0] == sources[0]}
+    assert seeds == {*chosen.grid.seeds}
+
+
+def test_the_lab_s_ablations_of_the_gpu_preset_are_of_resnet_18():
+    chosen = preset("cifar10")
+    for run in ablation_runs(chosen):
+        first = run.chain[0]
+        assert first.network == chosen.grid.networks[0]
+        assert first.seed == chosen.grid.pretrain_seed
+    probes = [run for run in ablation_runs(chosen) if isinstance(run, Probe)]
+    assert len(probes) == len({run.pretrain for run in probes})
 
 
 def test_the_big_preset_distils_the_paper_s_biggest_network_into_its_smallest():
