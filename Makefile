@@ -68,9 +68,8 @@ bench-check: .venv/installed  ## Half a minute: are the recorded ratios still re
 lab: .venv/installed  ## Open JupyterLab on the notebooks, for this machine alone and behind its token.
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/00_start_here.ipynb
 
-reference:  ## Make your own runs of the preset the committed reference: records, figures, notebooks, no weights.
-	rm -rf results/reference/$(PRESET)
-	tar -C results --exclude=weights.safetensors --exclude=*.lock --exclude=*.damaged* -cf - $(PRESET) | tar -C results/reference -xf -
+reference: .venv/installed  ## Make your own results of the preset the committed reference: no weights, no images.
+	$(BIN)/python -m clrkit reference --preset $(PRESET)
 
 clean:  ## Delete the virtual environment; results stay (see: python -m clrkit clean --help).
 	rm -rf .venv

@@ -13,7 +13,15 @@ from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit import check_command, export_command, fit_command, model_commands, report_command, sweep_command
+from clrkit import (
+    check_command,
+    export_command,
+    fit_command,
+    model_commands,
+    reference_command,
+    report_command,
+    sweep_command,
+)
 from clrkit import config as configs
 from clrkit.config import STAGES, Config, ConfigError, Stage
 from clrkit.grid import Preset
@@ -114,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         "figures", draw_figures, "Draw figures, tables and INDEX.md from the records; nothing is trained."
     )
     report_command.add(command)
+    reference_command.add(command)
     claimed = command("claims", show_claims, "Check the paper's claims against the records.")
     claimed.add_argument("--json", action="store_true", help="one object a claim")
     cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")

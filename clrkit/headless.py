@@ -17,6 +17,7 @@ from clrkit.config import ConfigError, known
 from clrkit.images import reason
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
 RESULTS_VARIABLE = "CLRKIT_RESULTS"  # tells a notebook's kernel where results are
@@ -75,12 +76,37 @@ def checked_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str,
 
 def parameter_names(source: Path) -> list[str]:
     """Names in a notebook's `parameters` cell. Raises NotebookError for a file that is no notebook."""
-    import nbformat  # loaded where it is used: notebooks import this module for its variable alone
-    import papermill
+    import papermill  # loaded where it is used: notebooks import this module for its variable alone
 
-    try:
-        nbformat.validate(nbformat.read(source, as_version=4))
+    with refused(source):
+        read(source)
         return list(papermill.inspect_notebook(literal(source.resolve())))
+
+
+def own_dataset(source: Path) -> str | None:
+    """The data set that a notebook shows whatever the preset, which its metadata name; None: the preset's.
+
+    Raises NotebookError for a file that is no notebook.
+    """
+    with refused(source):
+        found: str | None = read(source).metadata.get("clrkit", {}).get("dataset")
+        return found
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook's content, valid."""
+    import nbformat
+
+    document = nbformat.read(path, as_version=4)
+    nbformat.validate(document)
+    return document
+
+
+@contextmanager
+def refused(source: Path) -> Iterator[None]:
+    """Within, what goes wrong is told as a NotebookError that names the notebook."""
+    try:
+        yield
     except Exception as error:  # nbformat and Papermill raise nearly anything on a malformed file
         why = reason(error).strip().partition("\n")[0].rstrip(".:")
         raise NotebookError(f"{source} is no notebook that can be run: {why}.") from None

@@ -65,10 +65,9 @@ def bare(axes: Axes) -> None:
 def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ()) -> Picture:
     """Rows of images in [0, 1], each row with its name on the left; `titles` stand above the columns."""
     columns = max(map(len, rows.values()))
-    with plain(len(rows), columns, 0.72 * columns + 1.6, 0.74 * len(rows) + (0.3 if titles else 0.1)) as (
-        figure,
-        grid,
-    ):
+    lines = max((len(title.split("\n")) for title in titles), default=0)
+    height = 0.74 * len(rows) + 0.1 + 0.2 * lines
+    with plain(len(rows), columns, 0.72 * columns + 1.6, height) as (figure, grid):
         for line, (name, images) in zip(grid, rows.items(), strict=True):
             for axes in line:
                 bare(axes)

@@ -23,7 +23,7 @@ from clrkit.check import published
 from clrkit.checksums import Damaged, check_file, digest_of, read_sums
 from clrkit.console import ProgressLine
 from clrkit.grid import Preset
-from clrkit.headless import NotebookError, execute, notebooks
+from clrkit.headless import NotebookError, execute, notebooks, own_dataset
 from clrkit.images import reason
 from clrkit.paper import PAPER
 from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
@@ -71,11 +71,12 @@ def publishing(store: Store) -> Iterator[None]:
 
 
 def execute_notebooks(preset: Preset, store: Store) -> None:
+    """Those of the preset that are not up to date. Raises NotebookError for one that fails."""
     line, folder = ProgressLine(), store.folder / "notebooks"
     runs = [store.path(stage) for stage in complete(preset.runs)]
     youngest = max(map(modified, [*sources(), *runs]))
     whole = {name for name, digest in sums_of(folder).items() if is_whole(folder / name, digest)}
-    for source in notebooks(project_root() / "notebooks"):
+    for source in notebooks_of(preset):
         target = folder / source.name
         if target.name in whole and modified(target) > max(youngest, modified(source)):
             continue
@@ -89,6 +90,12 @@ def execute_notebooks(preset: Preset, store: Store) -> None:
             raise
         write_sums(folder, [target.name], sums_of(folder))
     line.clear()
+
+
+def notebooks_of(preset: Preset) -> list[Path]:
+    """The notebooks but those that show another data set than the preset's, whatever the preset."""
+    found = notebooks(project_root() / "notebooks")
+    return [path for path in found if own_dataset(path) in (None, preset.pretrain.data.dataset)]
 
 
 def modified(path: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
 import synthetic
 
@@ -12,7 +13,7 @@ from clrkit import publish as module
 from clrkit.check import check
 from clrkit.headless import NotebookError
 from clrkit.presets import preset
-from clrkit.publish import execute_notebooks, publishing
+from clrkit.publish import execute_notebooks, notebooks_of, publishing
 from clrkit.reproduce import complete
 from clrkit.runs import NOTE_SECONDS, Store
 
@@ -40,7 +41,7 @@ class Executions(list[str]):
 def executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executions:
     (tmp_path / "notebooks").mkdir()
     for name in NAMES:
-        (tmp_path / "notebooks" / name).write_text("a notebook")
+        nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / name)
     noted = Executions()
     monkeypatch.setattr(module, "execute", noted)
     monkeypatch.setattr(module, "project_root", lambda: tmp_path)
@@ -87,6 +88,12 @@ def test_a_copy_that_was_stopped_half_way_is_executed_again(store: Store, execut
     execute_notebooks(SMOKE, store)
     assert executions == [*NAMES, NAMES[1]]
     assert check(store.results).damaged == []
+
+
+def test_a_notebook_with_images_of_its_own_is_executed_for_presets_of_those_images_alone() -> None:
+    everything, *others = (notebooks_of(preset(name)) for name in ("mini", "smoke", "cifar10_cpu"))
+    assert len(everything) == 8
+    assert others == [everything, everything[:6]]
 
 
 def test_a_notebook_that_failed_is_executed_again(store: Store, executions: Executions) -> None:
