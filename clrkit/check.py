@@ -68,6 +68,7 @@ def stores_under(results: Path) -> Iterator[Store]:
 
 
 def check_runs(store: Store, found: Findings) -> None:
+    """Verify a store's runs, and note what lies beside them."""
     whole: list[Run] = []
     for folder in store.folders():
         found.runs += 1

@@ -99,6 +99,7 @@ def notebooks_of(preset: Preset) -> list[Path]:
 
 
 def modified(path: Path) -> float:
+    """When a file or folder was last written, in seconds."""
     return path.stat().st_mtime
 
 
