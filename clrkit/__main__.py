@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from clrkit import (
@@ -38,8 +39,10 @@ EPILOG = "Every field of a stage can be set by name, for example --temperature 0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. What a user got wrong is told in one sentence."""
+    begun = monotonic()
     with nullcontext() if speaks() else redirect_stderr(io.StringIO()):
         options, rest = make_parser().parse_known_args(arguments)
+    options.begun = begun
     try:
         with processes(options):
             options.fields = read_fields(rest)
@@ -102,7 +105,10 @@ def make_parser() -> argparse.ArgumentParser:
     planned = command(
         "plan", show_plan, "List the runs of a preset: which are there, which will be made, how long."
     )
-    planned.add_argument("--json", action="store_true", help="one object a run")
+    form = planned.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one object a run")
+    about = "list the parts of so many minutes that are ahead, and what each costs"
+    form.add_argument("--minutes", type=sweep_command.minutes, default=0.0, help=about)
     run = command(
         "run", run_stage, "Make one run of a stage, and what it builds on; go on where it was stopped."
     )
@@ -114,6 +120,8 @@ def make_parser() -> argparse.ArgumentParser:
     for made in (planned, whole):
         made.add_argument("--ablations", action="store_true", help="the runs of the ablation lab too")
     sweep_command.add_workers(whole)
+    sweep_command.add_minutes(whole)
+    sweep_command.add_minutes(run)
     swept = sweep_command.add(command)
     swept.epilog, swept.formatter_class = run.epilog, run.formatter_class
     for made in (run, whole, swept):
@@ -184,21 +192,29 @@ def run_stage(options: argparse.Namespace) -> int:
     from clrkit.console import ProgressLine, noting
     from clrkit.data import fingerprint
     from clrkit.materialise import find, materialise
+    from clrkit.parts import part
 
     line = ProgressLine()
     show = line.show if parallel.is_first() else lambda _: None
     parallel.in_turn(lambda: fingerprint(stage.images, show))
     cached = find(stage, store)
-    with noting(*STOPPING) as stopped, closing(materialise(stage, store, options.device)) as steps:
+    over, minutes = False, options.minutes if parallel.is_first() else 0.0
+    with (
+        noting(*STOPPING, until=sweep_command.end_of_part(options)) as stopped,
+        part([stage], store, minutes),
+        closing(materialise(stage, store, options.device)) as steps,
+    ):
         for progress in steps:
             # All processes of a run stop at the same step, whichever was told to.
-            if parallel.any_of(bool(stopped)):
-                steps.close()
-                line.clear()
-                return interrupted() if parallel.is_first() else 130
+            if over := parallel.any_of(bool(stopped)):
+                break
             if parallel.is_first():
                 line.run(progress)
-    line.clear()
+        line.clear()
+    if over:
+        if parallel.any_of(any(stopped)):
+            return interrupted() if parallel.is_first() else 130
+        return sweep_command.PART_OVER
     run = cached or find(stage, store)
     if not parallel.is_first():
         return 0
@@ -219,8 +235,14 @@ def show_plan(options: argparse.Namespace) -> int:
     from clrkit.reproduce import plan
 
     chosen, store = opened(options)
-    rows = plan(with_ablations(chosen, options.ablations), store)
+    runs = with_ablations(chosen, options.ablations)
+    rows = plan(runs, store)
     print(json.dumps(rows, indent=1) if options.json else "\n".join(plan_lines(rows)))
+    if options.minutes:
+        from clrkit.parts import table
+        from clrkit.sweep import runs_at_once
+
+        print("\n".join(["", *table(runs, store, options.minutes, runs_at_once("auto"))]))
     return 0
 
 
@@ -232,9 +254,10 @@ def reproduce(options: argparse.Namespace) -> int:
     chosen, store = opened(options)
     cluster = sweep_command.chosen_cluster(options)
     runs = with_ablations(chosen, options.ablations)
-    with noting(*STOPPING) as stopped:
-        if not whole.make_runs(runs, store, options.workers, options.device, stopped, cluster):
-            return interrupted()
+    with noting(*STOPPING, until=sweep_command.end_of_part(options)) as stopped:
+        work = runs, store, options.workers, options.device, stopped, cluster, options.minutes
+        if not whole.make_runs(*work):
+            return sweep_command.stopped_by(stopped)
     print(publish(chosen, store))
     return 0
 

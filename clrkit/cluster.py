@@ -20,8 +20,8 @@ import psutil
 
 from clrkit.config import ConfigError, Stage
 from clrkit.console import describe
-from clrkit.provenance import available_cores
 from clrkit.runs import Progress, RunError, Store, partial_of, progress_noted, unused
+from clrkit.sweep import runs_at_once
 
 if TYPE_CHECKING:
     import submitit
@@ -122,7 +122,7 @@ class Jobs:
     def __init__(self, store: Store, device: str, cluster: Cluster, size: int = 0) -> None:
         self.store, self.device = Store(store.results.absolute(), store.preset), device
         self.kind = cluster.kind
-        self.size = size or (LARGEST_ARRAY if cluster.kind == "slurm" else available_cores())
+        self.size = size or (LARGEST_ARRAY if cluster.kind == "slurm" else runs_at_once(device))
         self.executor = cluster.executor(private_folder(self.store.folder / "cluster"))
         self.jobs: dict[Stage, submitit.Job[str] | None] = {}  # None: a job that is not ours makes the run
         self.first_seen: dict[Stage, tuple[float, int]] = {}  # when, at which step

@@ -16,6 +16,7 @@ from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.runs import Progress, Store
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+TIME_UP = 0  # noted where a time is over, as a signal is by its number
 MOST_NAMES = 8  # of runs in one line
 
 
@@ -43,14 +44,21 @@ def describe(stage: Stage) -> str:
 
 
 @contextmanager
-def noting(*signals: signal.Signals) -> Iterator[list[int]]:
-    """Within, these signals only fill the list, so that a step is never cut in two.
+def noting(*signals: signal.Signals, until: float = math.inf) -> Iterator[list[int]]:
+    """Within, these signals only fill the list, and so does a time of `monotonic`: no step is cut in two.
 
-    Outside the main thread, which signals never reach, the list stays empty.
+    Outside the main thread, which signals never reach, they do not.
     """
     noted: list[int] = []
-    with handled(signals, lambda sent, _: noted.append(sent)):
-        yield noted
+    timer = threading.Timer(min(until - monotonic(), threading.TIMEOUT_MAX), noted.append, [TIME_UP])
+    timer.daemon = True
+    if until < math.inf:
+        timer.start()
+    try:
+        with handled(signals, lambda sent, _: noted.append(sent)):
+            yield noted
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -127,8 +135,9 @@ class SweepLine:
     """The line for many runs: how many are done, the rate, and the time left by what such runs took."""
 
     def __init__(self, todo: Sequence[Stage], store: Store, workers: int) -> None:
-        known = seconds_per_epoch(store)
+        known = seconds_per_epoch(store, todo)
         self.expected = {stage: seconds_expected(stage, known) for stage in todo}
+        self.before = {stage: store.state(stage)[1] for stage in todo}
         self.line, self.workers, self.total = ProgressLine(), workers, len(todo)
         self.begun, self.working, self.done = monotonic(), dict[Stage, Progress](), set[Stage]()
 
@@ -164,10 +173,12 @@ class SweepLine:
         """Seconds to the end, at the pace so far against what the runs were expected to take."""
         if None in self.expected.values():
             return None
-        whole = sum(seconds or 0 for seconds in self.expected.values())
+        whole = sum((seconds or 0) * (1 - self.before[stage]) for stage, seconds in self.expected.items())
         share = {stage: each.step / each.total for stage, each in self.working.items()}
         share |= dict.fromkeys(self.done, 1.0)
-        past = sum((self.expected.get(stage) or 0) * part for stage, part in share.items())
+        past = sum(
+            (self.expected[stage] or 0) * max(part - self.before[stage], 0) for stage, part in share.items()
+        )
         elapsed = monotonic() - self.begun
         pace = elapsed / past if past > 0.05 * whole else 1 / self.workers
         return (whole - past) * pace

@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
 from clrkit.checksums import Damaged
 from clrkit.config import Stage, to_dict
-from clrkit.runs import Run, Store, read_run
+from clrkit.runs import Run, RunError, Store, progress_file, read_json, read_run
 
 Kind = tuple[Any, ...]
 
 
-def seconds_per_epoch(store: Store) -> dict[Kind, float]:
-    """Median seconds an epoch took in the runs of a store and its reference, by kind of run."""
-    folders = [*store.folders(), *store.reference.folders()]
-    return median_seconds(run for folder in folders if (run := intact(folder)))
+def seconds_per_epoch(store: Store, stages: Iterable[Stage]) -> dict[Kind, float]:
+    """Median seconds an epoch took, by kind of run: in the store, else in its reference.
+
+    The reference may be from another machine. In the store what is there of these stages counts, too, where
+    they are not finished.
+    """
+    return median_seconds(runs_in(store.reference)) | medians([*times(runs_in(store)), *paces(stages, store)])
 
 
 def median_seconds(runs: Iterable[Run]) -> dict[Kind, float]:
     """Median seconds an epoch took, by kind of run."""
-    times = defaultdict[Kind, list[float]](list)
+    return medians(times(runs))
+
+
+def medians(found: Iterable[tuple[Kind, float]]) -> dict[Kind, float]:
+    by_kind = defaultdict[Kind, list[float]](list)
+    for kind, seconds in found:
+        by_kind[kind].append(seconds)
+    return {kind: median(each) for kind, each in by_kind.items()}
+
+
+def times(runs: Iterable[Run]) -> Iterator[tuple[Kind, float]]:
+    """Kind of each run, and seconds an epoch of it took."""
     for run in runs:
         config = run.record["config"]
         seconds = run.record["provenance"]["seconds"]
-        times[kind_of(run.record["stage"], config)].append(seconds / config["epochs"])
-    return {kind: median(each) for kind, each in times.items()}
+        yield kind_of(run.record["stage"], config), seconds / config["epochs"]
 
 
-def intact(folder: Path) -> Run | None:
-    """The run of a folder; an estimate can do without a damaged one, which whoever uses it will name."""
-    try:
-        return read_run(folder)
-    except Damaged:
-        return None
+def paces(stages: Iterable[Stage], store: Store) -> Iterator[tuple[Kind, float]]:
+    """Kind of each unfinished run of these, and seconds an epoch takes it so far."""
+    for stage in stages:
+        with suppress(RunError):
+            match read_json(progress_file(store.path(stage))):
+                case {"step": int(step), "total": int(total), "seconds": float(seconds)} if 0 < step <= total:
+                    yield kind_of(stage.name, to_dict(stage)), seconds / (step / total * stage.epochs)
+
+
+def runs_in(store: Store) -> Iterator[Run]:
+    """The finished runs of a store. Estimates can do without damaged ones, which whoever uses them names."""
+    for folder in store.folders():
+        with suppress(Damaged):
+            if run := read_run(folder):
+                yield run
 
 
 def seconds_expected(config: Stage, known: dict[Kind, float]) -> float | None:

@@ -274,7 +274,8 @@ class Work:
             memory = psutil.Process().memory_info().rss
         self.log.peak_memory_mb = max(self.log.peak_memory_mb, round(memory / 2**20, 1))
         if parallel.is_first():
-            write_json(self.folder / "progress.json", {"step": step, "total": self.training.total})
+            note = {"step": step, "total": self.training.total, "seconds": self.log.seconds}
+            write_json(self.folder / "progress.json", note)
 
     def save_state(self) -> None:
         """Everything a resumed run needs, in one file; a state that has gone wrong is not kept."""

@@ -16,9 +16,10 @@ from clrkit.data import fingerprint
 from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.grid import Preset
 from clrkit.headless import RESULTS_VARIABLE
+from clrkit.parts import part
 from clrkit.provenance import available_cores
 from clrkit.runs import Run, Store
-from clrkit.sweep import missing, run_all
+from clrkit.sweep import missing, run_all, runs_at_once
 
 if TYPE_CHECKING:
     from clrkit.cluster import Cluster
@@ -96,7 +97,7 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     """What making these runs would take: per run its stage, key, state, share done and expected seconds."""
     wanted = complete(stages)
     states = [store.state(stage) for stage in wanted]
-    known = {} if all(state == "cached" for state, _ in states) else seconds_per_epoch(store)
+    known = {} if all(state == "cached" for state, _ in states) else seconds_per_epoch(store, wanted)
     rows = []
     for stage, (state, share) in zip(wanted, states, strict=True):
         seconds = seconds_expected(stage, known) if state != "cached" else 0.0
@@ -120,8 +121,12 @@ def make_runs(
     device: str,
     stopped: Sequence[int],
     cluster: Cluster | None = None,
+    minutes: float = 0.0,
 ) -> bool:
-    """Make those of the runs that are missing, showing a line; False if `stopped` fills before the end."""
+    """Make those of the runs that are missing, showing a line; False if `stopped` fills before the end.
+
+    Where this is a part of so many minutes, it says what that will hold, and what it did.
+    """
     for images in dict.fromkeys(stage.images for stage in stages):
         fingerprint(images, ProgressLine().show)
     store.find_all(complete(stages))  # a damaged one is named before anything is trained
@@ -129,13 +134,18 @@ def make_runs(
     if not todo:
         print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
         return True
-    line = SweepLine(todo, store, workers or available_cores())
-    with closing(run_all(stages, store, workers, device, cluster)) as news:
+    at_once = workers or (available_cores() if cluster else runs_at_once(device))
+    line, made = SweepLine(todo, store, at_once), True
+    with (
+        part(todo, store, minutes, at_once),
+        closing(run_all(stages, store, workers, device, cluster)) as news,
+    ):
         for progress in news:
             if stopped:
-                line.clear()
-                return False
+                made = False
+                break
             line.show(progress)
-    line.clear()
-    print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
-    return True
+        line.clear()
+    if made:
+        print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
+    return made

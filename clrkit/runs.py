@@ -181,12 +181,17 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def progress_file(path: Path) -> Path:
+    """Where a run that is being made notes its steps done and in all, and its seconds of work."""
+    return partial_of(path) / "progress.json"
+
+
 def progress_noted(path: Path) -> tuple[int, int] | None:
     """Steps done and in all of a run that is being made, as last noted; None where nothing is.
 
     Raises RunError where the note is damaged.
     """
-    note = read_json(file := partial_of(path) / "progress.json")
+    note = read_json(file := progress_file(path))
     match note:
         case None:
             return None

@@ -41,7 +41,7 @@ def run_all(
     Args:
         stages: configs, in any order.
         store: where runs are kept.
-        workers: runs at a time; 0 for one a core, or as many as a cluster takes.
+        workers: runs at a time; 0 for `runs_at_once`, or as many as a cluster takes.
         device: as in `materialise`.
         cluster: makes the runs, in place of processes of this machine.
 
@@ -90,10 +90,17 @@ class Crew(Protocol):
 def hire(runs: int, store: Store, workers: int, device: str, cluster: Cluster | None) -> Crew:
     """A crew for so many runs."""
     if cluster is None:
-        return Pool(store, device, min(workers or available_cores(), runs))
+        return Pool(store, device, min(workers or runs_at_once(device), runs))
     from clrkit.cluster import Jobs
 
     return Jobs(store, device, cluster, workers)
+
+
+def runs_at_once(device: str) -> int:
+    """Runs at a time on this machine unless told otherwise: one a core, or one where all go onto one GPU."""
+    from clrkit.devices import choose_device
+
+    return 1 if choose_device(device).type == "cuda" else available_cores()
 
 
 def supervise(todo: Sequence[Stage], crew: Crew) -> Generator[Progress | None, None, None]:

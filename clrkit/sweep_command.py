@@ -26,6 +26,7 @@ ABOUT = (
     "Make the runs of a grid: every field of a stage but a path may be a list, "
     "such as --temperature 0.05,0.1,0.5."
 )
+PART_OVER = 75  # EX_TEMPFAIL of sysexits.h
 PATHS = ("root", "labels_csv", "label_list", "left_out")  # fields of one value, whatever commas it has
 # What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
 METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
@@ -37,12 +38,13 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> argp
     made.add_argument("stage", choices=[stage.name for stage in STAGES], help="stage to run")
     made.add_argument("--json", action="store_true", help="one object a run, in place of the table")
     add_workers(made)
+    add_minutes(made)
     return made
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who makes many runs."""
-    about = "runs at a time (default: one a core; on SLURM, as many as it takes)"
+    about = "runs at a time (default: one a core, or one on a GPU; on SLURM, as many as it takes)"
     parser.add_argument("--workers", type=int, default=0, help=about)
     about = "make each run as a job: of SLURM, or of this machine to try it out (docs/sweeps.md)"
     parser.add_argument("--cluster", choices=("slurm", "local"), help=about)
@@ -50,6 +52,32 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster_set", "--cluster-set", action="append", default=[], metavar="NAME=VALUE", help=about
     )
+
+
+def add_minutes(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes a command do a part of its work."""
+    about = "work for so many minutes, then stop with all states kept and exit status 75; again goes on"
+    parser.add_argument("--minutes", type=minutes, default=0.0, help=about)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes. Raises argparse's error for one that is not above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return number
+
+
+def end_of_part(options: argparse.Namespace) -> float:
+    """When to stop, as `time.monotonic`; never where the command is to do all its work."""
+    return options.begun + 60 * options.minutes if options.minutes else math.inf
+
+
+def stopped_by(noted: Sequence[int]) -> int:
+    """The exit status of a command that its time ended; where it was a signal, KeyboardInterrupt."""
+    if any(noted):
+        raise KeyboardInterrupt
+    return PART_OVER
 
 
 def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
@@ -73,9 +101,10 @@ def sweep(options: argparse.Namespace) -> int:
     store, cluster = Store(options.results, chosen.name), chosen_cluster(options)
     points = grid(chosen, options.stage, options.fields)
     check_all(list(points), store)
-    with noting(signal.SIGINT, signal.SIGTERM) as stopped:
-        if not make_runs(list(points), store, options.workers, options.device, stopped, cluster):
-            raise KeyboardInterrupt
+    with noting(signal.SIGINT, signal.SIGTERM, until=end_of_part(options)) as stopped:
+        work = list(points), store, options.workers, options.device, stopped, cluster, options.minutes
+        if not make_runs(*work):
+            return stopped_by(stopped)
     made = [(settings, found(stage, store)) for stage, settings in points.items()]
     print(json.dumps(objects(made), indent=1) if options.json else "\n".join(table(made)))
     return 0

@@ -1,4 +1,4 @@
-"""Expected times: the median of like runs, own and of the reference."""
+"""Expected times: the median of like runs, own, finished or not, before the reference's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from clrkit.config import Stage
 from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.presets import preset
-from clrkit.runs import Store, write_run_sums
+from clrkit.runs import Store, progress_file, write_run_sums
 
 SMOKE = preset("smoke")
 
@@ -34,10 +35,10 @@ def timed(store: Store, seed: int, seconds: float, **settings: object) -> Path:
 def test_a_run_takes_as_long_an_epoch_as_the_median_of_its_kind(store: Store) -> None:
     epochs = SMOKE.finetune.epochs
     for seed, seconds in enumerate((1.0, 2.0, 9.0)):
-        timed(store if seed else store.reference, seed, seconds * epochs)
+        timed(store, seed, seconds * epochs)
     timed(store, 0, 1000, width=1)
     timed(store, 0, 1000, fraction=1)
-    known = seconds_per_epoch(store)
+    known = seconds_per_epoch(store, [])
     assert seconds_expected(SMOKE.resolve("finetune", seed=7, epochs=10), known) == pytest.approx(20)
     assert seconds_expected(SMOKE.resolve("finetune", temperature=0.7), known) == pytest.approx(2 * epochs)
     assert seconds_expected(SMOKE.pretrain, known) is None
@@ -46,4 +47,41 @@ def test_a_run_takes_as_long_an_epoch_as_the_median_of_its_kind(store: Store) ->
 def test_a_damaged_run_tells_nothing(store: Store) -> None:
     kept, damaged = timed(store, 0, 3.0), timed(store, 1, 99.0)
     (damaged / "record.json").write_text((kept / "record.json").read_text())
-    assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store)) == pytest.approx(3.0)
+    assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store, [])) == pytest.approx(3.0)
+
+
+def noted(store: Store, stage: Stage, note: object) -> None:
+    """What an unfinished run has noted of its progress."""
+    file = progress_file(store.path(stage))
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(note))
+
+
+def test_an_unfinished_run_tells_its_pace(store: Store) -> None:
+    stage = SMOKE.resolve("pretrain", epochs=100)
+    noted(store, stage, {"step": 50, "total": 1000, "seconds": 20.0})
+    assert seconds_expected(stage, seconds_per_epoch(store, [stage])) == pytest.approx(400)
+    assert seconds_expected(SMOKE.pretrain, seconds_per_epoch(store, [stage])) == pytest.approx(4)
+    assert seconds_expected(stage, seconds_per_epoch(store, [])) is None
+
+
+@pytest.mark.parametrize(
+    "note", [{"step": 3, "total": 8}, {"step": 0, "total": 8, "seconds": 9.0}, "half", {"seconds": 1.0}]
+)
+def test_a_note_without_a_pace_tells_nothing(store: Store, note: object) -> None:
+    noted(store, SMOKE.pretrain, note)
+    assert seconds_per_epoch(store, [SMOKE.pretrain]) == {}
+
+
+def test_what_was_timed_here_counts_before_the_reference_which_stands_in_where_nothing_was(
+    store: Store,
+) -> None:
+    epochs = SMOKE.finetune.epochs
+    for seed in range(3):
+        timed(store.reference, seed, 100.0 * epochs)
+    later = SMOKE.resolve("finetune", seed=9)
+    assert seconds_expected(later, seconds_per_epoch(store, [later])) == pytest.approx(100 * epochs)
+    noted(store, later, {"step": 1, "total": 2, "seconds": 3.0})
+    assert seconds_expected(later, seconds_per_epoch(store, [later])) == pytest.approx(6)
+    timed(store, 0, 2.0 * epochs)
+    assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store, [])) == pytest.approx(2 * epochs)

@@ -7,7 +7,10 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from test_stages import DATA
 
 from clrkit.config import (
     Augmentation,
@@ -25,10 +28,11 @@ from clrkit.config import (
 )
 from clrkit.data import load
 from clrkit.grid import Preset
+from clrkit.model import Model
 from clrkit.optim import peak_rate
 from clrkit.presets import PRESETS, preset
 from clrkit.settings import ablation_runs
-from clrkit.stages import check
+from clrkit.stages import begin, check, steps
 
 NAMES = [make.__name__ for make in PRESETS]
 every_preset = pytest.mark.parametrize("chosen", [make() for make in PRESETS], ids=lambda each: each.name)
@@ -294,6 +298,36 @@ def test_the_gpu_preset_of_cifar_10_is_the_official_recipe_in_bfloat16_but_for_t
     assert [*images.values()] == [50, 500, 5_000, 50_000]
     for each in chosen.grid.labelled:  # on the validation split, too, which leaves a tenth of the images out
         assert each.batch_size <= 0.9 * images[each.fraction]
+
+
+@pytest.mark.slow
+def test_a_few_steps_of_every_stage_of_the_gpu_preset_go_through_on_a_cpu():
+    chosen = preset("cifar10")
+    small, *_, big = (replace(network, width=0.25) for network in chosen.grid.networks)
+    cut = {"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "image_size": 8}
+    pretrained = with_fields(replace(chosen.pretrain, network=big), cut)
+    remembering = replace(pretrained, network=small, memory=True, memory_size=16)
+    tuned = with_fields(replace(chosen.finetune, pretrain=pretrained), cut | {"fraction": 1.0})
+    student = with_fields(replace(chosen.distill, teacher=tuned, network=small), cut)
+    model = a_few_steps(pretrained, None)
+    a_few_steps(remembering, None)
+    a_few_steps(with_fields(replace(chosen.probe, pretrain=pretrained), cut), model)
+    a_few_steps(with_fields(replace(chosen.supervised, network=big), cut | {"fraction": 1.0}), None)
+    taught = a_few_steps(student, a_few_steps(tuned, model))
+    assert {value.dtype for value in taught.parameters()} == {
+        torch.float32
+    }  # only the arithmetic is bfloat16
+
+
+def a_few_steps(stage: Stage, parent: Model | None) -> Any:
+    """What three steps of a stage make of a model."""
+    training = begin(stage, DATA, torch.device("cpu"), parent)
+    before = [value.clone() for value in training.model.parameters()]
+    losses = [float(step.loss) for step in itertools.islice(steps(stage, DATA, training, parent), 3)]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    assert any((old != new).any() for old, new in zip(before, training.model.parameters(), strict=True))
+    return training.model
 
 
 def test_runs_that_share_a_pretraining_come_together_the_smallest_network_first():
