@@ -8,12 +8,13 @@ from typing import Any
 from clrkit.ablation import summary
 from clrkit.checksums import of_reference
 from clrkit.config import Stage
+from clrkit.frames import frame, seeds_named
 from clrkit.grid import Preset
 from clrkit.runs import Run, Store
 from clrkit.settings import OUTCOMES, SETTINGS, depends, run_at, text_of
 from clrkit.tables import Table, value
 
-REMARK = "Top-1 accuracy in %, mean ± standard error over seeds; all other settings as in the preset."
+REMARK = "Top-1 accuracy in %, mean ± standard error over {}; all other settings as in the preset."
 
 
 def ablation_runs_found(preset: Preset, store: Store) -> dict[Stage, Run]:
@@ -51,7 +52,8 @@ def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:
         if len({each for each, _ in points}) > 1
     ]
     columns = ["setting", "measured", "accuracy at each value"]
-    remark = REMARK + whose({of_reference(run.folder) for run in runs.values()})
+    seeds = seeds_named(frame(run.record for run in runs.values()))
+    remark = REMARK.format(seeds) + whose({of_reference(run.folder) for run in runs.values()})
     return Table("ablations", "Ablations", remark, columns, texts) if texts else None
 
 

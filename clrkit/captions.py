@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from clrkit.frames import dataset_name, fraction_name
+from clrkit.frames import dataset_name, fraction_name, seeds_named
 
 TOP1 = "top-1 accuracy (%)"
 
@@ -14,7 +14,8 @@ TOP1 = "top-1 accuracy (%)"
 def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
     """What every plot says of itself: data set, preset, part measured, seeds and error bars."""
     least, most = int(cells["seeds"].min()), int(cells["seeds"].max())
-    seeds = ("1 seed" if most == 1 else f"{most} seeds") if least == most else f"{least} to {most} seeds"
+    number = f"{most}" if least == most else f"{least} to {most}"
+    seeds = "1 seed" if most == 1 else f"{number} {seeds_named(runs)}"
     spread = f"mean of {seeds}, ± 1 standard error" if most > 1 else f"{seeds}, no error bars"
     train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
     images = f"{train:,} training, {evaluation:,} {part} images"

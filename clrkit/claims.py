@@ -10,6 +10,8 @@ error. The rules:
 - Anything else is undecided, and so is everything over fewer than three seeds. Where all seeds agree to the
   last image the standard error is zero, and one test image takes the place of two standard errors.
 
+Where seeds share a pretraining, its own luck is in no error; the numbers say so.
+
 Two standard errors over three seeds are a weak test: no effect at all passes it one time in eleven. A claim
 of several parts is supported if all parts are, not supported if one is not, else undecided; it shows the
 numbers of the part that decides.
@@ -28,7 +30,7 @@ import pandas as pd
 from clrkit import contrasts
 from clrkit.cells import memory_networks
 from clrkit.contrasts import POINTS, Contrast
-from clrkit.frames import MissingRecords, comparable, fraction_name
+from clrkit.frames import MissingRecords, comparable, fraction_name, seeds_named
 
 SEEDS_NEEDED = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -103,16 +105,16 @@ def answer(question: Question, runs: pd.DataFrame, source: str) -> Claim:
         seeds=seeds,
         unit=contrast.unit,
         margin=contrast.margin,
-        detail=describe(contrast, differences.index, effect, stderr),
+        detail=describe(contrast, differences.index, effect, stderr, seeds_named(runs)),
     )
 
 
-def describe(contrast: Contrast, seeds: pd.Index, effect: float, stderr: float | None) -> str:
-    """Both sides, their difference and its error, in a sentence."""
+def describe(contrast: Contrast, seeds: pd.Index, effect: float, stderr: float | None, named: str) -> str:
+    """Both sides, their difference and its error over what is `named`, in a sentence."""
     high, low = contrast.high[seeds].mean(), contrast.low[seeds].mean()
     digits = 2 if contrast.unit == "correlation" else 1
     spread = "" if stderr is None else f" ± {stderr:.{digits}f}"
-    number = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    number = "1 seed" if len(seeds) == 1 else f"{len(seeds)} {named}"
     few = f"; fewer than {SEEDS_NEEDED} decide nothing" if len(seeds) < SEEDS_NEEDED else ""
     # Adding zero turns a rounded -0.0 into 0.0.
     rounded = round(effect, digits) + 0.0

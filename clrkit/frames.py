@@ -95,6 +95,7 @@ def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[s
         "network": network_name(network),
         **{name: network[name] for name in ("depth", "width", "sk_ratio", "stem")},
         "head_layers": base.get("head_layers", 0),
+        "pretrain_seed": base["seed"] if "head_layers" in base else config["seed"],
         "temperature": base.get("temperature", float("nan")),
         "memory": bool(base.get("memory", False)),
         "tap_layer": tapped.get("tap_layer", -1),
@@ -170,6 +171,12 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.
     check_alike(runs, by)
     cells = runs.groupby(list(by))[value].agg(mean="mean", stderr="sem", seeds="count")
     return cells.reset_index()
+
+
+def seeds_named(runs: pd.DataFrame) -> str:
+    """What repetitions differ in: seeds of the whole chain, or seeds of what builds on one pretraining."""
+    shared = len(runs) and (runs["pretrain_seed"] != runs["seed"]).any()
+    return "seeds on one pretraining" if shared else "seeds"
 
 
 def by_seed(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.DataFrame:

@@ -23,11 +23,18 @@ from clrkit.cells import (
 )
 from clrkit.claims import Claim
 from clrkit.drawing import size_name
-from clrkit.frames import MissingRecords, MixedRecords, by_size, dataset_name, fraction_name, fractions_of
+from clrkit.frames import (
+    MissingRecords,
+    MixedRecords,
+    by_size,
+    dataset_name,
+    fraction_name,
+    fractions_of,
+    seeds_named,
+)
 from clrkit.paper import have_peers, peers, published
 
 CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over seeds."
-SPREAD = "Top-1 accuracy in %, mean ± standard error over seeds."
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ def value(mean: float, stderr: float) -> str:
     return f"{mean:.1f}" if pd.isna(stderr) else f"{mean:.1f} ± {stderr:.1f}"
 
 
+def spread(runs: pd.DataFrame) -> str:
+    """What the numbers of a table are."""
+    return f"Top-1 accuracy in %, mean ± standard error over {seeds_named(runs)}."
+
+
 def grid(cells: pd.DataFrame, row: Sequence[str], column: str) -> pd.DataFrame:
     """The values of tidy cells as text, with rows of `row` and a column for each value of `column`."""
     texts = [value(mean, stderr) for mean, stderr in zip(cells["mean"], cells["stderr"], strict=True)]
@@ -92,7 +104,7 @@ def accuracy_table(runs: pd.DataFrame) -> Table:
     ]
     columns = ["network", "parameters", *(f"{names[method]}, {labels_name(share)}" for method, share in keys)]
     title = "Accuracy by network and label fraction (the paper's Table 1)"
-    return Table("accuracy", title, f"{SPREAD} {labels_remark(runs)}", columns, rows)
+    return Table("accuracy", title, f"{spread(runs)} {labels_remark(runs)}", columns, rows)
 
 
 def labels_remark(runs: pd.DataFrame) -> str:
@@ -115,7 +127,7 @@ def head_table(runs: pd.DataFrame) -> Table:
     title = (
         f"Head depth and the layer fine-tuning starts from, {cells['network'].iloc[0]} (the paper's Fig. 5)"
     )
-    return Table("head", title, f"{SPREAD} Layer 0 is the encoder's output.", columns, rows)
+    return Table("head", title, f"{spread(runs)} Layer 0 is the encoder's output.", columns, rows)
 
 
 def distillation_table(runs: pd.DataFrame) -> Table:
@@ -125,7 +137,7 @@ def distillation_table(runs: pd.DataFrame) -> Table:
     rows = [[str(target), *wide.loc[target]] for target in wide.index]
     columns = ["the student learns from", *(f"{fraction_name(share)} labelled" for share in shares)]
     title = f"What the student learns from, {teacher} teaching {student} (the paper's Table 2)"
-    return Table("distillation", title, SPREAD, columns, rows)
+    return Table("distillation", title, spread(runs), columns, rows)
 
 
 def published_table(runs: pd.DataFrame) -> Table:

@@ -8,8 +8,11 @@ import pytest
 import synthetic
 
 from clrkit import claims, contrasts, frames
+from clrkit.captions import caption
+from clrkit.cells import gain_cells
 from clrkit.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Claim, judge
-from clrkit.config import Distill, Finetune, Probe, Stage, Supervised
+from clrkit.config import Distill, Finetune, Pretrain, Probe, Stage, Supervised, with_fields
+from clrkit.tables import accuracy_table
 
 
 def verdicts(runs: pd.DataFrame) -> dict[str, Claim]:
@@ -263,3 +266,22 @@ def test_the_text_shows_each_claim_above_its_parts() -> None:
     assert "percentage points over 3 seeds." in lines[2]
     unheard = claims.to_text(claims.evaluate(frames.comparable(synthetic.runs()))).splitlines()
     assert unheard[-1].strip() == "No runs that bear on it are recorded."
+
+
+def test_seeds_that_share_a_pretraining_are_paired_and_named_for_what_they_are() -> None:
+    whole = [stage for seed in synthetic.SEEDS for stage in synthetic.stages(seed)]
+    shared = [
+        with_fields(stage, {"pretrain.seed": 0}) if isinstance(stage, Finetune | Distill) else stage
+        for stage in whole
+        if stage.seed == 0 or not isinstance(stage, Pretrain | Probe)
+    ]
+    runs = frames.frame([synthetic.record(stage) for stage in shared])
+    found = verdicts(runs)
+    for part in ("C0@1%", "C1@1%", "C2a@10%", "C3a@1%", "C4d@1%"):
+        assert found[part].verdict == SUPPORTED
+        assert found[part].detail.endswith("over 3 seeds on one pretraining.")
+    for part in ("C2b", "C5@1%", "C6a@R8 2x"):  # one linear evaluation of each network decides nothing
+        assert (found[part].verdict, found[part].seeds) == (UNDECIDED, 1)
+    assert "mean of 3 seeds on one pretraining, ±" in caption(runs, "cifar10", gain_cells(runs))
+    assert "over seeds on one pretraining." in accuracy_table(runs).remark
+    assert "over seeds." in accuracy_table(synthetic.runs()).remark

@@ -31,7 +31,7 @@ from clrkit.grid import Preset
 from clrkit.model import Model
 from clrkit.optim import peak_rate
 from clrkit.presets import PRESETS, preset
-from clrkit.settings import ablation_runs
+from clrkit.settings import OUTCOMES, ablation_runs, run_at
 from clrkit.stages import begin, check, steps
 
 NAMES = [make.__name__ for make in PRESETS]
@@ -349,6 +349,8 @@ def test_the_lab_s_ablations_of_the_gpu_preset_are_of_resnet_18():
         first = run.chain[0]
         assert first.network == chosen.grid.networks[0]
         assert first.seed == chosen.grid.pretrain_seed
+    standard = {run_at(chosen, outcome, {}, seed) for outcome in OUTCOMES for seed in chosen.grid.seeds}
+    assert standard <= {*ablation_runs(chosen)}
     probes = [run for run in ablation_runs(chosen) if isinstance(run, Probe)]
     assert len(probes) == len({run.pretrain for run in probes})
 
