@@ -91,8 +91,10 @@ class Part:
 
     def cost(self, pieces: Sequence[Piece]) -> str:
         """The time of a part's pieces in words."""
+        if not any(timed([each]) for each in pieces):
+            return f"time unknown, {UNTIMED}"
         if not timed(pieces):
-            return f"time unknown, {UNTIMED}" if len(pieces) == 1 else "time unknown, not all were timed yet"
+            return "time unknown, not all were timed yet"
         return f"about {duration(sum(each.seconds or 0 for each in pieces) / self.workers)}"
 
     def more(self, pieces: Sequence[Piece], pace: float | None = None) -> str:

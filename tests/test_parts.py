@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from clrkit.__main__ import main
 from clrkit.config import Stage
-from clrkit.console import TIME_UP, noting
+from clrkit.console import TIME_UP, SweepLine, noting
 from clrkit.parts import Part, Piece, cut, listed, table
 from clrkit.presets import preset
 from clrkit.provenance import available_cores
-from clrkit.runs import Store, progress_file
+from clrkit.runs import Progress, Store, progress_file
 from clrkit.sweep import runs_at_once
 from clrkit.sweep_command import PART_OVER
 
@@ -120,8 +120,9 @@ def test_a_part_says_what_it_holds_and_what_it_did(store: Store) -> None:
 def test_a_part_of_runs_that_were_not_timed_says_so(store: Store) -> None:
     part = Part([SMOKE.probe], store, minutes=10, workers=1)
     names = "R8 0.25x pretrain seed 0; R8 0.25x probe seed 0"
-    assert part.outlook() == f"part of 10 min: {names}; time unknown, not all were timed yet"
+    assert part.outlook() == f"part of 10 min: {names}; time unknown, no such run was timed yet"
     note(store, SMOKE.pretrain, step=8, seconds=60.0)
+    assert part.outlook() == f"part of 10 min: {names}; time unknown, not all were timed yet"
     rest = "at least 1 more part of 10 min (1 s, 1 run not timed yet left out)"
     assert part.account().endswith(f"pretrain seed 0, epochs 1 to 1 of 1; {rest}")
 
@@ -170,6 +171,15 @@ def test_parts_hold_all_the_work_in_its_order_each_as_much_as_there_is_time(
         assert [piece.first for piece in mine[1:]] == [piece.last for piece in mine[:-1]]
         assert (mine[0].first, mine[-1].last) == (0, 1)
         assert sum(piece.seconds or 0 for piece in mine) == pytest.approx(whole or 0)
+
+
+def test_the_time_left_of_runs_that_go_on_is_by_what_was_done_since(store: Store) -> None:
+    note(store, LONG, step=8000, seconds=4000.0)
+    line = SweepLine([LONG], store, workers=1)
+    line.begun -= 100
+    assert line.left() == pytest.approx(4000)
+    line.note(Progress(LONG, 8800, 16000, 0.0, 0.0, 0.0, {}))  # 400 of these seconds
+    assert line.left() == pytest.approx(900, rel=0.01)
 
 
 def test_of_many_runs_the_first_are_named() -> None:
