@@ -215,9 +215,9 @@ def cifar10() -> Preset:
     paper's optimiser, over as many steps as suit the fraction. What pretraining keeps for its backward pass
     are 2.4 GiB for ResNet-18 and 37 GiB for ResNet-50 2x SK, so that a GPU of 80 GB has room for all. A peer
     took 20 minutes for 100 such epochs of ResNet-18 on an A100 and had 85.6% by linear evaluation then, 91.9%
-    after 1,000 (dkobak/simclr-cifar10). An image takes ResNet-50 1x SK 3.4 times the operations of ResNet-18, ResNet-18
-    2x 4.0 times, ResNet-50 2x SK 13.6 times; the whole takes 44 times those of ResNet-18's pretraining,
-    `--ablations` 14 times more.
+    after 1,000 (dkobak/simclr-cifar10). Per image ResNet-50 1x SK takes 3.4 times the operations of
+    ResNet-18, ResNet-18 2x 4.0 times, ResNet-50 2x SK 13.6 times; all runs together take 44 times those of
+    ResNet-18's pretraining, and `--ablations` adds 14 times these.
 
     In parts of ten minutes, the smallest network first:
     `while python -m clrkit reproduce --preset cifar10 --minutes 9; [ $? -eq 75 ]; do :; done`; by itself
