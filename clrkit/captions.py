@@ -23,6 +23,7 @@ def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
 
 
 def share(fraction: float) -> str:
+    """A label fraction, for running text."""
     return "all labels" if fraction == 1 else f"{fraction_name(fraction)} of the labels"
 
 

@@ -93,6 +93,64 @@ def mini() -> Preset:
     )
 
 
+def cifar10_cpu() -> Preset:
+    """All three stages on CIFAR-10, 50,000 images: networks of 20,000 to 308,000 parameters, three seeds.
+
+    About three hours on two CPU cores. Chosen on the validation split (docs/results.md). Images that lie in
+    `--root` or CLRKIT_ROOT are not downloaded.
+    """
+    data = Data(dataset="cifar10", image_size=32)
+    crops = Augmentation(crop_area=0.2, color_strength=0.0)
+    pretrain = Pretrain(
+        data=data,
+        network=Network(depth=8, width=2.0, stem="stride2"),
+        augmentation=replace(crops, color_strength=0.5),
+        optimizer=adamw(8e-3, 1e-4, warmup_epochs=1.0),
+        epochs=16,
+        batch_size=128,
+        temperature=0.2,
+    )
+    labelled = (
+        Labelling(fraction=0.01, epochs=60, batch_size=50),
+        Labelling(fraction=0.1, epochs=20, batch_size=100),
+        Labelling(fraction=1.0, epochs=6, batch_size=250),
+    )
+    finetune = Finetune(
+        pretrain=pretrain, augmentation=crops, optimizer=adamw(8e-3, 1e-4), **asdict(labelled[0])
+    )
+    return Preset(
+        name="cifar10_cpu",
+        probe=Probe(pretrain=pretrain, optimizer=adamw(1e-2, 0.0), epochs=20, batch_size=500),
+        supervised=Supervised(
+            data=data,
+            network=pretrain.network,
+            augmentation=crops,
+            optimizer=adamw(1.6e-2, 1e-4),
+            **asdict(labelled[0]),
+        ),
+        distill=Distill(
+            teacher=finetune,
+            network=pretrain.network,
+            augmentation=crops,
+            optimizer=adamw(8e-3, 1e-4),
+            epochs=6,
+            batch_size=125,
+        ),
+        grid=Grid(
+            seeds=(0, 1, 2),
+            networks=tuple(replace(pretrain.network, width=width) for width in (0.5, 1.0, 2.0)),
+            self_temperature=1.0,
+            labelled=labelled,
+            head_layers=(1, 2, 3),
+            tap_layers=(0, 1, 2, 3),
+            memory_size=4096,
+            memory_momentum=0.99,
+            memory_network=replace(pretrain.network, width=0.5),
+            ablations=CIFAR10_CPU_ABLATIONS,
+        ),
+    )
+
+
 FEW = (0.01, 0.1)
 TUNED, DISTILLED = ("linear", "finetuned"), ("distilled",)
 MINI_ABLATIONS = (
@@ -128,6 +186,16 @@ MINI_ABLATIONS = (
             "fraction": FEW,
         },
     ),
+)
+
+# Of the smallest network, which a core pretrains in five minutes.
+CIFAR10_CPU_ABLATIONS = (
+    Cross(outcomes=TUNED, settings={"temperature": (0.1, 0.2, 0.5), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"color_strength": (0.0, 0.5, 1.0), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"head_layers": (1, 2, 3), "tap_layer": (0, 1, 2, 3), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"width": (0.5, 1.0, 2.0), "fraction": FEW}),
+    Cross(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
+    Cross(outcomes=DISTILLED, settings={"distill_temperature": (0.25, 1.0, 4.0)}),
 )
 
 
@@ -389,4 +457,4 @@ def warming_up(optimizer: Optimizer, epochs: int) -> Optimizer:
     return replace(optimizer, warmup_epochs=0.05 * epochs)
 
 
-PRESETS = (smoke, mini, cifar10, cifar10_official, imagenet_r50, imagenet_r152_3x_sk)
+PRESETS = (smoke, mini, cifar10_cpu, cifar10, cifar10_official, imagenet_r50, imagenet_r152_3x_sk)

@@ -163,10 +163,9 @@ def test_a_memory_is_compared_with_none_in_the_biggest_network_or_the_one_said(c
 @every_preset
 def test_every_run_warms_up_for_a_small_part_of_its_epochs(chosen):
     if chosen.name != "smoke":  # whose runs are over in a moment
-        assert all(run.optimizer.warmup_epochs <= 0.05 * run.epochs for run in runs(chosen))
-        assert all(
-            run.pretrain.optimizer.warmup_epochs <= 0.05 * run.pretrain.epochs for run in of(Probe, chosen)
-        )
+        made = [link for run in runs(chosen) for link in run.chain]
+        # The paper's share is 5%; an epoch of very few is a little more.
+        assert all(run.optimizer.warmup_epochs <= max(1, 0.05 * run.epochs) for run in made)
 
 
 @every_preset
