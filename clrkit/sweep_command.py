@@ -106,7 +106,10 @@ def sweep(options: argparse.Namespace) -> int:
         if not make_runs(*work):
             return stopped_by(stopped)
     made = [(settings, found(stage, store)) for stage, settings in points.items()]
-    print(json.dumps(objects(made), indent=1) if options.json else "\n".join(table(made)))
+    if options.json:
+        print(json.dumps(objects(made), indent=1))
+    else:
+        print("\n".join([*table(made), *beside_reference([run for _, run in made], store)]))
     return 0
 
 
@@ -170,6 +173,24 @@ def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
     rows = [(*row, spread(found, decimals), str(len(found))) for row, found in values.items()]
     remark = f"{len(made)} runs; {heading} is a mean ± its standard error over seeds."
     return [remark, "", *aligned([(*varied, heading, "seeds"), *rows])]
+
+
+def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
+    """How the runs compare with the reference's of the same settings, as lines; none where it has none."""
+    from clrkit.comparison import NOT_RUN, compare, summary_line
+    from clrkit.console import aligned
+    from clrkit.frames import frame
+    from clrkit.tables import cells_table
+
+    reference = store.reference.all()
+    if not reference:
+        return []
+    cells = compare(*(frame(run.record for run in side) for side in (runs, reference)))
+    cells = cells[cells["verdict"] != NOT_RUN]
+    if cells.empty:
+        return []
+    shown = cells_table(cells)
+    return ["", *aligned([shown.columns, *shown.rows]), "", summary_line(cells)]
 
 
 def spread(values: Sequence[float], decimals: int) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from synthetic import put
 
 from clrkit.__main__ import main
-from clrkit.config import STAGES, Augmentation, Data, Network, Optimizer
+from clrkit.config import STAGES, Augmentation, Data, Network, Optimizer, Stage
 from clrkit.presets import preset
 from clrkit.runs import Run, Store
-from clrkit.sweep_command import PATHS, grid, table
+from clrkit.sweep_command import PATHS, beside_reference, grid, table
 
 SMOKE = preset("smoke")
 KINDS = (*STAGES, Data, Network, Augmentation, Optimizer)
@@ -103,6 +106,45 @@ def test_a_grid_is_judged_by_what_all_its_runs_have() -> None:
         "9       3.000  1",
         "1       2.000  1",
     ]
+
+
+def exactly(percent: float) -> Callable[[Stage], float]:
+    return lambda stage: percent + stage.seed
+
+
+def store_with_reference(results: Path) -> Store:
+    """A store with a reference of its own, in place of the committed one; it is empty."""
+    (results / "reference").mkdir()
+    return Store(results, "smoke")
+
+
+def test_the_cells_that_the_reference_has_too_are_compared_with_it(tmp_path: Path) -> None:
+    store, seeds = store_with_reference(tmp_path), (0, 1, 2)
+    tuned = [SMOKE.resolve("finetune", seed=seed) for seed in seeds]
+    others = [SMOKE.resolve("finetune", seed=seed, temperature=0.9) for seed in seeds]
+    for stage in tuned:
+        put(store.reference, stage, exactly(60))
+        put(store, stage, exactly(60.5))
+    for stage in others:
+        put(store, stage, exactly(30))
+    lines = beside_reference(store.find_all([*tuned, *others]), store)
+    (cell,) = [line for line in lines if line.startswith("fine-tuned, 1%")]
+    assert cell.split()[-4:-2] == ["61.5", "61.0"]
+    assert lines[-1] == "reproduced: all 1 cells within tolerance of the reference"
+    shutil.rmtree(store.runs)
+    for stage in tuned:
+        put(store, stage, exactly(50))
+    assert beside_reference(store.find_all(tuned), store)[-1].startswith("differs: 1 of 1 cells")
+
+
+def test_runs_that_the_reference_has_not_are_compared_with_nothing(tmp_path: Path) -> None:
+    store, stage = store_with_reference(tmp_path), SMOKE.resolve("finetune", temperature=0.9)
+    put(store, stage)
+    assert beside_reference(store.find_all([stage]), store) == []
+    put(store.reference, SMOKE.finetune)
+    assert beside_reference(store.find_all([stage]), store) == []
+    put(store, stage.pretrain)
+    assert beside_reference(store.find_all([stage.pretrain]), store) == []
 
 
 @pytest.mark.slow
