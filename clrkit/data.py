@@ -21,7 +21,7 @@ from clrkit.cache import Show, Source, cache_folder, fingerprint_of, noted, read
 from clrkit.config import Data
 from clrkit.folders import list_evaluation, list_images, root_of
 from clrkit.images import DataError, Resize, stored_side
-from clrkit.known_sets import known_images
+from clrkit.known_sets import KNOWN, known_images
 from clrkit.labels import hold_out, label_subset, listed_subset
 from clrkit.pixels import (
     CHUNK,
@@ -157,7 +157,9 @@ def find(data: Data, show: Show = lambda line: None) -> Source:
         return Source(f"{entry}-{place.hexdigest()[:8]}", images.identity(), read_files)
     if data.dataset in EMBEDDED:
         return Source(entry, "", partial(EMBEDDED[data.dataset], data))
-    return Source(entry, "", partial(known_set, data, show))
+    # Before, they were in the order of their authors' files.
+    order = "by content" if KNOWN[data.dataset].names else ""
+    return Source(entry, order, partial(known_set, data, show))
 
 
 def read(source: Source, show: Show) -> tuple[Parts, str]:

@@ -67,7 +67,9 @@ class KnownSet:
         files: MD5 of the files of each part ("train", "test"), by name, in the order they are read.
         read: their bytes as images and labels.
         pickled: folder of the version that is not read.
-        content: of each part `content_of`, for a set that is put in the order of its content; else empty.
+        names: of the classes, for a set that may also be a copy as image files, and is put in the order of
+            its content; else empty.
+        content: of each part of such a set `content_of`.
     """
 
     url: str
@@ -77,7 +79,13 @@ class KnownSet:
     files: dict[str, dict[str, str]]
     read: Callable[[Sequence[Bytes]], tuple[Rgbs, Labels]]
     pickled: str = ""
+    names: tuple[str, ...] = ()
     content: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def archive(self) -> str:
+        """The archive's name."""
+        return self.url.rpartition("/")[2]
 
 
 KNOWN = {
@@ -98,6 +106,7 @@ KNOWN = {
         },
         read=partial(cifar, label_bytes=1),
         pickled="cifar-10-batches-py",
+        names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         content={
             "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
             "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
@@ -151,14 +160,14 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
     """
     known = KNOWN[name]
     try:
-        if known.content and (root / part).is_dir():
+        if is_copy(known, root, part):
             array, labels, classes = read_copy(known.content[part], root, root / part, show)
         else:
             array, labels, classes = read_files(known, part, place(known, root, show))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read from {root}: {reason(error)}.") from None
     names = [f"{index:06d}" for index in range(len(array))]
-    if known.content:
+    if known.names:
         array, labels, names = in_order(array, labels)
     return Originals(ImageArray(array), labels, [f"{part}/{name}" for name in names]), classes
 
@@ -172,8 +181,19 @@ def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, 
     return array, labels, classes
 
 
+def is_copy(known: KnownSet, root: Path, part: str) -> bool:
+    """Whether a part lies there as image files, a folder for each class, and no file of its authors."""
+    folder, theirs = root / part, (root / known.folder, root / known.archive)
+    return (
+        bool(known.names)
+        and folder.is_dir()
+        and folders_in(folder) == [*known.names]
+        and not any(path.exists() for path in theirs)
+    )
+
+
 def read_copy(content: str, root: Path, folder: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
-    """The same of a copy as image files, a folder for each class. Raises DataError where it is no copy."""
+    """The images of a copy, their labels and the class names. Raises DataError where it is not exact."""
     files, classes = class_folders(root, folder), tuple(folders_in(folder))
     show(f"reading {len(files):,} images of {folder}")
     photos = [read_photo(str(root / file.name)).pixels for file in files]
@@ -209,7 +229,7 @@ def read_file(file: Path, md5: str) -> Bytes:
 
 def place(known: KnownSet, root: Path, show: Show) -> Path:
     """The folder with a set's files: there already, or unpacked, or downloaded and unpacked."""
-    folder, archive = root / known.folder, root / known.url.rpartition("/")[2]
+    folder, archive = root / known.folder, root / known.archive
     if folder.is_dir():
         return folder
     if not archive.exists():

@@ -109,7 +109,9 @@ def sweep(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(objects(made), indent=1))
     else:
-        print("\n".join([*table(made), *beside_reference([run for _, run in made], store)]))
+        print("\n".join(table(made)), flush=True)
+        for line in beside_reference([run for _, run in made], store):
+            print(line)
     return 0
 
 
@@ -176,13 +178,17 @@ def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
 
 
 def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
-    """How the runs compare with the reference's of the same settings, as lines; none where it has none."""
+    """How the runs compare with the reference's of the same settings, as lines; none where it has none.
+
+    Reference runs that are damaged are left out; `check` names them.
+    """
     from clrkit.comparison import NOT_RUN, compare, summary_line
     from clrkit.console import aligned
+    from clrkit.durations import runs_in
     from clrkit.frames import frame
     from clrkit.tables import cells_table
 
-    reference = store.reference.all()
+    reference = list(runs_in(store.reference))
     if not reference:
         return []
     cells = compare(*(frame(run.record for run in side) for side in (runs, reference)))

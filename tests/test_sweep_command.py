@@ -131,6 +131,9 @@ def test_the_cells_that_the_reference_has_too_are_compared_with_it(tmp_path: Pat
     (cell,) = [line for line in lines if line.startswith("fine-tuned, 1%")]
     assert cell.split()[-4:-2] == ["61.5", "61.0"]
     assert lines[-1] == "reproduced: all 1 cells within tolerance of the reference"
+    damaged = store.reference.path(others[0])
+    damaged.mkdir()
+    (damaged / "record.json").write_text("{}")
     shutil.rmtree(store.runs)
     for stage in tuned:
         put(store, stage, exactly(50))
