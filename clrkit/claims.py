@@ -10,7 +10,10 @@ error. The rules:
 - Anything else is undecided, and so is everything over fewer than three seeds. Where all seeds agree to the
   last image the standard error is zero, and one test image takes the place of two standard errors.
 
-Where seeds share a pretraining, its own luck is in no error; the numbers say so.
+Where seeds share a pretraining, its own luck is in none of their differences. A comparison between different
+pretrainings, or of one with none, then counts pretrainings: the differences on each are averaged first, and
+fewer than three pretrainings decide nothing. One between runs that build on the same pretraining counts
+seeds, and holds given that pretraining, as its numbers say.
 
 Two standard errors over three seeds are a weak test: no effect at all passes it one time in eleven. A claim
 of several parts is supported if all parts are, not supported if one is not, else undecided; it shows the
@@ -30,7 +33,7 @@ import pandas as pd
 from clrkit import contrasts
 from clrkit.cells import memory_networks
 from clrkit.contrasts import POINTS, Contrast
-from clrkit.frames import MissingRecords, comparable, fraction_name, seeds_named
+from clrkit.frames import MissingRecords, comparable, fraction_name, pretrainings
 
 SEEDS_NEEDED = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -45,7 +48,7 @@ class Claim:
         verdict: supported, not supported or undecided.
         effect: mean over seeds of the paired difference, in `unit`; None without runs.
         stderr: standard error of the effect over seeds; None with fewer than two.
-        seeds: how many seeds the effect is computed over.
+        seeds: how many seeds the effect is computed over: of pretraining, where pretrainings are compared.
         margin: the loss that still counts as equal; 0 for "beats".
         detail: the numbers in a sentence.
         source: where the paper makes the claim.
@@ -96,8 +99,10 @@ def answer(question: Question, runs: pd.DataFrame, source: str) -> Claim:
     differences = (contrast.high - contrast.low).dropna()
     if differences.empty:
         return say(detail=f"No seed has both runs {contrast.high_name} and {contrast.low_name}.")
-    seeds, effect = len(differences), float(differences.to_numpy().mean())
-    stderr = float(differences.to_numpy().std(ddof=1) / seeds**0.5) if seeds > 1 else None
+    built_on = pretrainings(runs).reindex(differences.index)
+    counted = differences if contrast.one_pretraining else differences.groupby(built_on).mean()
+    seeds, effect = len(counted), float(counted.to_numpy().mean())
+    stderr = float(counted.to_numpy().std(ddof=1) / seeds**0.5) if seeds > 1 else None
     return say(
         verdict=judge(effect, stderr, seeds, contrast.margin, 100 / int(runs["evaluation"].iloc[0])),
         effect=effect,
@@ -105,21 +110,31 @@ def answer(question: Question, runs: pd.DataFrame, source: str) -> Claim:
         seeds=seeds,
         unit=contrast.unit,
         margin=contrast.margin,
-        detail=describe(contrast, differences.index, effect, stderr, seeds_named(runs)),
+        detail=describe(contrast, built_on, effect, stderr),
     )
 
 
-def describe(contrast: Contrast, seeds: pd.Index, effect: float, stderr: float | None, named: str) -> str:
-    """Both sides, their difference and its error over what is `named`, in a sentence."""
-    high, low = contrast.high[seeds].mean(), contrast.low[seeds].mean()
+def describe(contrast: Contrast, built_on: pd.Series[int], effect: float, stderr: float | None) -> str:
+    """Both sides, their difference and its error over seeds, `built_on` pretrainings, in a sentence."""
+    high, low = contrast.high[built_on.index].mean(), contrast.low[built_on.index].mean()
     digits = 2 if contrast.unit == "correlation" else 1
     spread = "" if stderr is None else f" ± {stderr:.{digits}f}"
-    number = "1 seed" if len(seeds) == 1 else f"{len(seeds)} {named}"
-    few = f"; fewer than {SEEDS_NEEDED} decide nothing" if len(seeds) < SEEDS_NEEDED else ""
     # Adding zero turns a rounded -0.0 into 0.0.
     rounded = round(effect, digits) + 0.0
     sides = f"{contrast.high_name} {high:.{digits}f}, {contrast.low_name} {low:.{digits}f}"
-    return f"{sides}: {rounded:+.{digits}f}{spread} {contrast.unit} over {number}{few}."
+    return f"{sides}: {rounded:+.{digits}f}{spread} {contrast.unit} over {repetitions(contrast, built_on)}."
+
+
+def repetitions(contrast: Contrast, built_on: pd.Series[int]) -> str:
+    """How many seeds a contrast is over, what they share, and whether they are too few."""
+    seeds, number = len(built_on), built_on.nunique()
+    words = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    shared = number < seeds or (built_on != built_on.index).any()
+    if shared:
+        given = "given" if contrast.one_pretraining else "on"
+        words += f" {given} {'one pretraining' if number == 1 else f'{number} pretrainings'}"
+    counted, unit = (number, " pretrainings") if shared and not contrast.one_pretraining else (seeds, "")
+    return words + (f"; fewer than {SEEDS_NEEDED}{unit} decide nothing" if counted < SEEDS_NEEDED else "")
 
 
 def evaluate(runs: pd.DataFrame) -> list[Claim]:

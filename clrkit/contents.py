@@ -22,6 +22,8 @@ CLAIM_RULE = """\
 An effect is supported beyond two standard errors above zero, not supported beyond two below, else undecided;
 fewer than three seeds decide nothing. "Equals or beats" is supported where a loss of a percentage point is
 excluded. Two standard errors over three seeds are a weak test: no effect passes it one time in eleven.
+Where seeds share a pretraining, comparisons between pretrainings count pretrainings instead of seeds, and
+comparisons after the same pretraining hold given that one.
 """
 TOLERANCE_RULE = """\
 A cell is a setting; it is reproduced if own and reference means differ by at most three standard errors of

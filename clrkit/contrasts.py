@@ -1,7 +1,7 @@
 """The comparisons behind the claims: two accuracies by seed, the first claimed to be the higher.
 
-Both sides share the seed, and so the weights, the label draw and the pretraining; `clrkit.claims` judges the
-difference. Every function raises MissingRecords where one side was not run.
+Both sides share the seed, and so the weights and the label draw; `clrkit.claims` judges the difference. Every
+function raises MissingRecords where one side was not run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ MIXED, DISTILLED = TARGETS[2][0], TARGETS[3][0]
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two series indexed by seed and what they are; `margin` is the loss that still counts as equal."""
+    """Two series indexed by seed and what they are; `margin` is the loss that still counts as equal.
+
+    `one_pretraining` says that in a seed both sides build on the same pretrainings, and differ after them.
+    """
 
     high: pd.Series[float]
     low: pd.Series[float]
@@ -48,11 +51,17 @@ class Contrast:
     low_name: str
     unit: str = POINTS
     margin: float = 0.0
+    one_pretraining: bool = False
 
     @property
     def or_equal(self) -> Contrast:
         """The contrast for a claim of "equals or beats"."""
         return replace(self, margin=EQUAL_MARGIN)
+
+    @property
+    def after_pretraining(self) -> Contrast:
+        """The contrast where both sides build on the same pretrainings."""
+        return replace(self, one_pretraining=True)
 
 
 def paired(high: pd.DataFrame, low: pd.DataFrame, high_name: str, low_name: str) -> Contrast:
@@ -131,7 +140,7 @@ def from_layer(runs: pd.DataFrame, fraction: float, layer: int) -> pd.DataFrame:
 def first_layer(runs: pd.DataFrame, fraction: float) -> Contrast:
     """Fine-tuning from layer 1 of the head, against from the encoder's output."""
     first, output = (from_layer(runs, fraction, layer) for layer in (1, 0))
-    return paired(first, output, "from the head's layer 1", "from the encoder's output")
+    return paired(first, output, "from the head's layer 1", "from the encoder's output").after_pretraining
 
 
 def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float) -> Contrast:
@@ -154,7 +163,7 @@ def distilling_beats_labels(runs: pd.DataFrame, fraction: float) -> Contrast:
 def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> Contrast:
     """Distillation alone (Eq. 2), against that with the label term (Eq. 3)."""
     without, term = (target_at(runs, fraction, target) for target in (DISTILLED, MIXED))
-    return paired(without, term, DISTILLED, MIXED).or_equal
+    return paired(without, term, DISTILLED, MIXED).or_equal.after_pretraining
 
 
 def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.DataFrame:
@@ -164,7 +173,7 @@ def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.D
 def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
     """A network distilled into itself, against its teacher."""
     student, teacher = (students(runs, "self", fraction, value) for value in ("top1", "teacher_top1"))
-    return paired(student, teacher, "self-distilled", "its teacher").or_equal
+    return paired(student, teacher, "self-distilled", "its teacher").or_equal.after_pretraining
 
 
 def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:

@@ -174,9 +174,18 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.
 
 
 def seeds_named(runs: pd.DataFrame) -> str:
-    """What repetitions differ in: seeds of the whole chain, or seeds of what builds on one pretraining."""
-    shared = len(runs) and (runs["pretrain_seed"] != runs["seed"]).any()
-    return "seeds on one pretraining" if shared else "seeds"
+    """What repetitions differ in: seeds of the whole chain, or seeds of what builds on shared pretrainings."""
+    if not len(runs) or (runs["pretrain_seed"] == runs["seed"]).all():
+        return "seeds"
+    number = pretrainings(runs).nunique()
+    return "seeds on one pretraining" if number == 1 else f"seeds on {number} pretrainings"
+
+
+def pretrainings(runs: pd.DataFrame) -> pd.Series[int]:
+    """The seed of the pretraining that each seed's runs build on: where some share another seed's, that one."""
+    built = runs[runs["head_layers"] > 0]
+    own = built["pretrain_seed"] == built["seed"]
+    return built.assign(own=own).sort_values("own", kind="stable").groupby("seed")["pretrain_seed"].first()
 
 
 def by_seed(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.DataFrame:

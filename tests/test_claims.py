@@ -268,20 +268,64 @@ def test_the_text_shows_each_claim_above_its_parts() -> None:
     assert unheard[-1].strip() == "No runs that bear on it are recorded."
 
 
-def test_seeds_that_share_a_pretraining_are_paired_and_named_for_what_they_are() -> None:
-    whole = [stage for seed in synthetic.SEEDS for stage in synthetic.stages(seed)]
-    shared = [
-        with_fields(stage, {"pretrain.seed": 0}) if isinstance(stage, Finetune | Distill) else stage
+def on_pretrainings(shared: dict[int, int]) -> pd.DataFrame:
+    """The story's runs, where seeds of labels build on the pretraining of a seed."""
+    whole = [stage for seed in shared for stage in synthetic.stages(seed)]
+    built = [
+        with_fields(stage, {"pretrain.seed": shared[stage.seed]})
+        if isinstance(stage, Finetune | Distill)
+        else stage
         for stage in whole
-        if stage.seed == 0 or not isinstance(stage, Pretrain | Probe)
+        if shared[stage.seed] == stage.seed or not isinstance(stage, Pretrain | Probe)
     ]
-    runs = frames.frame([synthetic.record(stage) for stage in shared])
-    found = verdicts(runs)
-    for part in ("C0@1%", "C1@1%", "C2a@10%", "C3a@1%", "C4d@1%"):
-        assert found[part].verdict == SUPPORTED
-        assert found[part].detail.endswith("over 3 seeds on one pretraining.")
-    for part in ("C2b", "C5@1%", "C6a@R8 2x"):  # one linear evaluation of each network decides nothing
+    return frames.frame([synthetic.record(stage) for stage in built])
+
+
+@pytest.fixture(scope="module")
+def shared() -> pd.DataFrame:
+    """The story's runs, one pretraining of each network."""
+    return on_pretrainings({0: 0, 1: 0, 2: 0})
+
+
+@pytest.fixture(scope="module")
+def shared_verdicts(shared: pd.DataFrame) -> dict[str, Claim]:
+    return verdicts(shared)
+
+
+def test_between_pretrainings_one_of_each_decides_nothing_however_many_seeds_of_labels(
+    shared_verdicts: dict[str, Claim],
+) -> None:
+    found = shared_verdicts
+    few = " over 3 seeds on one pretraining; fewer than 3 pretrainings decide nothing."
+    for part in ("C0@1%", "C1@1%", "C2a@10%", "C3a@1%", "C4a@10%", "C4d@1%"):
+        assert (found[part].verdict, found[part].seeds, found[part].stderr) == (UNDECIDED, 1, None)
+        assert found[part].detail.endswith(f"{found[part].unit}{few}")
+    assert found["C0@1%"].effect == pytest.approx(44.0, abs=0.3)
+    for part in ("C2b", "C5@1%", "C6a@R8 2x"):  # one linear evaluation of each network
         assert (found[part].verdict, found[part].seeds) == (UNDECIDED, 1)
-    assert "mean of 3 seeds on one pretraining, ±" in caption(runs, "cifar10", gain_cells(runs))
-    assert "over seeds on one pretraining." in accuracy_table(runs).remark
+    assert {name for name, each in found.items() if each.verdict == SUPPORTED and not each.is_part} == set()
+
+
+def test_after_a_shared_pretraining_seeds_decide_given_that_one(shared_verdicts: dict[str, Claim]) -> None:
+    for part in (shared_verdicts[name] for name in ("C3b@1%", "C4b@10%", "C4c@1%")):
+        assert (part.verdict, part.seeds) == (SUPPORTED, 3)
+        assert part.detail.endswith(" over 3 seeds given one pretraining.")
+    assert "given" not in "".join(each.detail for each in verdicts(synthetic.runs()).values())
+
+
+def test_shared_pretrainings_count_once_each_by_their_mean() -> None:
+    advantage = {0: 3.0, 1: 5.0, 2: 7.0, 3: 9.0, 4: 20.0, 5: 40.0}
+    runs = on_pretrainings({0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4})
+    tuned = runs["stage"] == "finetune"
+    claim = verdicts(runs.assign(top1=50.0 + runs["seed"].map(advantage) * tuned))["C0@1%"]
+    assert claim.effect == pytest.approx(pd.Series([4, 8, 30]).mean())
+    assert claim.stderr == pytest.approx(pd.Series([4, 8, 30]).sem())
+    assert (claim.seeds, claim.verdict) == (3, UNDECIDED)
+    assert claim.detail.endswith("over 6 seeds on 3 pretrainings.")
+
+
+def test_seeds_that_share_a_pretraining_are_named_for_what_they_are(shared: pd.DataFrame) -> None:
+    assert "mean of 3 seeds on one pretraining, ±" in caption(shared, "cifar10", gain_cells(shared))
+    assert "over seeds on one pretraining." in accuracy_table(shared).remark
     assert "over seeds." in accuracy_table(synthetic.runs()).remark
+    assert frames.seeds_named(on_pretrainings({0: 0, 1: 0, 2: 2})) == "seeds on 2 pretrainings"
