@@ -12,7 +12,7 @@ from clrkit.frames import frame, seeds_named
 from clrkit.grid import Preset
 from clrkit.runs import Run, Store
 from clrkit.settings import OUTCOMES, SETTINGS, depends, run_at, text_of
-from clrkit.tables import Table, value
+from clrkit.table import Table, value
 
 REMARK = "Top-1 accuracy in %, mean ± standard error over {}; all other settings as in the preset."
 

@@ -23,7 +23,7 @@ from clrkit.report import document, tabular
 from clrkit.run_figures import confusion
 from clrkit.runs import Run
 from clrkit.stages import labelled_indices
-from clrkit.tables import Table
+from clrkit.table import Table
 
 ERRORS = 18  # pictures of the surest errors
 COLUMNS = 6

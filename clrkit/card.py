@@ -22,7 +22,7 @@ from clrkit.frames import DATASETS, network_name
 from clrkit.images import WHOLE
 from clrkit.model_commands import in_words
 from clrkit.origin import Origin
-from clrkit.tables import Table, duration, verbatim
+from clrkit.table import Table, duration, verbatim
 
 SHOWN_CLASSES = 20
 UNKNOWN = "not known"

@@ -149,13 +149,28 @@ def outcome_cells(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pretrainings(runs: pd.DataFrame) -> pd.DataFrame:
-    """How each network was pretrained: epochs, batch_size, mean seconds and device, the smallest first."""
+    """How each network was pretrained: epochs, batch_size, mean seconds and device, the smallest first.
+
+    Where seeds were pretrained on several devices, `device` lists them; None where no record names one.
+    """
     chosen = pick(runs, "pretrain", head_layers=standard_head(runs))
     check_alike(chosen, SIZE)
-    threads = chosen["threads"].map(lambda count: f"{count:.0f} CPU thread{'s' if count > 1 else ''}")
-    on = chosen["device"].where(chosen["device"] != "cpu", threads)
-    wanted = {"epochs": "first", "batch_size": "first", "seconds": "mean", "device": "first"}
-    return chosen.assign(device=on).groupby(SIZE).agg(wanted).reset_index()
+    on = [device_name(*each) for each in zip(chosen["device"], chosen["threads"], strict=True)]
+    cells = chosen.assign(device=pd.Series(on, chosen.index)).groupby(SIZE)
+    wanted = {"epochs": "first", "batch_size": "first", "seconds": "mean"}
+    return cells.agg(wanted).assign(device=cells["device"].agg(every)).reset_index()
+
+
+def device_name(device: str | None, threads: float | None) -> str | None:
+    """What a record names as its device; a CPU by its threads, as far as they are recorded."""
+    if device != "cpu":
+        return device
+    return "CPU" if pd.isna(threads) else f"{threads:.0f} CPU thread{'s' if threads > 1 else ''}"
+
+
+def every(names: pd.Series[str]) -> str | None:
+    """The names that occur, each once."""
+    return " and ".join(sorted(names.dropna().unique())) or None
 
 
 def relative_gains(runs: pd.DataFrame) -> pd.DataFrame:

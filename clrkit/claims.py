@@ -33,7 +33,7 @@ import pandas as pd
 from clrkit import contrasts
 from clrkit.cells import memory_networks
 from clrkit.contrasts import POINTS, Contrast
-from clrkit.frames import MissingRecords, comparable, fraction_name, pretrainings
+from clrkit.frames import MissingRecords, comparable, fraction_name, pretraining_seeds
 
 SEEDS_NEEDED = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -99,7 +99,7 @@ def answer(question: Question, runs: pd.DataFrame, source: str) -> Claim:
     differences = (contrast.high - contrast.low).dropna()
     if differences.empty:
         return say(detail=f"No seed has both runs {contrast.high_name} and {contrast.low_name}.")
-    built_on = pretrainings(runs).reindex(differences.index)
+    built_on = pretraining_seeds(runs).reindex(differences.index)
     counted = differences if contrast.one_pretraining else differences.groupby(built_on).mean()
     seeds, effect = len(counted), float(counted.to_numpy().mean())
     stderr = float(counted.to_numpy().std(ddof=1) / seeds**0.5) if seeds > 1 else None

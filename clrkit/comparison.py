@@ -5,15 +5,19 @@ reference runs differ by no more than the tolerance
 
     3 * s * sqrt(1/n_own + 1/n_reference),   but at least   sqrt(p * (100 - p) / N)
 
-where n counts seeds and s is the standard deviation over seeds. Two or three seeds tell little about s, so
-it is pooled over like cells: those of the same stage and label fraction, own and reference. Three standard
-errors, not two, since there are dozens of cells and none should differ by chance. The floor is the sampling
-error of an accuracy p (%) on the N test images. With one seed everywhere, that error stands in for s.
+where n counts seeds and s is the standard deviation over seeds. Runs on one pretraining share its luck and
+are no repetitions of it: n counts pretrainings, and s is that of the means of the runs on each. Two or three
+seeds tell little about s, so it is pooled over like cells: those of the same stage and label fraction, own
+and reference. Three standard errors, not two, since there are dozens of cells and none should differ by
+chance. The floor is the sampling error of an accuracy p (%) on the N test images. With one seed everywhere,
+that error stands in for s.
 
 Equal seeds draw the same labels and weights on any machine, so equal code should come out well inside.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,7 +39,8 @@ def compare(own: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns stage, cell (what it is), own, own_seeds, reference, reference_seeds (means in percent and
-        how many), tolerance, verdict (reproduced, differs, not run) and text, the verdict with the numbers.
+        how many, as n counts), tolerance, verdict (reproduced, differs, not run) and text, the verdict with
+        the numbers.
     """
     measured = pd.concat([measures(own).assign(side="own"), measures(reference).assign(side="reference")])
     spread = pooled_spread(measured)
@@ -56,9 +61,15 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([top1, knn]).fillna({"fraction": 1.0})
 
 
+def repetitions(measured: pd.DataFrame, by: Sequence[str] = ()) -> pd.Series[float]:
+    """Independent values: the mean of the runs on each pretraining, or of each seed where there is none."""
+    return measured.groupby([*by, "pretrain_seed"])["value"].mean()
+
+
 def pooled_spread(measured: pd.DataFrame) -> dict[tuple[str, str, float], float]:
-    """Standard deviation over seeds by stage, measure and fraction; NaN where every cell has one seed."""
-    cells = measured.groupby([*LIKE, "side", "setup"])["value"].agg(["var", "size"])
+    """Standard deviation of repetitions by stage, measure and fraction; NaN where every cell has one."""
+    cell = [*LIKE, "side", "setup"]
+    cells = repetitions(measured, cell).groupby(cell).agg(["var", "size"])
     cells["freedom"] = cells["size"] - 1
     cells["squares"] = cells["var"].fillna(0) * cells["freedom"]
     pooled = cells.groupby(LIKE)[["squares", "freedom"]].sum()
@@ -72,14 +83,16 @@ def like_key(cell: pd.DataFrame) -> tuple[str, str, float]:
 
 
 def compare_cell(own: pd.DataFrame | None, reference: pd.DataFrame, spread: float) -> dict[str, object]:
-    first, expected = reference.iloc[0], float(reference["value"].mean())
+    first, theirs = reference.iloc[0], repetitions(reference)
+    expected = float(theirs.mean())
     row = {"stage": first["stage"], "cell": cell_name(first), "own": float("nan"), "own_seeds": 0}
-    row |= {"reference": expected, "reference_seeds": len(reference), "tolerance": float("nan")}
+    row |= {"reference": expected, "reference_seeds": len(theirs), "tolerance": float("nan")}
     if own is None:
         return row | {"verdict": NOT_RUN, "text": NOT_RUN}
-    mean = float(own["value"].mean())
-    limit = tolerance(spread, len(own), len(reference), expected, int(first["evaluation"]))
-    row |= {"own": mean, "own_seeds": len(own), "tolerance": limit}
+    ours = repetitions(own)
+    mean = float(ours.mean())
+    limit = tolerance(spread, len(ours), len(theirs), expected, int(first["evaluation"]))
+    row |= {"own": mean, "own_seeds": len(ours), "tolerance": limit}
     for column, what in (("fingerprint", "other images"), ("version", "another version of the stage")):
         if set(own[column]) != set(reference[column]):
             return row | {"verdict": DIFFERS, "text": f"{DIFFERS}: {what}"}
@@ -93,8 +106,8 @@ def tolerance(spread: float, own: int, reference: int, accuracy: float, images: 
     """The difference of means, in percentage points, up to which a cell counts as reproduced.
 
     Args:
-        spread: standard deviation over seeds; NaN if unknown.
-        own, reference: numbers of seeds.
+        spread: standard deviation of repetitions; NaN if unknown.
+        own, reference: numbers of repetitions: seeds, or pretrainings where runs share them.
         accuracy: of the reference, percent.
         images: that were measured.
     """

@@ -16,7 +16,8 @@ from clrkit.comparison import DIFFERS, summary_line
 from clrkit.drawing import Drawing
 from clrkit.frames import dataset_name
 from clrkit.reproduce import REFERENCE
-from clrkit.tables import Table, all_tables, cells_table, duration
+from clrkit.table import Table, duration
+from clrkit.tables import all_tables, cells_table
 
 CLAIM_RULE = """\
 An effect is supported beyond two standard errors above zero, not supported beyond two below, else undecided;

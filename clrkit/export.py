@@ -29,7 +29,7 @@ from clrkit.pixels import PixelArray, PixelStream
 from clrkit.portable import Portable
 from clrkit.provenance import cpu_name, provenance
 from clrkit.runs import write_sums, write_whole
-from clrkit.tables import Table
+from clrkit.table import Table
 
 ONNX, PROGRAM, CARD = "model.onnx", "model.pt2", "README.md"
 TOLERANCES = {ONNX: 1e-4, PROGRAM: 1e-5}

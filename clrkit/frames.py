@@ -174,15 +174,15 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.
 
 
 def seeds_named(runs: pd.DataFrame) -> str:
-    """What repetitions differ in: seeds of the whole chain, or seeds of what builds on shared pretrainings."""
+    """What repetitions differ in: seeds of the whole chain, or of what builds on shared pretrainings."""
     if not len(runs) or (runs["pretrain_seed"] == runs["seed"]).all():
         return "seeds"
-    number = pretrainings(runs).nunique()
+    number = pretraining_seeds(runs).nunique()
     return "seeds on one pretraining" if number == 1 else f"seeds on {number} pretrainings"
 
 
-def pretrainings(runs: pd.DataFrame) -> pd.Series[int]:
-    """The seed of the pretraining that each seed's runs build on: where some share another seed's, that one."""
+def pretraining_seeds(runs: pd.DataFrame) -> pd.Series[int]:
+    """The seed of the pretraining that a seed's runs build on: where some share another's, that one."""
     built = runs[runs["head_layers"] > 0]
     own = built["pretrain_seed"] == built["seed"]
     return built.assign(own=own).sort_values("own", kind="stable").groupby("seed")["pretrain_seed"].first()

@@ -22,7 +22,8 @@ from clrkit.contents import (
     title,
 )
 from clrkit.drawing import Drawing
-from clrkit.tables import Table, claims_table, parts_table, verbatim
+from clrkit.table import Table, verbatim
+from clrkit.tables import claims_table, parts_table
 
 
 def write_index(path: Path, report: Report) -> None:

@@ -34,6 +34,7 @@ class Finding:
 def published(path: Path = PAPER) -> pd.DataFrame:
     """One row a published number: `source`, `dataset`, `checked` and what the number is of.
 
+    `cited` is the source with `doubt`, how the number is known where it was not compared with the source.
     Columns as in `clrkit.frames`, where they mean the same: method, network, parameters (millions),
     fraction, metric, value (percent, unless `unit` says otherwise). Raises MissingRecords without the file,
     which lies in the checkout and not in an installed package.
@@ -61,9 +62,13 @@ def finding(setting: str, path: Path = PAPER) -> Finding:
 
 
 def cited(part: Mapping[str, Any]) -> str:
-    """The source of a statement or a group, and whether it is only recalled."""
-    source: str = part["source"]
-    return source if part["checked"] else f"{source}, as recalled"
+    """The source of a statement or a group, and how it is known where it was not compared with that."""
+    return ", ".join(filter(None, (part["source"], doubt(part))))
+
+
+def doubt(part: Mapping[str, Any]) -> str:
+    """How a statement or a group is known that was not compared with its source; "" where it was."""
+    return "" if part["checked"] else part.get("known", "as recalled")
 
 
 def worded(field: str) -> Callable[[Any], str]:
@@ -87,7 +92,9 @@ def numbers_of(groups: list[dict[str, Any]], path: Path) -> pd.DataFrame:
     common = ("source", "dataset", "checked")
     try:
         rows = [
-            {"name": group.get("name", group["source"])} | {name: group[name] for name in common} | number
+            {"name": group.get("name", group["source"]), "cited": cited(group), "doubt": doubt(group)}
+            | {name: group[name] for name in common}
+            | number
             for group in groups
             for number in group["numbers"]
         ]

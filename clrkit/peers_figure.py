@@ -14,7 +14,7 @@ from clrkit.cells import ALL_LABELS, FINE_TUNED, KNN, LINEAR_PROBE, outcome_cell
 from clrkit.drawing import FINETUNED, LINEAR, ORANGE, PINK, SELF, SUPERVISED, Drawing, Look, canvas, size_name
 from clrkit.frames import MissingRecords
 from clrkit.paper import PEERS_DATASET, have_peers, peers
-from clrkit.tables import duration
+from clrkit.table import duration
 
 ONLINE, DISTILLED, SEMI_SUPERVISED = "linear, trained online", "distilled", "semi-supervised"
 LOOKS = {
@@ -92,7 +92,8 @@ def published_rows(numbers: pd.DataFrame) -> Iterator[Row]:
     numbers = numbers.assign(who=numbers["name"].mask(few, numbers["method"]), outcome=outcomes)
     numbers = numbers.rename(columns={"value": "mean", "std": "spread"})
     for _, row in numbers.groupby(["who", "network", "epochs", "batch_size"], sort=False, dropna=False):
-        yield Row(f"{row['who'].iloc[0]}: {described(row.iloc[0])}", points(row))
+        parts = described(row.iloc[0]), row["doubt"].iloc[0]
+        yield Row(f"{row['who'].iloc[0]}: {', '.join(filter(None, parts))}", points(row))
 
 
 def described(training: pd.Series) -> str:
@@ -101,7 +102,8 @@ def described(training: pd.Series) -> str:
     if pd.notna(training["epochs"]):
         parts.append(f"{training['epochs']:,.0f} epochs")
     if pd.notna(training["seconds"]):
-        parts.append(f"{duration(training['seconds'])} on {training['device']}")
+        on = f" on {training['device']}" if pd.notna(training["device"]) else ""
+        parts.append(f"{duration(training['seconds'])}{on}")
     return ", ".join(parts)
 
 

@@ -32,7 +32,8 @@ from clrkit.contents import (
 from clrkit.drawing import Drawing
 from clrkit.runs import write_whole
 from clrkit.stylesheet import STYLE
-from clrkit.tables import CLAIMS_REMARK, Table
+from clrkit.table import Table
+from clrkit.tables import CLAIMS_REMARK
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PAPER = "https://arxiv.org/abs/2006.10029"

@@ -1,22 +1,15 @@
-"""Tables from records: accuracies, distillation targets, own beside published numbers, cost."""
+"""Tables from records: accuracies, distillation targets, own beside the paper's numbers, cost."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
 from clrkit.cells import (
-    ALL_LABELS,
-    KNN,
-    LINEAR_PROBE,
     SELF_DISTILLED,
     accuracy_cells,
     head_cells,
-    outcome_cells,
-    pretrainings,
     student_cells,
     target_cells,
     target_pair,
@@ -32,49 +25,11 @@ from clrkit.frames import (
     fractions_of,
     seeds_named,
 )
-from clrkit.paper import have_peers, peers, published
+from clrkit.paper import have_peers, published
+from clrkit.peers_table import peers_table
+from clrkit.table import Table, duration, megabytes, value
 
 CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over seeds."
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as plain text: a title, a remark, the names of the columns, and rows of cells.
-
-    `strong` is the column whose cells are shown in bold.
-    """
-
-    name: str
-    title: str
-    remark: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    strong: str | None = None
-
-    def markdown(self) -> str:
-        """As a Markdown table without the title."""
-        rows = [
-            [self.cell(name, text) for name, text in zip(self.columns, row, strict=True)] for row in self.rows
-        ]
-        lines = [list(map(verbatim, self.columns)), ["---"] * len(self.columns), *rows]
-        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{verbatim(self.remark)}\n\n{body}\n"
-
-    def cell(self, column: str, text: str) -> str:
-        return f"**{verbatim(text)}**" if column == self.strong else verbatim(text)
-
-    def _repr_markdown_(self) -> str:
-        return f"**{self.title}.** {self.markdown()}"
-
-
-def verbatim(text: str) -> str:
-    """A text as Markdown shows it: without tags, links, emphasis, cells or lines of its own."""
-    return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", " ".join(text.split()))
-
-
-def value(mean: float, stderr: float) -> str:
-    """A mean with its standard error, if there is one."""
-    return f"{mean:.1f}" if pd.isna(stderr) else f"{mean:.1f} ± {stderr:.1f}"
 
 
 def spread(runs: pd.DataFrame) -> str:
@@ -165,63 +120,6 @@ def published_table(runs: pd.DataFrame) -> Table:
     return Table("published", "Own and published numbers", remark, columns, rows)
 
 
-def peers_table(runs: pd.DataFrame) -> Table:
-    """Own numbers on CIFAR-10, then what others report: a row a training, marked whose it is."""
-    rows = [*own_trainings(runs), *published_trainings()]
-    columns = ["", "network", "parameters", "epochs", "batch", "time", "on"]
-    columns += ["kNN, %", "linear, %", "by number of labels, %"]
-    remark = (
-        "Own: mean ± standard error over seeds, the time of pretraining one network. Published: ± standard "
-        "deviation over runs, where it is given. Networks, devices and lengths of training differ."
-    )
-    return Table("peers", "CIFAR-10: own numbers and what others report", remark, columns, rows)
-
-
-def own_trainings(runs: pd.DataFrame) -> Iterator[list[str]]:
-    cells = outcome_cells(runs)
-    cells["text"] = [value(mean, stderr) for mean, stderr in zip(cells["mean"], cells["stderr"], strict=True)]
-    for _, training in pretrainings(runs).iterrows():
-        mine = cells[cells["network"] == training["network"]]
-        texts = mine.set_index("outcome")["text"]
-        rest = mine[~mine["outcome"].isin([KNN, LINEAR_PROBE])].replace(
-            {"outcome": {ALL_LABELS: "supervised"}}
-        )
-        yield ["own", *trained(training), texts[KNN], texts[LINEAR_PROBE], by_labels(rest)]
-
-
-def published_trainings() -> Iterator[list[str]]:
-    numbers = peers().rename(columns={"metric": "outcome"})
-    numbers["text"] = [value(mean, std) for mean, std in zip(numbers["value"], numbers["std"], strict=True)]
-    numbers.loc[numbers["outcome"] == "linear_online", "text"] += " (online)"
-    numbers["outcome"] = numbers["outcome"].replace({"linear_online": "linear"})
-    numbers["outcome"] = numbers["outcome"].mask(numbers["outcome"] == "top1", numbers["method"])
-    for (source, *_), mine in numbers.groupby(
-        ["source", "network", "epochs", "batch_size"], sort=False, dropna=False
-    ):
-        texts = mine.set_index("outcome")["text"]
-        rest = mine[~mine["outcome"].isin(["knn", "linear"])]
-        known = texts.get("knn", "-"), texts.get("linear", "-")
-        yield [f"published: {source}", *trained(mine.iloc[0]), *known, by_labels(rest)]
-
-
-def trained(training: pd.Series) -> list[str]:
-    """Network, parameters, epochs, batch, time and device of a training, as far as they are known."""
-    known = training.notna()
-    return [
-        str(training["network"]),
-        size_name(training["parameters"]),
-        *(f"{training[name]:,.0f}" if known[name] else "-" for name in ("epochs", "batch_size")),
-        duration(training["seconds"]) if known["seconds"] else "-",
-        str(training["device"]) if known["device"] else "-",
-    ]
-
-
-def by_labels(cells: pd.DataFrame) -> str:
-    """Accuracies of each outcome by the number of labels, as one text."""
-    texts = (cells["labels"].map("{:,.0f}: ".format) + cells["text"]).groupby(cells["outcome"], sort=False)
-    return "; ".join(f"{outcome} {', '.join(values)}" for outcome, values in texts) or "-"
-
-
 Numbers = dict[tuple[str, float, str], str]
 
 
@@ -268,17 +166,6 @@ def cost_table(runs: pd.DataFrame) -> Table:
     rows.append(["total", str(len(runs)), total, "", megabytes(float(runs["peak_memory_mb"].max()))])
     remark = "Time is summed over runs; runs made side by side end sooner. Memory is the whole process's."
     return Table("cost", "Cost", remark, ["stage", "runs", "time", "median run", "peak memory"], rows)
-
-
-def megabytes(count: float) -> str:
-    return "-" if pd.isna(count) else f"{count:,.0f} MB"
-
-
-def duration(seconds: float) -> str:
-    """A span of time as 8.2 s, 12 min or 3.4 h."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def claims_table(claims: Iterable[Claim]) -> Table:

@@ -16,7 +16,7 @@ from clrkit.model_folder import ModelError, write_model
 from clrkit.origin import Origin, read_origin
 from clrkit.presets import preset
 from clrkit.runs import Store, write_run_sums
-from clrkit.tables import Table
+from clrkit.table import Table
 
 SMOKE = preset("smoke")
 TABLE = Table("export", "Files and speed", "A remark.", ["file"], [["model.onnx"]])

@@ -108,3 +108,24 @@ def test_a_network_without_a_memory_is_not_in_its_cells() -> None:
     apart = runs[runs["memory"] == (runs["network"] == "R8 2x")]
     with pytest.raises(MissingRecords, match="both with and without a memory"):
         cells.memory_cells(apart)
+
+
+@pytest.mark.parametrize(
+    ("devices", "threads", "named"),
+    [
+        (["cpu"] * 3, [2] * 3, "2 CPU threads"),
+        (["cpu"] * 3, [2, 1, 2], "1 CPU thread and 2 CPU threads"),
+        (["cpu", "A100", "A100"], [1, None, None], "1 CPU thread and A100"),
+        (["cpu"] * 3, [None] * 3, "CPU"),
+        ([None] * 3, [None] * 3, None),
+    ],
+)
+def test_pretrainings_name_every_device_they_were_made_on(
+    devices: list[str | None], threads: list[int | None], named: str | None
+) -> None:
+    runs = synthetic.runs(widths=[1.0])
+    runs = runs[runs["stage"] == "pretrain"].head(3).copy()
+    assert list(runs["seed"]) == [0, 1, 2]
+    runs["device"], runs["threads"] = devices, threads
+    made = cells.pretrainings(runs)
+    assert made["device"].tolist() == [named]

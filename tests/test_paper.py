@@ -24,7 +24,8 @@ def test_every_group_names_its_source_and_whether_it_was_checked() -> None:
         assert group["source"]
         assert group["dataset"] in {"ImageNet", "CIFAR-10"}
         assert isinstance(group["checked"], bool)
-        assert group["checked"] or "recalled" in group["note"]
+        assert group["checked"] or group.get("known", "recalled").removeprefix("from ") in group["note"]
+        assert not group["checked"] or "known" not in group
         assert group["numbers"]
 
 
@@ -114,7 +115,8 @@ def test_peers_report_on_all_of_cifar10_unless_labels_are_few() -> None:
     numbers = peers()
     assert set(numbers["dataset"]) == {"CIFAR-10"}
     assert (numbers["labels"] == 50_000 * numbers["fraction"]).all()
-    assert numbers["checked"].all()
+    assert set(numbers.loc[~numbers["checked"], "name"]) == {"FixMatch", "SelfMatch"}
+    assert (numbers["doubt"] == numbers["checked"].map({True: "", False: "from others' copies"})).all()
     few = numbers["labels"] < 50_000
     assert few.is_monotonic_increasing
     assert set(numbers[~few]["metric"]) == {"knn", "linear", "linear_online", "top1"}

@@ -11,6 +11,7 @@ from clrkit.drawing import Drawing
 from clrkit.frames import MissingRecords, frame
 from clrkit.paper import peers
 from clrkit.peers_figure import beside_peers
+from clrkit.peers_table import peers_table
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def test_rows_tell_network_epochs_time_and_device(drawing: Drawing) -> None:
     assert "R8 0.5x (20k), 30 epochs, 12.5 s on 1 CPU thread" in written
     assert "dkobak: R18 1x (11M), 100 epochs, 20.0 min on A100" in written
     assert "SimCLR paper: R50 1x (24M)\n" in written
+    assert "FixMatch (RA): WRN-28-2 (1.5M), from others' copies\n" in written
     assert "CIFAR-10 (50,000 training, 10,000 test images), preset cifar10_cpu; mean of 3 seeds" in written
 
 
@@ -75,18 +77,38 @@ def test_it_is_drawn_and_tabled_for_cifar10_and_no_other_images(encoders: pd.Dat
         beside_peers(tinted, "mini")
 
 
+def test_a_network_without_linear_evaluation_has_its_row(runs: pd.DataFrame) -> None:
+    unprobed = runs[(runs["stage"] != "probe") | (runs["network"] != "R8 0.5x")]
+    small, middle, *_ = peers_table(unprobed).rows
+    assert small[-3:-1] == ["-", "-"]
+    assert small[-1].startswith("fine-tuned 500: ")
+    assert "-" not in middle[-3:]
+    rows = beside_peers(unprobed, "cifar10_cpu").data.query("whose == 'own'")
+    assert "R8 1x (78k), 30 epochs, 12.5 s on 1 CPU thread" in set(rows["training"])
+    pretrained = unprobed[unprobed["stage"].isin(["pretrain", "probe"])]
+    assert peers_table(pretrained).rows[0][-3:] == ["-", "-", "-"]
+    assert len(beside_peers(pretrained, "cifar10_cpu").data.query("whose == 'own'")) == 4
+
+
+def test_seeds_on_one_pretraining_are_named_so(runs: pd.DataFrame) -> None:
+    shared = runs.assign(pretrain_seed=0)
+    assert "standard error over seeds on one pretraining, the time" in peers_table(shared).remark
+
+
 def test_the_report_has_a_section_for_it(encoders: pd.DataFrame) -> None:
     report = Report(preset="p", source="own", runs=encoders, claims=[], drawings=[], figures=Path())
     (section,) = (each for each in sections(report) if each.title == "Beside others")
     (block,) = section.blocks
-    assert block == Titled(tables.peers_table(encoders))
+    assert block == Titled(peers_table(encoders))
 
 
 def test_the_table_says_whose_every_row_is(runs: pd.DataFrame) -> None:
-    table = tables.peers_table(runs)
+    table = peers_table(runs)
     whose = [row[0].split(":")[0] for row in table.rows]
     assert whose == ["own"] * 3 + ["published"] * (len(table.rows) - 3)
     small, fixmatch = table.rows[0], next(row for row in table.rows if "FixMatch" in row[0])
+    assert fixmatch[0] == "published: FixMatch, Table 2, from others' copies"
+    assert "over seeds, the time" in table.remark
     assert small[1:4] == ["R8 0.5x", "20k", "30"]
     assert small[-1].startswith("fine-tuned 500: 56.0 ± 0.")
     assert fixmatch[-1].startswith("FixMatch (RA) 40: 86.2 ± 3.4, 250: 94.9 ± 0.7")

@@ -22,7 +22,7 @@ from clrkit.presets import preset
 from clrkit.report import page, write_report
 from clrkit.reproduce import complete
 from clrkit.runs import Store
-from clrkit.tables import Table
+from clrkit.table import Table
 
 VOID = {"meta", "img", "input"}  # elements without an end
 NO_PARAGRAPH = {"p", "span", "a", "label", "summary", "dt"}  # what a block may not stand in

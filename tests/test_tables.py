@@ -1,10 +1,11 @@
+import pandas as pd
 import pytest
 import synthetic
 
 from clrkit import tables
 from clrkit.comparison import DIFFERS, NOT_RUN, REPRODUCED, compare, summary_line, tolerance
 from clrkit.config import Finetune, Stage
-from clrkit.tables import Table
+from clrkit.table import Table, duration
 
 
 def cell(table: Table, row: str, column: str) -> str:
@@ -68,7 +69,7 @@ def test_cost_is_summed_by_stage() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(8.25, "8.2 s"), (720, "12.0 min"), (12_240, "3.4 h")])
 def test_spans_of_time_have_a_fitting_unit(seconds: float, text: str) -> None:
-    assert tables.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_table_is_markdown_with_pipes_escaped() -> None:
@@ -156,3 +157,30 @@ def test_the_spread_is_pooled_over_like_cells() -> None:
     runs = runs[(runs["stage"] == "supervised") & (runs["fraction"] == 0.01)]
     pooled = ((0 + 9 + 36) / 3) ** 0.5
     assert compare(runs, runs)["tolerance"].tolist() == pytest.approx([3 * pooled * (2 / 3) ** 0.5] * 3)
+
+
+def test_runs_on_one_pretraining_are_one_repetition_of_it() -> None:
+    advantage = {0: 0.0, 1: 3.0, 2: 6.0}
+    own = synthetic.runs(lambda stage: 50.0 + advantage[stage.seed])
+    tuned = own["stage"].isin(["finetune", "supervised"])
+    own, reference = own[tuned].assign(pretrain_seed=lambda runs: runs["seed"]), own[tuned]
+    shared = own.assign(pretrain_seed=own["pretrain_seed"].where(own["stage"] == "supervised", 0))
+    whole, part = compare(own, reference), compare(shared, reference)
+    alone = whole["stage"] == "supervised"
+    assert set(whole["own_seeds"]) == set(part.loc[alone, "own_seeds"]) == {3}
+    assert set(part.loc[~alone, "own_seeds"]) == {1}
+    assert set(part["reference_seeds"]) == {3}
+    wider = part["tolerance"] / whole["tolerance"]
+    assert wider[alone].tolist() == pytest.approx([1.0] * alone.sum())
+    assert wider[~alone].tolist() == pytest.approx([2**0.5] * (~alone).sum())  # sqrt((1 + 1/3) / (2/3))
+    assert part["own"].tolist() == pytest.approx(whole["own"].tolist())
+
+
+def test_every_seed_of_labels_on_every_pretraining_counts_pretrainings() -> None:
+    runs = synthetic.runs()
+    runs = runs[runs["stage"] == "finetune"]
+    crossed = pd.concat([runs.assign(seed=seed, top1=runs["top1"] + seed) for seed in (0, 1, 2)])
+    compared = compare(crossed, runs)
+    assert set(compared["own_seeds"]) == set(compared["reference_seeds"]) == {3}
+    assert compared["own"].tolist() == pytest.approx([mean + 1 for mean in compared["reference"]])
+    assert compared["tolerance"].tolist() == pytest.approx(compare(runs, runs)["tolerance"].tolist())
