@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from clrkit.config import Stage
-from clrkit.durations import seconds_expected, seconds_per_epoch
+from clrkit.durations import seconds_expected, seconds_per_epoch, share_done
 from clrkit.runs import Progress, Store
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
@@ -137,7 +137,7 @@ class SweepLine:
     def __init__(self, todo: Sequence[Stage], store: Store, workers: int) -> None:
         known = seconds_per_epoch(store, todo)
         self.expected = {stage: seconds_expected(stage, known) for stage in todo}
-        self.before = {stage: store.state(stage)[1] for stage in todo}
+        self.before = {stage: share_done(store, stage) for stage in todo}
         self.line, self.workers, self.total = ProgressLine(), workers, len(todo)
         self.begun, self.working, self.done = monotonic(), dict[Stage, Progress](), set[Stage]()
 

@@ -67,9 +67,19 @@ def seconds_expected(config: Stage, known: dict[Kind, float]) -> float | None:
     return None if each is None else each * config.epochs
 
 
+def share_done(store: Store, stage: Stage) -> float:
+    """How much of a run is done. Estimates take a damaged note of it for none; whoever goes on names that."""
+    with suppress(RunError):
+        return store.state(stage)[1]
+    return 0.0
+
+
 def kind_of(stage: str, config: dict[str, Any]) -> Kind:
-    """What the time of an epoch depends on: stage, network and fraction."""
-    return stage, config.get("fraction"), *sorted(network_of(config).items())
+    """What the time of an epoch depends on: stage, networks, memory, and the share of images it goes over."""
+    teacher = config.get("teacher", {})
+    share = teacher["fraction"] if config.get("transfer") == "labelled" else config.get("fraction")
+    networks = [network_of(config), *([network_of(teacher)] if teacher else [])]
+    return stage, share, bool(config.get("memory")), *(tuple(sorted(each.items())) for each in networks)
 
 
 def network_of(values: dict[str, Any]) -> dict[str, Any]:

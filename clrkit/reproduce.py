@@ -134,7 +134,8 @@ def make_runs(
     if not todo:
         print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
         return True
-    at_once = workers or (available_cores() if cluster else runs_at_once(device))
+    on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
+    at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
     line, made = SweepLine(todo, store, at_once), True
     with (
         part(todo, store, minutes, at_once),

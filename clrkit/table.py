@@ -50,6 +50,7 @@ def value(mean: float, stderr: float) -> str:
 
 
 def megabytes(count: float) -> str:
+    """A size of memory, or that it is not known."""
     return "-" if pd.isna(count) else f"{count:,.0f} MB"
 
 

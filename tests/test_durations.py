@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from clrkit.config import Stage
-from clrkit.durations import seconds_expected, seconds_per_epoch
+from clrkit.config import Stage, with_fields
+from clrkit.durations import seconds_expected, seconds_per_epoch, share_done
 from clrkit.presets import preset
 from clrkit.runs import Store, progress_file, write_run_sums
 
@@ -85,3 +85,34 @@ def test_what_was_timed_here_counts_before_the_reference_which_stands_in_where_n
     assert seconds_expected(later, seconds_per_epoch(store, [later])) == pytest.approx(6)
     timed(store, 0, 2.0 * epochs)
     assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store, [])) == pytest.approx(2 * epochs)
+
+
+def test_a_distilled_run_is_timed_by_the_images_it_goes_over_and_by_its_teacher(store: Store) -> None:
+    student = SMOKE.resolve("distill", epochs=10)
+    noted(store, student, {"step": 1, "total": 2, "seconds": 50.0})
+    few = SMOKE.resolve("distill", epochs=1000, transfer="labelled")
+    noted(store, few, {"step": 1, "total": 2, "seconds": 5.0})
+    known = seconds_per_epoch(store, [student, few])
+    assert seconds_expected(student, known) == pytest.approx(100)
+    assert seconds_expected(few, known) == pytest.approx(10)
+    fraction, teacher = {"teacher.fraction": 0.5}, {"teacher.pretrain.network.width": 0.5}
+    assert seconds_expected(with_fields(student, fraction), known) == pytest.approx(100)
+    assert seconds_expected(with_fields(few, fraction), known) is None
+    assert seconds_expected(with_fields(student, teacher), known) is None
+
+
+def test_a_memory_takes_time_in_pretraining_alone(store: Store) -> None:
+    remembering = SMOKE.resolve("pretrain", memory=True, memory_size=500, epochs=10)
+    noted(store, remembering, {"step": 1, "total": 2, "seconds": 50.0})
+    known = seconds_per_epoch(store, [remembering])
+    assert seconds_expected(remembering, known) == pytest.approx(100)
+    assert seconds_expected(SMOKE.pretrain, known) is None
+    timed(store, 0, 3.0, memory=True, memory_size=500)
+    assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store, [])) == pytest.approx(3)
+
+
+def test_what_is_done_of_a_run_is_nothing_where_its_note_is_damaged(store: Store) -> None:
+    noted(store, SMOKE.pretrain, {"step": 4, "total": 16, "seconds": 1.0})
+    assert share_done(store, SMOKE.pretrain) == 0.25
+    progress_file(store.path(SMOKE.pretrain)).write_text('{"step": 9, "total": 0}')
+    assert share_done(store, SMOKE.pretrain) == 0.0

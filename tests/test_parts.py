@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clrkit.__main__ import main
+from clrkit.cluster import Cluster
 from clrkit.config import Stage
 from clrkit.console import TIME_UP, SweepLine, noting
-from clrkit.parts import Part, Piece, cut, listed, table
+from clrkit.parts import MOST_PARTS, Part, Piece, Schedule, listed, table
 from clrkit.presets import preset
 from clrkit.provenance import available_cores
+from clrkit.reproduce import make_runs
 from clrkit.runs import Progress, Store, progress_file
 from clrkit.sweep import runs_at_once
 from clrkit.sweep_command import PART_OVER
@@ -86,15 +90,15 @@ def test_a_part_that_is_over_and_a_signal_have_statuses_of_their_own(
 
 
 def test_a_time_is_noted_as_a_signal_is() -> None:
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     with noting(until=time.monotonic() + 0.05) as noted:
         assert noted == []
         time.sleep(0.2)
         assert noted == [TIME_UP]
     with noting(until=time.monotonic() + 60) as noted:
-        assert threading.active_count() == before + 1
-    time.sleep(0.05)
-    assert threading.active_count() == before
+        (timer,) = {*threading.enumerate()} - before
+    timer.join(5)
+    assert not timer.is_alive()
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "ten"])
@@ -154,23 +158,103 @@ def test_no_parts_are_ahead_of_what_is_made(tmp_path: Path, monkeypatch: pytest.
     assert table([LONG], Store(tmp_path, "smoke"), 10, 1) == ["No parts are left: all runs are there."]
 
 
-@settings(max_examples=25)
-@given(st.lists(st.floats(0.1, 500) | st.none(), min_size=1, max_size=9), st.floats(1, 300))
-def test_parts_hold_all_the_work_in_its_order_each_as_much_as_there_is_time(
-    times: list[float | None], seconds: float
+CHAINS = [
+    stage
+    for seed in (0, 1)
+    for stage in (SMOKE.resolve("distill", seed=seed), SMOKE.resolve("probe", seed=seed))
+]
+LINKS = list(dict.fromkeys(link for stage in CHAINS for link in stage.chain))
+TIMES = st.lists(st.floats(0.1, 500) | st.none(), min_size=len(LINKS), max_size=len(LINKS))
+
+
+@settings(max_examples=50)
+@given(TIMES, st.integers(1, 9))
+def test_a_schedule_has_a_worker_for_each_run_and_takes_each_after_what_it_builds_on(
+    times: list[float | None], workers: int
 ) -> None:
-    stages = [SMOKE.resolve("pretrain", seed=seed) for seed in range(len(times))]
-    parts = cut([Piece(*each) for each in zip(stages, [0.0] * 9, [1.0] * 9, times, strict=False)], seconds)
-    works = [sum(piece.seconds or 0 for piece in part) for part in parts]
-    assert all(work == pytest.approx(seconds) for work in works[:-1])
-    assert works[-1] <= seconds * (1 + 1e-9)
-    pieces = [piece for part in parts for piece in part]
-    assert list(dict.fromkeys(piece.stage for piece in pieces)) == stages
-    for stage, whole in zip(stages, times, strict=True):
+    schedule = Schedule([Piece(stage, 0, 1, each) for stage, each in zip(LINKS, times, strict=True)], workers)
+    spans = {piece.stage: (first, last) for first, last, piece in schedule.pieces}
+    took = {stage: each or 0.0 for stage, each in zip(LINKS, times, strict=True)}
+    assert set(spans) == set(LINKS)
+    for stage, (first, last) in spans.items():
+        assert last - first == pytest.approx(took[stage])
+        assert stage.source is None or first >= spans[stage.source][1]
+        assert sum(begin <= first < end for begin, end in spans.values()) <= workers
+    longest, work = max(sum(took[link] for link in stage.chain) for stage in LINKS), sum(took.values())
+    least, most = max(longest, work / workers), longest + work / workers  # Graham's bound on list scheduling
+    assert least * (1 - 1e-9) <= schedule.seconds <= most * (1 + 1e-9)
+
+
+@settings(max_examples=25)
+@given(TIMES, st.integers(1, 3), st.floats(1, 300))
+def test_parts_hold_all_the_work_each_once(times: list[float | None], workers: int, seconds: float) -> None:
+    schedule = Schedule([Piece(stage, 0, 1, each) for stage, each in zip(LINKS, times, strict=True)], workers)
+    parts = max(1, math.ceil(schedule.seconds / seconds))
+    ends = [*(place * seconds for place in range(parts)), math.inf]
+    pieces = [piece for begin, end in pairwise(ends) for piece in schedule.within(begin, end)]
+    for stage, whole in zip(LINKS, times, strict=True):
         mine = [piece for piece in pieces if piece.stage == stage]
-        assert [piece.first for piece in mine[1:]] == [piece.last for piece in mine[:-1]]
+        assert [piece.first for piece in mine[1:]] == pytest.approx([piece.last for piece in mine[:-1]])
         assert (mine[0].first, mine[-1].last) == (0, 1)
         assert sum(piece.seconds or 0 for piece in mine) == pytest.approx(whole or 0)
+
+
+def test_a_run_takes_as_long_with_many_workers(store: Store) -> None:
+    note(store, LONG, step=8000, seconds=3200.0)
+    part = Part([LONG], store, minutes=10, workers=16)
+    name = "part of 10 min: R8 0.25x pretrain seed 0"
+    assert (
+        part.outlook() == f"{name}, epochs 501 to 594 of 1,000; about 10 min; 5 more parts of 10 min (43 min)"
+    )
+    part.begun -= 600
+    note(store, LONG, step=9600, seconds=3840.0)
+    assert part.account().endswith("epochs 501 to 600 of 1,000; 5 more parts of 10 min (40 min)")
+
+
+def test_a_run_at_its_last_step_that_is_not_there_has_its_end_left(store: Store) -> None:
+    note(store, SMOKE.pretrain, step=16, seconds=60.0)
+    part = Part([SMOKE.pretrain], store, minutes=10, workers=1)
+    name = "R8 0.25x pretrain seed 0, its end"
+    assert part.outlook() == f"part of 10 min: {name}; about 0 s; nothing is left after it"
+    assert part.account().endswith("no step done; 1 more part of 10 min (0 s)")
+    assert table([SMOKE.pretrain], store, 10, 1)[1:] == [f"    1  about 0 s: {name}"]
+
+
+def test_a_damaged_note_of_progress_counts_as_nothing_done(store: Store) -> None:
+    note(store, LONG, step=8000, seconds=4000.0)
+    progress_file(store.path(LONG)).write_text("{")
+    assert SweepLine([LONG], store, workers=1).before == {LONG: 0.0}
+    assert (
+        Part([LONG], store, minutes=10, workers=1).outlook().startswith("part of 10 min: R8 0.25x pretrain")
+    )
+
+
+def test_parts_of_an_instant_cost_nothing(store: Store) -> None:
+    note(store, LONG, step=16, seconds=3600.0)
+    began = time.monotonic()
+    lines = table([LONG], store, 1e-7, workers=1)
+    assert len(lines) == 1 + MOST_PARTS + 1
+    assert re.fullmatch(r"\.\.\. and 599,39\d,\d{3},\d{3} more", lines[-1])
+    assert re.search(r"; 599,39\d,\d{3},\d{3} more parts", Part([LONG], store, 1e-7, workers=1).outlook())
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "at_once"),
+    [(None, 0, 1), ("local", 0, 1), ("slurm", 0, 7), ("slurm", 3, 3)],
+)
+def test_the_line_expects_as_many_runs_at_a_time_as_are_made(
+    kind: str | None, workers: int, at_once: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("clrkit.reproduce.available_cores", lambda: 7)
+    monkeypatch.setattr("clrkit.reproduce.run_all", lambda *_: (None for _ in "1"))
+    monkeypatch.setattr("clrkit.reproduce.SweepLine", lambda todo, store, workers: seen.append(workers))
+    cluster = Cluster(kind, {}) if kind else None
+    with pytest.raises(AttributeError):  # from None, the line
+        make_runs([SMOKE.pretrain], store, workers, "auto", [], cluster)
+    assert seen == [at_once]
 
 
 def test_the_time_left_of_runs_that_go_on_is_by_what_was_done_since(store: Store) -> None:
