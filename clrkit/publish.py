@@ -23,11 +23,12 @@ from clrkit.check import published
 from clrkit.checksums import Damaged, check_file, digest_of, read_sums
 from clrkit.console import ProgressLine
 from clrkit.grid import Preset
-from clrkit.headless import NotebookError, execute, notebooks, own_dataset
+from clrkit.headless import NotebookError, execute, executed_whole, notebooks, own_dataset
 from clrkit.images import reason
 from clrkit.paper import PAPER
 from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
 from clrkit.runs import NOTE_SECONDS, RECORD, Run, RunError, Store, locked, read_json, write_json, write_sums
+from clrkit.settings import with_ablations
 
 if TYPE_CHECKING:
     from clrkit.contents import Report
@@ -41,7 +42,7 @@ def publish(preset: Preset, store: Store) -> str:
     """Execute the notebooks, draw figures and index; returns how the numbers compare with the reference.
 
     A notebook is executed anew where it, its library or the runs are younger than the executed copy, or the
-    copy is not what was written.
+    copy is not what was written, has other cells or did not run to its end.
 
     Raises:
         RunError: where the results folder cannot be written.
@@ -73,12 +74,11 @@ def publishing(store: Store) -> Iterator[None]:
 def execute_notebooks(preset: Preset, store: Store) -> None:
     """Those of the preset that are not up to date. Raises NotebookError for one that fails."""
     line, folder = ProgressLine(), store.folder / "notebooks"
-    runs = [store.path(stage) for stage in complete(preset.runs)]
-    youngest = max(map(modified, [*sources(), *runs]))
+    youngest = max(youngest_run(preset, store), *map(modified, sources()))
     whole = {name for name, digest in sums_of(folder).items() if is_whole(folder / name, digest)}
     for source in notebooks_of(preset):
         target = folder / source.name
-        if target.name in whole and modified(target) > max(youngest, modified(source)):
+        if target.name in whole and up_to_date(source, target, youngest):
             continue
         line.show(f"notebook {source.name}", always=True)
         try:
@@ -96,6 +96,21 @@ def notebooks_of(preset: Preset) -> list[Path]:
     """The notebooks but those that show another data set than the preset's, whatever the preset."""
     found = notebooks(project_root() / "notebooks")
     return [path for path in found if own_dataset(path) in (None, preset.pretrain.data.dataset)]
+
+
+def youngest_run(preset: Preset, store: Store) -> float:
+    """When the last was made of the preset's runs and of those of the ablation lab that are there."""
+    folders = map(store.path, complete(with_ablations(preset, True)))
+    return max(modified(folder) for folder in folders if folder.exists())
+
+
+def up_to_date(source: Path, copy: Path, youngest: float) -> bool:
+    """Whether an executed copy is younger than its notebook and a time, has its cells, and ran to its end."""
+    import nbformat
+
+    if modified(copy) <= max(youngest, modified(source)):
+        return False
+    return executed_whole(*(nbformat.read(path, as_version=4) for path in (copy, source)))
 
 
 def modified(path: Path) -> float:

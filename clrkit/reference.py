@@ -1,7 +1,7 @@
 """One's own results of a preset made the reference that the repository holds: all but weights and images.
 
-Of the data sets only the embedded ones may be passed on. A notebook's cells that show images are tagged
-`images`; of the other sets what they show stays out of the reference, and what they say in words stays in.
+Of the data sets only the embedded ones may be passed on. Of the others a notebook may show images in any
+cell, unless its source tags the cell `no-images`: of all cells but these, words alone are passed on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from clrkit.checksums import REFERENCE, SUMS
 from clrkit.data import EMBEDDED
 from clrkit.frames import DATASETS
 from clrkit.grid import Preset
+from clrkit.headless import injected
 from clrkit.images import reason
-from clrkit.publish import draw, modified, notebooks_of, publishing
+from clrkit.publish import draw, notebooks_of, publishing, up_to_date, youngest_run
 from clrkit.reproduce import complete
 from clrkit.runs import HISTORY, RECORD, Run, RunError, Store, write_sums
 from clrkit.settings import with_ablations
@@ -28,7 +29,7 @@ from clrkit.settings import with_ablations
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-IMAGES = "images"  # tag of the cells that show images of the data set
+NO_IMAGES = "no-images"  # tag of the cells that show pictures or tables, but no image of the data set
 IN_WORDS = "text/plain"
 
 
@@ -49,11 +50,9 @@ def make_reference(preset: Preset, store: Store) -> Store:
                 new = Store(Path(folder), preset.name)
                 (new.results / REFERENCE).mkdir()  # an empty one: there is nothing to compare with
                 copy_runs(runs, new)
-                copy_notebooks(copies, new, preset.pretrain.data.dataset)
+                copy_notebooks(notebooks_of(preset), copies, new, preset.pretrain.data.dataset)
                 draw(preset, new)
-                if reference.folder.exists():
-                    reference.folder.rename(new.results / "former")
-                new.folder.rename(reference.folder)
+                exchange(new.folder, reference.folder)
         except OSError as error:
             raise RunError(f"{reference.folder} cannot be written: {reason(error)}.") from None
     return reference
@@ -77,10 +76,11 @@ def own_notebooks(preset: Preset, store: Store) -> list[Path]:
     found, copies = Findings(), [folder / source.name for source in sources]
     check_files(folder, [copy.name for copy in copies], found)
     refuse(found)
-    youngest = max(modified(store.path(stage)) for stage in complete(preset.runs))
+    youngest = youngest_run(preset, store)
     for source, copy in zip(sources, copies, strict=True):
-        if modified(copy) <= max(youngest, modified(source)):
-            raise RunError(f"{copy} failed, or is older than the notebook or the runs; {remedy(preset)}.")
+        if not up_to_date(source, copy, youngest):
+            why = "failed, is older than the notebook or the runs, or has other cells than the notebook"
+            raise RunError(f"{copy} {why}; {remedy(preset)}.")
     return copies
 
 
@@ -103,35 +103,53 @@ def copy_runs(runs: Sequence[Run], new: Store) -> None:
             shutil.copyfile(run.folder / name, folder / name)
 
 
-def copy_notebooks(copies: Sequence[Path], new: Store, dataset: str) -> None:
+def copy_notebooks(sources: Sequence[Path], copies: Sequence[Path], new: Store, dataset: str) -> None:
     """Executed notebooks with their checksums, without the images of a data set that is not embedded."""
     folder = new.folder / "notebooks"
     folder.mkdir()
-    for path in copies:
-        document = nbformat.read(path, as_version=4)
+    for source, copy in zip(sources, copies, strict=True):
+        document = nbformat.read(copy, as_version=4)
         if dataset not in EMBEDDED:
-            take_images_out(document, DATASETS.get(dataset, dataset))
-        nbformat.write(document, folder / path.name)
-    write_sums(folder, [path.name for path in copies])
+            take_images_out(document, nbformat.read(source, as_version=4), DATASETS.get(dataset, dataset))
+        nbformat.write(document, folder / copy.name)
+    write_sums(folder, [copy.name for copy in copies])
 
 
-def take_images_out(document: NotebookNode, dataset: str) -> None:
-    """Leave words alone of what the tagged cells of an executed notebook show.
+def take_images_out(document: NotebookNode, source: NotebookNode, dataset: str) -> None:
+    """Leave nothing of an executed notebook that may hold an image: of cells without the tag words alone.
 
     Args:
         document: is changed.
+        source: the notebook, with the same cells; what the copy says of its own cells does not count.
         dataset: its name for readers.
     """
-    note = f"Images of {dataset} are not passed on; run the notebook to see them here."
+    note = f"What may show images of {dataset} is not passed on; run the notebook to see it here."
+    document.metadata.pop("widgets", None)  # their state, with what they show
+    cells = iter([cell for cell in source.cells if not injected(cell)])
     for cell in document.cells:
-        if IMAGES in cell.metadata.get("tags", []):
+        cell.pop("attachments", None)
+        tags = [] if injected(cell) else next(cells).metadata.get("tags", [])
+        if cell.cell_type == "code" and NO_IMAGES not in tags:
             cell.outputs = [in_words(output, note) for output in cell.outputs]
 
 
 def in_words(output: NotebookNode, note: str) -> NotebookNode:
-    """An output of a cell, with the note and a picture's description in the place of anything but text."""
+    """An output of a cell, with its words and the note in the place of anything but text."""
     data = output.get("data", {})
     if not data.keys() - {IN_WORDS}:
         return output
-    told = [data[IN_WORDS]] if "image/png" in data else []  # of other outputs it is the name of a class
+    told = [data[IN_WORDS]] if IN_WORDS in data else []
     return nbformat.from_dict({**output, "data": {IN_WORDS: "\n".join([*told, note])}, "metadata": {}})
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Put a folder in the place of another, which is left beside where it was, or back where that fails."""
+    former = new.with_name("former")
+    try:
+        if old.exists():
+            old.rename(former)
+        new.rename(old)
+    except BaseException:  # an interrupt, too, may come between
+        if former.exists() and not old.exists():
+            former.rename(old)
+        raise

@@ -10,7 +10,11 @@ Command = Callable[[argparse.Namespace], int]
 
 def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
     """Add the command to the parser that `command` makes parsers for."""
-    command("reference", make, "Make your own results of a preset the committed reference, without weights.")
+    command(
+        "reference",
+        make,
+        "Make your own results of a preset the committed reference: no weights, no images but embedded ones.",
+    )
 
 
 def make(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import nbformat
 import pytest
 
 from clrkit.config import STAGES, Augmentation, Config, Data, Labelled, Network, Stage, field_help
+from clrkit.grid import Preset
 from clrkit.headless import execute, notebooks
+from clrkit.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = notebooks(ROOT / "notebooks")
@@ -101,6 +105,38 @@ def test_a_notebook_that_trains_opens_with_its_plan(source: Path) -> None:
         for word in ("plan(", "follow(")
     )
     assert not trained or min(planned) < min(trained)
+
+
+def prepared(source: Path, knobs: dict[str, Any]) -> dict[str, Any]:
+    """The names that a notebook has after its first two cells."""
+    names: dict[str, Any] = {}
+    parameters, setup = (cell.source for cell in code(source)[:2])
+    exec(parameters, names)
+    names.update(knobs)
+    exec(setup, names)
+    return names
+
+
+@pytest.mark.parametrize("make", PRESETS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_runs_of_a_seed_are_the_preset_s_own(make: Callable[[], Preset], seed: int) -> None:
+    preset = make()
+    runs = {*replace(preset, grid=replace(preset.grid, seeds=(seed,))).runs}
+    start, one, two, three = (prepared(path, {"preset": preset.name, "seed": seed}) for path in SOURCES[:4])
+    assert {start["config"], one["linear"], *two["configs"].values(), *three["configs"].values()} <= runs
+
+
+@pytest.mark.parametrize("source", SOURCES[:6], ids=NAMES[:6])
+def test_no_network_looks_at_a_whole_part_of_the_images(source: Path) -> None:
+    """A big network takes hours for tens of thousands of images where there is no GPU."""
+    nodes = [node for cell in code(source) for node in ast.walk(ast.parse(cell.source))]
+    subsets = set()
+    for node in nodes:
+        if isinstance(node, ast.Assign) and ".subset(" in ast.unparse(node.value):
+            subsets |= {each.id for each in ast.walk(node.targets[0]) if isinstance(each, ast.Name)}
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    looks = [call.args[1] for call in calls if ast.unparse(call.func) in ("extract", "predict")]
+    assert {ast.unparse(part) for part in looks} <= subsets
 
 
 @pytest.fixture(scope="module")

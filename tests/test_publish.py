@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 import synthetic
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from clrkit import publish as module
 from clrkit.check import check
@@ -15,14 +20,24 @@ from clrkit.headless import NotebookError
 from clrkit.presets import preset
 from clrkit.publish import execute_notebooks, notebooks_of, publishing
 from clrkit.reproduce import complete
-from clrkit.runs import NOTE_SECONDS, Store
+from clrkit.runs import NOTE_SECONDS, Store, write_sums
+from clrkit.settings import ablation_runs
 
 SMOKE = preset("smoke")
 NAMES = ["00_start.ipynb", "01_next.ipynb"]
+CODE = "print(1)"
+ERROR = new_output("error", ename="ValueError", evalue="", traceback=[])
+
+
+def write(path: Path, cells: Sequence[Any]) -> None:
+    nbformat.write(new_notebook(cells=list(cells)), path)
 
 
 class Executions(list[str]):
-    """Stands in for Papermill: writes a copy, notes its name; fails, or is stopped, at a notebook."""
+    """Stands in for Papermill: writes a copy, notes its name; fails, or is stopped, at a notebook.
+
+    (Here a notebook that fails leaves a copy without a trace of it, as where the kernel dies.)
+    """
 
     failing = ""
     stopped = ""
@@ -30,7 +45,7 @@ class Executions(list[str]):
     def __call__(self, source: Path, target: Path, *_: object) -> None:
         self.append(source.name)
         target.parent.mkdir(exist_ok=True)
-        target.write_text(f"executed {source.name}")
+        write(target, [new_code_cell(CODE, execution_count=1)])
         if source.name == self.failing:
             raise NotebookError(f"{source.name} failed.")
         if source.name == self.stopped:
@@ -41,7 +56,7 @@ class Executions(list[str]):
 def executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executions:
     (tmp_path / "notebooks").mkdir()
     for name in NAMES:
-        nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / name)
+        write(tmp_path / "notebooks" / name, [new_code_cell(CODE)])
     noted = Executions()
     monkeypatch.setattr(module, "execute", noted)
     monkeypatch.setattr(module, "project_root", lambda: tmp_path)
@@ -60,7 +75,7 @@ def test_an_executed_copy_stays_unless_it_is_damaged(store: Store, executions: E
     execute_notebooks(SMOKE, store)
     execute_notebooks(SMOKE, store)
     assert executions == NAMES
-    (store.folder / "notebooks" / NAMES[1]).write_text("executed 01_next.ipynb, or so it says")
+    (store.folder / "notebooks" / NAMES[1]).write_text("{}")
     execute_notebooks(SMOKE, store)
     assert executions == [*NAMES, NAMES[1]]
     assert check(store.results).damaged == []
@@ -71,7 +86,7 @@ def test_checksums_are_written_of_what_was_executed_and_of_nothing_else(
 ) -> None:
     execute_notebooks(SMOKE, store)
     damaged = store.folder / "notebooks" / NAMES[1]
-    damaged.write_text("executed 01_neyt.ipynb")
+    damaged.write_text("{}")
     (store.folder / "notebooks" / NAMES[0]).unlink()
     executions.failing = NAMES[0]
     with pytest.raises(NotebookError):
@@ -104,6 +119,36 @@ def test_a_notebook_that_failed_is_executed_again(store: Store, executions: Exec
     executions.failing = ""
     execute_notebooks(SMOKE, store)
     assert executions == [NAMES[0], *NAMES]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [new_code_cell(CODE, execution_count=1, outputs=[ERROR])],
+        [new_code_cell(CODE)],
+        [new_code_cell("print(2)", execution_count=1)],
+        [new_code_cell(CODE, execution_count=1), new_markdown_cell("of another version")],
+        [],
+    ],
+    ids=["failed", "not executed", "other code", "a cell more", "a cell less"],
+)
+def test_a_copy_that_failed_or_has_other_cells_is_executed_again_however_young(
+    store: Store, executions: Executions, cells: Sequence[Any]
+) -> None:
+    execute_notebooks(SMOKE, store)
+    folder = store.folder / "notebooks"
+    write(folder / NAMES[1], cells)
+    write_sums(folder, NAMES)
+    execute_notebooks(SMOKE, store)
+    assert executions == [*NAMES, NAMES[1]]
+
+
+def test_a_new_run_of_the_ablation_lab_makes_the_notebooks_anew(store: Store, executions: Executions) -> None:
+    execute_notebooks(SMOKE, store)
+    (new, *_) = [run for run in ablation_runs(SMOKE) if not store.find(run)]
+    os.utime(synthetic.put(store, new), times=(time.time() + 60,) * 2)
+    execute_notebooks(SMOKE, store)
+    assert executions == [*NAMES, *NAMES]
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import ast
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 import synthetic
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from clrkit import embedding_map, image_pictures, loss_pictures, pictures, playground, publish
 from clrkit import reference as module
@@ -23,9 +24,10 @@ from clrkit.check import check
 from clrkit.config import ConfigError
 from clrkit.headless import notebooks, own_dataset
 from clrkit.presets import preset
-from clrkit.reference import make_reference, take_images_out
+from clrkit.reference import NO_IMAGES, make_reference, take_images_out
 from clrkit.reproduce import complete
 from clrkit.runs import WEIGHTS, Store, write_run_sums, write_sums
+from clrkit.settings import ablation_runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for path in notebooks(ROOT / "notebooks") if own_dataset(path) is None]
@@ -37,7 +39,7 @@ MARKS = ("Images", "height width", "side side")  # in the annotations of what ta
 
 
 def tagged(cell: Any) -> bool:
-    return "images" in cell.metadata.get("tags", [])
+    return NO_IMAGES in cell.metadata.get("tags", [])
 
 
 # Which cells show images
@@ -74,11 +76,11 @@ def called(cell: Any, names: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_the_cells_that_show_images_are_tagged_and_no_other(source: Path) -> None:
+def test_no_cell_shows_images_that_is_tagged_as_showing_none(source: Path) -> None:
     document = nbformat.read(source, as_version=4)
-    cells, names = [cell for cell in document.cells if cell.cell_type == "code"], imported(document)
-    showing = [cell.id for cell in cells if takers() & set(called(cell, names))]
-    assert showing == [cell.id for cell in cells if tagged(cell)]
+    cells, names = [cell for cell in document.cells if tagged(cell)], imported(document)
+    assert cells
+    assert not [cell.source for cell in cells if takers() & set(called(cell, names))]
     drawing = ("matplotlib", "PIL", "torchvision", "imshow")  # pictures that the scan would not see
     assert not [cell.source for cell in cells if any(word in cell.source for word in drawing)]
 
@@ -91,40 +93,40 @@ def test_the_scan_knows_what_takes_images() -> None:
 # What stays of them
 
 
-@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "image/svg+xml", "text/html", "application/pdf"])
-def test_of_a_tagged_cell_words_stay_and_nothing_else(kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["image/png", "image/jpeg", "image/svg+xml", "text/html", "text/markdown", "application/pdf"]
+)
+def test_of_a_cell_without_the_tag_words_stay_and_nothing_else(kind: str) -> None:
     picture = new_output(
         "display_data", {kind: PIXELS, "text/plain": "a cat"}, metadata={kind: {"alt": "cat"}}
     )
     printed, told = new_output("stream", text="50 images"), new_output("display_data", {"text/plain": "37"})
     cells = [
-        new_code_cell(outputs=[printed, picture, told], metadata={"tags": tags}) for tags in (["images"], [])
+        new_code_cell(outputs=[printed, picture, told], metadata={"tags": tags}) for tags in ([], [NO_IMAGES])
     ]
     document = new_notebook(cells=cells)
-    take_images_out(document, "CIFAR-10")
+    take_images_out(document, deepcopy(document), "CIFAR-10")
     nbformat.validate(document)
     first, second, third = document.cells[0].outputs
     assert (first, third) == (printed, told)
-    (words,) = second.data.values()
-    assert words.endswith("Images of CIFAR-10 are not passed on; run the notebook to see them here.")
-    assert words.startswith("a cat\n") == (kind == "image/png")
+    note = "What may show images of CIFAR-10 is not passed on; run the notebook to see it here."
+    assert second.data == {"text/plain": f"a cat\n{note}"}
     assert not second.metadata
     assert document.cells[1].outputs[1].data[kind] == PIXELS
 
 
-def test_no_picture_of_a_tagged_cell_survives_in_executed_notebooks() -> None:
-    pictures = 0
-    for source in SOURCES:
-        document = nbformat.read(ROOT / "results/reference/mini/notebooks" / source.name, as_version=4)
-        tags = {cell.id: cell.metadata for cell in nbformat.read(source, as_version=4).cells}
-        for cell in document.cells:
-            cell.metadata = tags.get(cell.id, cell.metadata)
-        shown = [cell for cell in document.cells if tagged(cell)]
-        pictures += sum("image/png" in output.get("data", {}) for cell in shown for output in cell.outputs)
-        take_images_out(document, "CIFAR-10")
-        left = {kind for cell in shown for output in cell.outputs for kind in output.get("data", {})}
-        assert left <= {"text/plain"}
-    assert pictures >= 9
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_of_executed_notebooks_images_are_lost_and_nothing_else(source: Path) -> None:
+    document = nbformat.read(ROOT / "results/reference/mini/notebooks" / source.name, as_version=4)
+    now = nbformat.read(source, as_version=4)
+    tags = {cell.id: cell.metadata for cell in now.cells}
+    for cell in document.cells:
+        cell.metadata = tags.get(cell.id, cell.metadata)
+    before = deepcopy(document)
+    take_images_out(document, before, "CIFAR-10")
+    lost = [cell.id for cell, was in zip(document.cells, before.cells, strict=True) if cell != was]
+    cells, names = [cell for cell in now.cells if cell.cell_type == "code"], imported(now)
+    assert lost == [cell.id for cell in cells if takers() & set(called(cell, names))]
 
 
 # The whole reference
@@ -140,14 +142,25 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         (folder / WEIGHTS).write_bytes(b"weights")
         write_run_sums(folder)
     (made.runs / "distill-0123.partial").mkdir()
-    output = new_output("display_data", {"image/png": PIXELS, "text/plain": "a digit"})
-    for folder, outputs in ((tmp_path / "notebooks", []), (made.folder / "notebooks", [output])):
+    for folder in (tmp_path / "notebooks", made.folder / "notebooks"):
         folder.mkdir()
-        cells = [new_code_cell(outputs=outputs, metadata={"tags": ["images"]})]
-        nbformat.write(new_notebook(cells=cells), folder / NAME)
-    write_sums(made.folder / "notebooks", [NAME])
-    later(made.folder / "notebooks" / NAME)
+    nbformat.write(new_notebook(cells=[new_code_cell("show()")]), tmp_path / "notebooks" / NAME)
+    write_copy(made, new_notebook(cells=[executed("show()", PIXELS)]))
     return made
+
+
+def executed(source: str, pixels: str, tags: Sequence[str] = ()) -> Any:
+    """A cell that showed a picture."""
+    output = new_output("display_data", {"image/png": pixels, "text/plain": "a digit"})
+    return new_code_cell(source, outputs=[output], execution_count=1, metadata={"tags": [*tags]})
+
+
+def write_copy(store: Store, document: Any) -> None:
+    """An executed notebook, younger than all else."""
+    folder = store.folder / "notebooks"
+    nbformat.write(document, folder / NAME)
+    write_sums(folder, [NAME])
+    later(folder / NAME)
 
 
 def later(path: Path) -> None:
@@ -174,7 +187,7 @@ def test_the_reference_is_the_own_results_without_weights_in_the_place_of_the_fo
     made = contents(reference.folder)
     kept = {name for name in own if name.startswith("runs/") and not name.endswith(WEIGHTS)}
     assert {name: own[name] for name in kept} == {name: made[name] for name in made if name[:5] == "runs/"}
-    assert made[f"notebooks/{NAME}"] == own[f"notebooks/{NAME}"]
+    assert made[f"notebooks/{NAME}"] == own[f"notebooks/{NAME}"]  # with pictures: the digits are embedded
     assert {"INDEX.md", "report.html", "figures/drawn.json"} <= made.keys()
     found = check(reference.results)
     assert (found.damaged, found.remarks) == ([], [])
@@ -189,10 +202,21 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_images_of_a_set_that_is_not_embedded_stay_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a copy says of its cells, only the notebook's own tag lets a picture pass."""
     monkeypatch.setattr(module, "EMBEDDED", {})
+    figure, pasted = "ZmlndXJl", {"cat.png": {"image/png": PIXELS}}
+    words = new_markdown_cell("![a cat](attachment:cat.png)", attachments=pasted)
+    cells = [new_code_cell("show()"), new_code_cell("draw()", metadata={"tags": [NO_IMAGES]}), words]
+    nbformat.write(new_notebook(cells=cells), store.results.parent / "notebooks" / NAME)
+    first = executed("preset = 1", PIXELS, ["injected-parameters", NO_IMAGES])
+    cells = [first, executed("show()", PIXELS, [NO_IMAGES]), executed("draw()", figure), words]
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {"a": PIXELS}}}
+    write_copy(store, new_notebook(cells=cells, metadata={"widgets": state}))
     text = (make(store).folder / "notebooks" / NAME).read_text()
-    assert "Images of Tinted MNIST are not passed on" in text
+    assert "What may show images of Tinted MNIST is not passed on" in text
     assert PIXELS not in text
+    assert "widget" not in text
+    assert (text.count("image/png"), text.count(figure)) == (1, 1)
     assert check(store.results / "reference").damaged == []
 
 
@@ -217,6 +241,25 @@ def train_again(store: Store) -> None:
     os.utime(store.path(SMOKE.distill), times=(time.time() + 120,) * 2)
 
 
+def train_an_ablation(store: Store) -> None:
+    (new, *_) = [run for run in ablation_runs(SMOKE) if not store.find(run)]
+    folder = synthetic.put(store, new)
+    os.utime(folder, times=(time.time() + 120,) * 2)
+
+
+def fail(store: Store) -> None:
+    cell = executed("show()", PIXELS)
+    cell.outputs.append(new_output("error", ename="ValueError", evalue="", traceback=[]))
+    write_copy(store, new_notebook(cells=[cell]))
+
+
+def execute_another_version(store: Store) -> None:
+    write_copy(store, new_notebook(cells=[executed("show_more()", PIXELS)]))
+
+
+NOT_UP_TO_DATE = "failed, is older than the notebook or the runs, or has other cells than the notebook"
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("spoil", "why"),
@@ -224,8 +267,11 @@ def train_again(store: Store) -> None:
         (lose_a_run, "lacks 1 of"),
         (change_weights, "weights.safetensors was changed"),
         (change_notebook, "00_start.ipynb was changed"),
-        (change_source, "failed, or is older than the notebook or the runs"),
-        (train_again, "failed, or is older than the notebook or the runs"),
+        (change_source, NOT_UP_TO_DATE),
+        (train_again, NOT_UP_TO_DATE),
+        (train_an_ablation, NOT_UP_TO_DATE),
+        (fail, NOT_UP_TO_DATE),
+        (execute_another_version, NOT_UP_TO_DATE),
     ],
 )
 def test_results_that_are_not_whole_leave_the_reference_as_it_is(
@@ -252,4 +298,28 @@ def test_a_failure_on_the_way_leaves_the_former_reference_and_nothing_beside_it(
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         make(store)
     assert contents(store.results / "reference" / "smoke") == before
+    assert [path.name for path in (store.results / "reference").iterdir()] == ["smoke"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [False, True], ids=["in place of the second", "after the first"])
+def test_what_stops_the_exchange_half_way_leaves_the_former_reference(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stop: BaseException, before: bool
+) -> None:
+    former, rename = contents(make(store).folder), Path.rename
+
+    def stopped(path: Path, target: Path) -> Path:
+        leaving = target.name == "former"
+        if leaving == before and path.name != "former":
+            if before:
+                rename(path, target)
+            raise stop
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stopped)
+        with pytest.raises((ConfigError, KeyboardInterrupt)):
+            make(store)
+    assert contents(store.results / "reference" / "smoke") == former
     assert [path.name for path in (store.results / "reference").iterdir()] == ["smoke"]
