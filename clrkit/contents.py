@@ -29,7 +29,7 @@ comparisons after the same pretraining hold given that one.
 TOLERANCE_RULE = """\
 A cell is a setting; it is reproduced if own and reference means differ by at most three standard errors of
 their difference, from a spread over seeds that is pooled over like cells, or by at most the sampling error
-of an accuracy on the images measured.
+of an accuracy on the images measured. Runs on one pretraining count as one, by their mean.
 """
 
 

@@ -177,7 +177,7 @@ def seeds_named(runs: pd.DataFrame) -> str:
     """What repetitions differ in: seeds of the whole chain, or of what builds on shared pretrainings."""
     if not len(runs) or (runs["pretrain_seed"] == runs["seed"]).all():
         return "seeds"
-    number = pretraining_seeds(runs).nunique()
+    number = runs.loc[runs["head_layers"] > 0, "pretrain_seed"].nunique()
     return "seeds on one pretraining" if number == 1 else f"seeds on {number} pretrainings"
 
 

@@ -29,7 +29,7 @@ from clrkit.paper import have_peers, published
 from clrkit.peers_table import peers_table
 from clrkit.table import Table, duration, megabytes, value
 
-CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over seeds."
+CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over what their numbers name."
 
 
 def spread(runs: pd.DataFrame) -> str:

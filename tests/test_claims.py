@@ -329,3 +329,6 @@ def test_seeds_that_share_a_pretraining_are_named_for_what_they_are(shared: pd.D
     assert "over seeds on one pretraining." in accuracy_table(shared).remark
     assert "over seeds." in accuracy_table(synthetic.runs()).remark
     assert frames.seeds_named(on_pretrainings({0: 0, 1: 0, 2: 2})) == "seeds on 2 pretrainings"
+    tuned = shared[shared["stage"] == "finetune"]
+    crossed = pd.concat([tuned.assign(pretrain_seed=seed) for seed in synthetic.SEEDS])
+    assert frames.seeds_named(crossed) == "seeds on 3 pretrainings"
