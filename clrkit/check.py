@@ -153,7 +153,7 @@ def published(folder: Path) -> list[str]:
 
 
 def check_files(folder: Path, names: Sequence[str], found: Findings) -> None:
-    """Verify these files, and any that the folder's SHA256SUMS lists."""
+    """Verify these files, and any that the folder's SHA256SUMS lists; damage is noted, not raised."""
     try:
         sums = read_sums(folder)
         if sums is None and names:

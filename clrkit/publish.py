@@ -56,7 +56,10 @@ def publish(preset: Preset, store: Store) -> str:
 
 @contextmanager
 def publishing(store: Store) -> Iterator[None]:
-    """Within, no other process publishes in the results folder; waits for one that does."""
+    """Within, no other process publishes in the results folder; waits for one that does.
+
+    Raises RunError where the folder cannot be written.
+    """
     lock = store.results / "publish.lock"
     try:
         store.folder.mkdir(parents=True, exist_ok=True)
