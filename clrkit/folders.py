@@ -215,7 +215,7 @@ def layout(root: Path, data: Data) -> tuple[list[ImageFile], list[ImageFile]]:
 
 
 def class_folders(root: Path, folder: Path) -> list[ImageFile]:
-    """The images of every class folder in `folder`. Raises DataError where there are none, or one badly named."""
+    """The images of every class folder in `folder`. Raises DataError for none or a bad name."""
     classes = [name for name in folders_in(folder) if name not in UNLABELLED]
     if not classes:
         raise DataError(
