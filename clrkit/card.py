@@ -93,6 +93,8 @@ def what(origin: Origin) -> str:
         Supervised: "trained on labels alone",
         Distill: "distilled from a fine-tuned SimCLRv2 teacher",
     }
+    if isinstance(origin.stage, Distill) and origin.stage.self_temperature:
+        trained[Distill] += " that was first distilled into itself"
     how = trained[type(origin.stage)] if origin.stage else "not trained by clrkit, or without its record"
     if isinstance(origin.stage, Finetune) and origin.stage.fraction == 1 and not origin.stage.label_list:
         how = how.replace("few labels", "all labels")

@@ -333,6 +333,22 @@ class Distill(Stage):
         0.0, "weight of the label term: 1 - alpha of Eq. 3; 0 is Eq. 2", low=0, high=1
     )
     transfer: str = setting("all", "images that are distilled on", choices=("all", "labelled"))
+    self_temperature: float = setting(
+        0.0,
+        "temperature at which the teacher is first distilled into itself, as the paper's big one is; 0: it "
+        "teaches as it was fine-tuned",
+        low=0,
+        added=True,
+    )
+
+    @property
+    def source(self) -> Stage:
+        """The teacher: fine-tuned, or after that distilled into itself."""
+        if not self.self_temperature:
+            return self.teacher
+        itself = {"network": self.teacher.pretrain.network, "temperature": self.self_temperature}
+        plain = {"label_weight": 0.0, "transfer": "all", "self_temperature": 0.0}
+        return dataclasses.replace(self, **itself, **plain)  # type: ignore[arg-type]
 
 
 STAGES: tuple[type[Stage], ...] = (Pretrain, Probe, Supervised, Finetune, Distill)

@@ -167,7 +167,9 @@ def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> Contrast:
 
 
 def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.DataFrame:
-    return by_seed(only(distilled(runs), kind=kind, fraction=fraction), [*SIZE, "teacher"], value)
+    """A value of the students of fine-tuned teachers: a row a seed, a column a student and teacher."""
+    taught = only(distilled(runs), kind=kind, fraction=fraction, self_temperature=0.0)
+    return by_seed(taught, [*SIZE, "teacher"], value)
 
 
 def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:

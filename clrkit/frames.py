@@ -25,6 +25,9 @@ DATASETS = {
 }
 
 
+AGAIN = ", self-distilled"  # of a teacher's name, where it was distilled into itself before it taught
+
+
 class MissingRecords(ConfigError):  # noqa: N818  (says what is missing)
     """A figure, claim or table asks for runs that are not recorded; the message names them."""
 
@@ -90,6 +93,7 @@ def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[s
     tapped = next((link for link in chain if "tap_layer" in link), {})
     network = config.get("network") or base["network"]
     distills = stage == "distill"
+    again = distills and config.get("self_temperature", 0.0) > 0
     return {
         "fraction": share if labelled.get("label_list") else labelled.get("fraction", float("nan")),
         "network": network_name(network),
@@ -99,8 +103,9 @@ def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[s
         "temperature": base.get("temperature", float("nan")),
         "memory": bool(base.get("memory", False)),
         "tap_layer": tapped.get("tap_layer", -1),
-        "teacher": network_name(base["network"]) if distills else "",
-        "kind": ("self" if network == base["network"] else "big-to-small") if distills else "",
+        "teacher": network_name(base["network"]) + AGAIN * again if distills else "",
+        "kind": ("self" if network == base["network"] and not again else "big-to-small") if distills else "",
+        "self_temperature": config.get("self_temperature", 0.0) if distills else float("nan"),
         "distill_temperature": config["temperature"] if distills else float("nan"),
         "label_weight": config["label_weight"] if distills else float("nan"),
         "transfer": config["transfer"] if distills else "",

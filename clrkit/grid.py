@@ -52,7 +52,8 @@ class Grid:
         pretrain_seed: of the one pretraining that all seeds build on, where several are too dear; None: each
             seed has its own.
         networks: the smallest first. The last is distilled into itself, and is the teacher of big-to-small
-            distillation; the first is its student, and the network whose head is varied.
+            distillation, before that and after; the first is its student, and the network whose head is
+            varied.
         self_distilled: further networks that are distilled into themselves.
         self_temperature: of self-distillation; big-to-small has that of `Preset.distill`.
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
@@ -171,6 +172,8 @@ class Preset:
                 yield replace(itself, temperature=self.grid.self_temperature)
             taught = self.student(seed, labelling, teacher=big, student=small)
             yield taught
+            if small != big:
+                yield replace(taught, self_temperature=self.grid.self_temperature)
             yield replace(taught, label_weight=0.5)
             few = lasting(taught, labelling.epochs)
             yield replace(few, label_weight=0.5, transfer="labelled", batch_size=labelling.batch_size)

@@ -1,12 +1,15 @@
 from collections import defaultdict
+from dataclasses import replace
 from statistics import mean
 
 import pytest
 import synthetic
 
-from clrkit import cells, frames
+from clrkit import cells, claims, frames
 from clrkit.cells import TARGETS
+from clrkit.config import Distill, Stage
 from clrkit.frames import MissingRecords
+from clrkit.tables import published_table
 
 
 def test_the_accuracy_cells_are_the_means_of_the_records() -> None:
@@ -73,6 +76,35 @@ def test_students_are_told_apart_by_their_teacher() -> None:
         ("self-distilled", "R8 1x"),
         ("distilled from R8 2x", "R8 0.5x"),
     }
+
+
+def two_steps(seed: int, fraction: float) -> Distill:
+    """A small student of a big teacher that was first distilled into itself."""
+    taught = synthetic.distilled(seed, fraction, synthetic.WIDTHS[-1], synthetic.WIDTHS[0])
+    return replace(taught, self_temperature=0.5)
+
+
+def test_a_teacher_that_was_distilled_into_itself_makes_a_series_of_its_own() -> None:
+    records = synthetic.records()
+    records += [synthetic.record(two_steps(seed, share)) for seed in synthetic.SEEDS for share in (0.01, 0.1)]
+    runs = frames.frame(records)
+    methods = set(cells.student_cells(runs)["method"])
+    assert methods == {"self-distilled", "distilled from R8 2x", "distilled from R8 2x, self-distilled"}
+    # What is asked of fine-tuned teachers is answered as without these runs.
+    assert cells.target_cells(runs).equals(cells.target_cells(synthetic.runs()))
+    assert claims.evaluate(runs) == claims.evaluate(synthetic.runs())
+
+
+def test_of_two_teachers_the_published_table_has_the_one_that_was_distilled_into_itself() -> None:
+    def accuracy(stage: Stage) -> float:
+        return 88.8 if isinstance(stage, Distill) and stage.self_temperature else synthetic.expected(stage)
+
+    records = synthetic.records(accuracy) + [
+        synthetic.record(two_steps(seed, 0.01), accuracy) for seed in synthetic.SEEDS
+    ]
+    table = published_table(frames.frame(records))
+    (row,) = [row for row in table.rows if row[0] == "distilled into it, 1%"]
+    assert row[1].startswith("88.8")
 
 
 def test_the_rows_of_table_2_are_in_the_papers_order() -> None:

@@ -334,9 +334,21 @@ def test_a_key_changes_with_every_field_of_the_chain_that_changes_the_mathematic
     changed = with_fields(stage, {".".join(path): value})
     assert changed != stage
     assert (key(changed, "f") == key(stage, "f")) == (path[-1] in UNKEYED)
-    for before, after in zip(stage.chain, changed.chain, strict=True):
+    for before, after in zip(stage.chain, changed.chain, strict=path[-1] != "self_temperature"):
         # A stage that came before the change is not made again.
         assert (key(before, "f") == key(after, "f")) == (before == after or path[-1] in UNKEYED)
+
+
+def test_a_teacher_may_be_distilled_into_itself_first():
+    small = Network(width=0.25)
+    stage = with_fields(Distill(), {"seed": 3, "width": 0.25, "label_weight": 0.5, "transfer": "labelled"})
+    changed = with_fields(stage, {"self_temperature": 0.1})
+    *before, itself, last = changed.chain
+    assert (last, before) == (changed, list(stage.chain[:-1]))
+    assert itself == dataclasses.replace(
+        stage, network=stage.teacher.pretrain.network, temperature=0.1, label_weight=0.0, transfer="all"
+    )
+    assert last.network == small != itself.network
 
 
 def test_a_key_changes_with_the_images_and_with_the_stage():

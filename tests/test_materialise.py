@@ -66,6 +66,19 @@ def test_a_run_and_what_it_builds_on_are_recorded(made: Store) -> None:
     assert from_dict(stage_class("finetune"), run.record["config"]) == config
 
 
+@pytest.mark.slow
+def test_a_student_is_taught_by_the_model_that_its_teacher_was_distilled_into(store: Store) -> None:
+    few = {"epochs": 1, "teacher.epochs": 1}
+    config = with_fields(SMOKE.distill, few | {"width": 0.5, "self_temperature": 0.5})
+    made = finish(materialise(config, store))
+    assert config.source
+    itself = store.find(config.source)
+    assert itself
+    assert made.record["parent"] == itself.key
+    assert made.metrics["teacher_top1"] == pytest.approx(itself.metrics["top1"])
+    assert itself.record["config"]["network"]["width"] == SMOKE.pretrain.network.width
+
+
 def test_a_finished_run_is_not_made_again(made: Store) -> None:
     first = finish(materialise(short(), made))
     written = (first.folder / "record.json").stat().st_mtime_ns

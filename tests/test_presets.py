@@ -196,6 +196,19 @@ def test_the_biggest_network_is_distilled_into_itself(chosen):
 
 
 @every_preset
+def test_the_smallest_network_is_taught_by_the_biggest_before_and_after_that_is_distilled_into_itself(chosen):
+    small, big = chosen.grid.networks[0], chosen.grid.networks[-1]
+    pairs = [run for run in of(Distill, chosen) if run.teacher.pretrain.network == big != run.network]
+    taught = [run for run in pairs if run.transfer == "all"]
+    assert {run.network for run in taught} <= {small}
+    plain = [run for run in taught if not run.self_temperature and not run.label_weight]
+    after = [run for run in taught if run.self_temperature]
+    assert [replace(run, self_temperature=0.0) for run in after] == plain
+    assert {run.source for run in after} <= set(of(Distill, chosen))
+    assert all(run.source.network == run.source.teacher.pretrain.network for run in after)
+
+
+@every_preset
 @pytest.mark.parametrize("stage", ["pretrain", "probe", "supervised", "finetune", "distill"])
 def test_single_fields_of_a_standard_run_are_changed_by_name(chosen, stage):
     standard = chosen.resolve(stage)
