@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from clrkit.__main__ import read_fields
+from clrkit.config import Distill, Finetune, Probe, Stage
+from clrkit.presets import preset
 from clrkit.runs import Store
+from clrkit.settings import with_ablations
+from clrkit.sweep_command import grid
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+PRESET = preset("cifar10_cpu")
 TRIALS = Store(ROOT / "results/reference", "cifar10_cpu-trials")
 
 
@@ -100,6 +106,30 @@ def test_the_trials_of_training_on_labels_are_as_recorded(
         if each["stage"] == stage and each["config"]["fraction"] == fraction
     }
     assert shown == [found.get(rate, "-") for rate in rates]
+
+
+COMMANDS = re.findall(r"^python -m clrkit sweep (\w+) --preset cifar10_cpu (.*)$", PAGE, re.M)
+
+
+@pytest.mark.parametrize(("stage", "options"), COMMANDS, ids=[" ".join(each) for each in COMMANDS])
+def test_every_command_makes_runs_of_the_preset(stage: str, options: str) -> None:
+    made = grid(PRESET, stage, read_fields(options.split()))
+    assert made.keys() <= set(with_ablations(PRESET, True))
+
+
+def test_there_is_a_command_for_every_kind_of_run() -> None:
+    made = {run for stage, options in COMMANDS for run in grid(PRESET, stage, read_fields(options.split()))}
+    left_out = [run for run in with_ablations(PRESET, True) if run not in made]
+    # Named in words: probes of what is fine-tuned, and the same commands with 10%.
+    assert all(isinstance(run, Probe) or labels(run) == 0.1 or heads(run) == 3 for run in left_out)
+
+
+def labels(run: Stage) -> float:
+    return run.teacher.fraction if isinstance(run, Distill) else run.fraction  # type: ignore[attr-defined]
+
+
+def heads(run: Stage) -> int:
+    return run.pretrain.head_layers if isinstance(run, Finetune) else 0
 
 
 def test_the_trials_are_on_images_that_were_held_out_of_the_training_part(
