@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,8 @@ from clrkit.config import ConfigError
 from clrkit.headless import NotebookError, execute, notebooks
 
 PARAMETERS = "preset = 'mini'\ntemperature = None\ninteractive = True"
+# libzmq's race in a kernel that has answered all and is closing its sockets (zeromq/libzmq issue 3715)
+ENDING_KERNEL = r"Assertion failed: pfd\.revents & POLLIN \(src/signaler\.cpp:\d+\)\n"
 
 
 def write(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
@@ -47,7 +50,8 @@ def test_an_executed_copy_has_results_and_nothing_of_the_machine(
     assert copies[0] == copies[1]
     assert str(tmp_path) not in copies[0]
     assert "CLRKIT_RESULTS" not in os.environ
-    assert capfd.readouterr() == ("", "")
+    out, errors = capfd.readouterr()
+    assert (out, re.sub(ENDING_KERNEL, "", errors)) == ("", "")
 
 
 def test_a_failing_cell_is_one_sentence_and_the_copy_shows_it(tmp_path: Path) -> None:
