@@ -27,7 +27,9 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not notebooks and not ui and not slow" --numprocesses auto --dist loadfile \
 		--check-exactness --check-faults
-	$(BIN)/python -m pytest -m "notebooks or ui or slow" --check-faults
+	$(BIN)/python -m pytest -m "slow and not notebooks and not ui" --numprocesses auto --dist loadfile \
+		--check-faults --durations 15
+	$(BIN)/python -m pytest -m "notebooks or ui" --check-faults --durations 15
 
 .venv/installed-audit: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[audit]"
