@@ -86,6 +86,16 @@ def test_series_differ_in_more_than_colour() -> None:
     assert len({look.hatch for look in hatches}) == len(hatches)
 
 
+def test_students_of_one_network_stand_side_by_side_and_nothing_else_moves() -> None:
+    methods = ["fine-tuned", "distilled from A", "distilled from A, self-distilled", "self-distilled"]
+    cells = pd.DataFrame(
+        {"method": methods, "parameters": [1.0, 1.0, 1.0, 4.0], "mean": [1.0, 2.0, 2.0, 3.0]}
+    )
+    placed = figures.side_by_side(cells)
+    assert list(placed["parameters"]) == pytest.approx([1, 1.12**-0.5, 1.12**0.5, 4])
+    assert placed.drop(columns="parameters").equals(cells.drop(columns="parameters"))
+
+
 def test_missing_runs_are_named_and_the_other_figures_drawn(runs: pd.DataFrame) -> None:
     found, missing = figures.draw_all(runs[runs["stage"] != "distill"], "mini")
     assert set(missing) == {"method_bars", "distillation", "distillation_targets"}
