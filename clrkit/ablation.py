@@ -30,6 +30,7 @@ from clrkit.settings import (
     text_of,
     values_in,
 )
+from clrkit.table import decimal
 
 ERRORS = 2  # standard errors that a difference must be above 0 to be called one
 
@@ -214,7 +215,7 @@ class Ablation:
             return "Nothing is recorded here."
         cells = cells[cells["seeds"] == cells["seeds"].max()].reset_index(drop=True)
         best = cells["value"][0]
-        told = f"{text_of(series.along, best)} ({cells['mean'][0]:.1f}%)"
+        told = f"{text_of(series.along, best)} ({decimal(cells['mean'][0])}%)"
         if len(cells) == 1:
             return f"Only {told} is recorded."
         others = [value for value in cells["value"] if value != best]

@@ -29,4 +29,5 @@ def share(fraction: float) -> str:
 
 def listed(names: Iterable[str], values: Iterable[float], form: str = ".1f", unit: str = "%") -> str:
     """Names with their values, for an alt text."""
-    return ", ".join(f"{name} {value:{form}}{unit}" for name, value in zip(names, values, strict=True))
+    steady = (round(value, 9) for value in values)  # as `clrkit.table.decimal`
+    return ", ".join(f"{name} {value:{form}}{unit}" for name, value in zip(names, steady, strict=True))

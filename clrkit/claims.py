@@ -34,6 +34,7 @@ from clrkit import contrasts
 from clrkit.cells import memory_networks
 from clrkit.contrasts import POINTS, Contrast
 from clrkit.frames import MissingRecords, comparable, fraction_name, pretraining_seeds
+from clrkit.table import decimal
 
 SEEDS_NEEDED = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -118,10 +119,10 @@ def describe(contrast: Contrast, built_on: pd.Series[int], effect: float, stderr
     """Both sides, their difference and its error over seeds, `built_on` pretrainings, in a sentence."""
     high, low = contrast.high[built_on.index].mean(), contrast.low[built_on.index].mean()
     digits = 2 if contrast.unit == "correlation" else 1
-    spread = "" if stderr is None else f" ± {stderr:.{digits}f}"
+    spread = "" if stderr is None else f" ± {decimal(stderr, digits)}"
     # Adding zero turns a rounded -0.0 into 0.0.
-    rounded = round(effect, digits) + 0.0
-    sides = f"{contrast.high_name} {high:.{digits}f}, {contrast.low_name} {low:.{digits}f}"
+    rounded = round(round(effect, 9), digits) + 0.0
+    sides = f"{contrast.high_name} {decimal(high, digits)}, {contrast.low_name} {decimal(low, digits)}"
     return f"{sides}: {rounded:+.{digits}f}{spread} {contrast.unit} over {repetitions(contrast, built_on)}."
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from clrkit.frames import PAPER_HEAD_LAYERS, fraction_name
+from clrkit.table import decimal
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "differs", "not run"
 LIKE = ["stage", "measure", "fraction"]
@@ -98,7 +99,7 @@ def compare_cell(own: pd.DataFrame | None, reference: pd.DataFrame, spread: floa
             return row | {"verdict": DIFFERS, "text": f"{DIFFERS}: {what}"}
     if abs(mean - expected) <= limit:
         return row | {"verdict": REPRODUCED, "text": REPRODUCED}
-    text = f"{DIFFERS}: own {mean:.1f}, reference {expected:.1f}, tolerance {limit:.1f}"
+    text = f"{DIFFERS}: own {decimal(mean)}, reference {decimal(expected)}, tolerance {decimal(limit)}"
     return row | {"verdict": DIFFERS, "text": text}
 
 

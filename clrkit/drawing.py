@@ -23,6 +23,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from clrkit.table import value
+
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -261,8 +263,7 @@ def bars(axes: Axes, cells: pd.DataFrame, column: str, looks: Mapping[str, Look]
         look, error = looks[str(name)], None if np.isnan(stderr) else stderr
         style: Any = {"edgecolor": look.color, "hatch": look.hatch, "ecolor": "#222222"}
         axes.barh(place, mean, 0.62, xerr=error, color=tint(look.color), **style)
-        text = f"{mean:.1f}" + (f" ± {stderr:.1f}" if error is not None else "")
-        axes.text(102, place, text, va="center")
+        axes.text(102, place, value(mean, stderr), va="center")
     axes.set_yticks(range(len(shown)), list(shown.index))
     axes.set_ylim(len(shown) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)

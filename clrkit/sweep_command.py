@@ -201,6 +201,8 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
 
 def spread(values: Sequence[float], decimals: int) -> str:
     """A mean, with its standard error where there are several values."""
-    mean = f"{fmean(values):.{decimals}f}"
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else ""
+    from clrkit.table import decimal
+
+    mean = decimal(fmean(values), decimals)
+    error = f" ± {decimal(stdev(values) / math.sqrt(len(values)), decimals)}" if len(values) > 1 else ""
     return mean + error

@@ -46,7 +46,15 @@ def verbatim(text: str) -> str:
 
 def value(mean: float, stderr: float) -> str:
     """A mean with its standard error, if there is one."""
-    return f"{mean:.1f}" if pd.isna(stderr) else f"{mean:.1f} ± {stderr:.1f}"
+    return decimal(mean) if pd.isna(stderr) else f"{decimal(mean)} ± {decimal(stderr)}"
+
+
+def decimal(number: float, digits: int = 1) -> str:
+    """A number to that many decimals, a mean of the same runs always alike.
+
+    37.55 is a float just above or below it, by the order in which runs were added up.
+    """
+    return f"{round(number, 9):.{digits}f}"
 
 
 def megabytes(count: float) -> str:

@@ -27,7 +27,7 @@ from clrkit.frames import (
 )
 from clrkit.paper import have_peers, published
 from clrkit.peers_table import peers_table
-from clrkit.table import Table, duration, megabytes, value
+from clrkit.table import Table, decimal, duration, megabytes, value
 
 CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over what their numbers name."
 
@@ -191,7 +191,7 @@ def cells_table(comparison: pd.DataFrame) -> Table:
     """Every cell of a comparison with the reference (`clrkit.comparison.compare`)."""
     columns = ["cell", "own", "reference", "tolerance", "text"]
     rows = [
-        [cell, *("-" if pd.isna(number) else f"{number:.1f}" for number in numbers), text]
+        [cell, *("-" if pd.isna(number) else decimal(number) for number in numbers), text]
         for cell, *numbers, text in comparison[columns].itertuples(index=False)
     ]
     columns[-1] = "verdict"

@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -5,7 +6,7 @@ import synthetic
 from clrkit import tables
 from clrkit.comparison import DIFFERS, NOT_RUN, REPRODUCED, compare, summary_line, tolerance
 from clrkit.config import Finetune, Stage
-from clrkit.table import Table, duration
+from clrkit.table import Table, decimal, duration
 
 
 def cell(table: Table, row: str, column: str) -> str:
@@ -70,6 +71,12 @@ def test_cost_is_summed_by_stage() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(8.25, "8.2 s"), (720, "12.0 min"), (12_240, "3.4 h")])
 def test_spans_of_time_have_a_fitting_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_mean_is_the_same_text_in_whatever_order_its_runs_were_added_up() -> None:
+    assert 37.55 != np.nextafter(37.55, 38) == 37.550000000000004
+    assert decimal(37.55) == decimal(37.550000000000004) == "37.5"
+    assert (decimal(-0.25, 2), decimal(38.0)) == ("-0.25", "38.0")
 
 
 def test_a_table_is_markdown_with_pipes_escaped() -> None:
