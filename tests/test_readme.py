@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from reference import recorded
 
 from clrkit import claims
 from clrkit.cells import accuracy_cells, distillation_cells, method_cells
@@ -17,6 +18,7 @@ from clrkit.presets import preset
 from clrkit.reproduce import complete
 from clrkit.runs import Store
 from clrkit.settings import ablation_runs
+from clrkit.tables import published_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,6 +73,23 @@ def test_published_numbers_are_those_of_the_paper() -> None:
     table = "SimCLRv2, Table 1"
     assert row("fine-tuned, smallest network")[1].startswith(paper_pair(table, "finetuned", "R50 1x"))
     assert row("fine-tuned, largest network")[1].startswith(paper_pair(table, "finetuned", "R152 3x SK"))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> pd.DataFrame:
+    return recorded(preset("cifar10_cpu"))
+
+
+def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+    assert published_table(photographs).markdown() in README
+
+
+def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+    verdicts = [each.verdict for each in claims.evaluate(photographs) if re.fullmatch(r"C\d", each.claim)]
+    supported, undecided, rest = map(verdicts.count, ("supported", "undecided", "not supported"))
+    assert f"{supported} are supported, {undecided} undecided, and {rest} are not supported" in README
+    hours = photographs["seconds"].sum() / 2 / 3600
+    assert f"{hours:.1f} hours of training on two cores" in README
 
 
 def test_the_verdicts_and_the_size_of_the_reference_are_told(runs: pd.DataFrame) -> None:

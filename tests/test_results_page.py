@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from reference import recorded
 
+from clrkit import claims
 from clrkit.__main__ import read_fields
 from clrkit.config import Distill, Finetune, Probe, Stage
+from clrkit.peers_table import peers_table
 from clrkit.presets import preset
 from clrkit.runs import Store
 from clrkit.settings import with_ablations
 from clrkit.sweep_command import grid
+from clrkit.table import Table
+from clrkit.tables import accuracy_table, claims_table, distillation_table, head_table
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 PRESET = preset("cifar10_cpu")
 TRIALS = Store(ROOT / "results/reference", "cifar10_cpu-trials")
+REFERENCE = Store(ROOT / "results", "cifar10_cpu").reference
+INDEX = (REFERENCE.folder / "INDEX.md").read_text(encoding="utf-8")
 
 
 def rows() -> Iterator[list[str]]:
@@ -106,6 +114,30 @@ def test_the_trials_of_training_on_labels_are_as_recorded(
         if each["stage"] == stage and each["config"]["fraction"] == fraction
     }
     assert shown == [found.get(rate, "-") for rate in rates]
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    return recorded(PRESET)
+
+
+@pytest.mark.parametrize("table", [accuracy_table, head_table, distillation_table, peers_table])
+def test_a_table_of_results_is_what_the_records_give(
+    runs: pd.DataFrame, table: Callable[[pd.DataFrame], Table]
+) -> None:
+    assert table(runs).markdown() in PAGE
+
+
+def test_the_verdicts_are_what_the_records_give(runs: pd.DataFrame) -> None:
+    assert claims_table(claims.evaluate(runs)).markdown() in PAGE
+
+
+def test_every_number_with_its_error_is_one_of_the_reference() -> None:
+    results = PAGE.partition("## What came out")[2].partition("## How the settings were chosen")[0]
+    prose = "\n".join(line for line in results.splitlines() if not line.startswith("|"))
+    numbers = re.findall(r"[+-]?\d+\.\d ± \d+\.\d", prose)
+    assert len(numbers) > 10
+    assert [each for each in numbers if each not in INDEX] == []
 
 
 COMMANDS = re.findall(r"^python -m clrkit sweep (\w+) --preset cifar10_cpu (.*)$", PAGE, re.M)
