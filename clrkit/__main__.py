@@ -190,7 +190,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
     from clrkit import parallel
     from clrkit.console import ProgressLine, noting
-    from clrkit.data import fingerprint
+    from clrkit.data import fingerprint, prepare
     from clrkit.materialise import find, materialise
     from clrkit.parts import part
 
@@ -198,6 +198,8 @@ def run_stage(options: argparse.Namespace) -> int:
     show = line.show if parallel.is_first() else lambda _: None
     parallel.in_turn(lambda: fingerprint(stage.images, show))
     cached = find(stage, store)
+    if not cached:
+        parallel.in_turn(lambda: prepare(stage.images, show))
     over, minutes = False, options.minutes if parallel.is_first() else 0.0
     with (
         noting(*STOPPING, until=sweep_command.end_of_part(options)) as stopped,

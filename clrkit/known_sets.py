@@ -70,6 +70,7 @@ class KnownSet:
         names: of the classes, for a set that may also be a copy as image files, and is put in the order of
             its content; else empty.
         content: of each part of such a set `content_of`.
+        fingerprints: of the whole set (`clrkit.data.fingerprint`) by image size, where known beforehand.
     """
 
     url: str
@@ -81,6 +82,7 @@ class KnownSet:
     pickled: str = ""
     names: tuple[str, ...] = ()
     content: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def archive(self) -> str:
@@ -111,6 +113,7 @@ KNOWN = {
             "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
             "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
         },
+        fingerprints={32: "377958a75d51f1a1854c6068219bcda3ded323a4ccaa5efcacb610c89a09b229"},
     ),
     "cifar100": KnownSet(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",

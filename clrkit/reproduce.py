@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clrkit.config import ConfigError, Stage, to_dict
 from clrkit.console import ProgressLine, SweepLine
-from clrkit.data import fingerprint
+from clrkit.data import fingerprint, prepare
 from clrkit.durations import seconds_expected, seconds_per_epoch
 from clrkit.grid import Preset
 from clrkit.headless import RESULTS_VARIABLE
@@ -127,13 +127,16 @@ def make_runs(
 
     Where this is a part of so many minutes, it says what that will hold, and what it did.
     """
+    show = ProgressLine().show
     for images in dict.fromkeys(stage.images for stage in stages):
-        fingerprint(images, ProgressLine().show)
+        fingerprint(images, show)
     store.find_all(complete(stages))  # a damaged one is named before anything is trained
     todo = missing(stages, store)
     if not todo:
         print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
         return True
+    for images in dict.fromkeys(stage.images for stage in todo):
+        prepare(images, show)
     on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
     at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
     line, made = SweepLine(todo, store, at_once), True

@@ -145,11 +145,15 @@ def grid(chosen: Preset, stage: str, fields: Mapping[str, str]) -> dict[Stage, S
 
 def check_all(stages: Sequence[Stage], store: Store) -> None:
     """Whether the data allow every run that is to be made, before the first is. Raises ConfigError."""
+    from clrkit.console import ProgressLine
+    from clrkit.data import prepare
     from clrkit.materialise import load_once
     from clrkit.stages import check
     from clrkit.sweep import missing
 
+    show = ProgressLine().show
     for stage in missing(stages, store):
+        prepare(stage.images, show)
         check(stage, load_once(stage.images))
 
 

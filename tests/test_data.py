@@ -513,3 +513,13 @@ def test_the_real_test_part_is_recognised_in_a_lossless_copy(tmp_path):
     found, classes = known_images("cifar10", "test", tmp_path, lambda line: None)
     assert classes == CIFAR10
     assert np.bincount(found.labels).tolist() == [1000] * 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="CLRKIT_DATA does not hold CIFAR-10")
+def test_the_real_set_has_the_fingerprint_that_is_known_beforehand(tmp_path):
+    for archive in REAL.glob("*.zip"):
+        with zipfile.ZipFile(archive) as members:
+            members.extractall(tmp_path)
+    config = Data(dataset="cifar10", root=str(tmp_path), image_size=32)
+    assert load(config).fingerprint == fingerprint(config)

@@ -14,10 +14,15 @@ import pytest
 from PIL import Image
 
 from clrkit import known_sets
+from clrkit.__main__ import main
 from clrkit.archives import ArchiveError
+from clrkit.config import Data
+from clrkit.data import fingerprint
 from clrkit.images import DataError
 from clrkit.known_sets import KNOWN, KnownSet, content_of, known_images
+from clrkit.runs import Store
 
+RESULTS = Path(__file__).parents[1] / "results"
 RANDOM = np.random.RandomState(0)
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = tuple(f"class_{index:02d}" for index in range(100))
@@ -90,7 +95,9 @@ def small(name: str, url: str) -> KnownSet:
         part: {file: md5(FILES[name][file]) for file in files} for part, files in KNOWN[name].files.items()
     }
     content = {part: content_of(*CIFAR10_PARTS[part]) for part in KNOWN[name].content}
-    return replace(KNOWN[name], url=url, md5=md5(ARCHIVES[name]), files=sums, content=content)
+    return replace(
+        KNOWN[name], url=url, md5=md5(ARCHIVES[name]), files=sums, content=content, fingerprints={}
+    )
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -300,6 +307,28 @@ def test_the_parts_and_sums_of_the_real_files_are_distinct():
         assert len(set(sums)) == len(sums)
         assert all(len(sum) == 32 and int(sum, 16) for sum in sums)
         assert known.url.startswith("https://")
+
+
+def test_what_is_known_beforehand_is_the_fingerprint_of_the_recorded_runs():
+    records = [run.record for run in Store(RESULTS, "cifar10_cpu").reference.all()]
+    assert records
+    assert {record["dataset"]["fingerprint"] for record in records} == {
+        fingerprint(Data(dataset="cifar10", image_size=32))
+    }
+
+
+def test_only_at_its_own_size_is_a_set_known_beforehand(root, server):
+    (server / "cifar-10-binary.tar.gz").unlink()
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        fingerprint(Data(dataset="cifar10", root=str(root), image_size=24))
+
+
+def test_committed_claims_are_told_without_the_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CLRKIT_ROOT", raising=False)
+    monkeypatch.setattr(known_sets, "urlopen", lambda *_, **__: pytest.fail("the images were asked for"))
+    assert main(["claims", "--preset", "cifar10_cpu", "--results", str(tmp_path / "results")]) == 0
+    assert "C0" in capsys.readouterr().out
 
 
 # Where a set is found

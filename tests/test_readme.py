@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from reference import recorded
 
 from clrkit import claims
 from clrkit.cells import accuracy_cells, distillation_cells, method_cells
 from clrkit.frames import AGAIN, frame
+from clrkit.grid import Preset
 from clrkit.paper import published
 from clrkit.presets import preset
 from clrkit.reproduce import complete
@@ -27,7 +27,12 @@ MINI, REFERENCE = preset("mini"), Store(ROOT / "results", "mini").reference
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return frame(run.record for run in REFERENCE.find_all(complete(MINI.runs)))
+    return committed(MINI)
+
+
+def committed(preset: Preset) -> pd.DataFrame:
+    reference = Store(ROOT / "results", preset.name).reference
+    return frame(run.record for run in reference.find_all(complete(preset.runs)))
 
 
 def row(name: str) -> tuple[str, str]:
@@ -77,7 +82,7 @@ def test_published_numbers_are_those_of_the_paper() -> None:
 
 @pytest.fixture(scope="module")
 def photographs() -> pd.DataFrame:
-    return recorded(preset("cifar10_cpu"))
+    return committed(preset("cifar10_cpu"))
 
 
 def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from reference import recorded
 
 from clrkit import claims
 from clrkit.__main__ import read_fields
 from clrkit.config import Distill, Finetune, Probe, Stage
+from clrkit.frames import frame
 from clrkit.peers_table import peers_table
 from clrkit.presets import preset
+from clrkit.reproduce import complete
 from clrkit.runs import Store
 from clrkit.settings import with_ablations
 from clrkit.sweep_command import grid
@@ -118,7 +119,7 @@ def test_the_trials_of_training_on_labels_are_as_recorded(
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return recorded(PRESET)
+    return frame(run.record for run in REFERENCE.find_all(complete(PRESET.runs)))
 
 
 @pytest.mark.parametrize("table", [accuracy_table, head_table, distillation_table, peers_table])
