@@ -84,6 +84,7 @@ def two_steps(seed: int, fraction: float) -> Distill:
     return replace(taught, self_temperature=0.5)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_distilled_into_itself_makes_a_series_of_its_own() -> None:
     records = synthetic.records()
     records += [synthetic.record(two_steps(seed, share)) for seed in synthetic.SEEDS for share in (0.01, 0.1)]

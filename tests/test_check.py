@@ -49,6 +49,7 @@ def files_of(store: Store) -> list[Path]:
     return sorted(path for path in store.folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_the_committed_reference_is_what_was_written() -> None:
     found = check(ROOT / "results")
     assert found.damaged == []

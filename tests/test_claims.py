@@ -167,6 +167,7 @@ def test_a_student_is_compared_with_the_middle_between_its_own_tuning_and_the_te
     assert contrast.high.tolist() == pytest.approx([teacher] * 3)
 
 
+@pytest.mark.slow
 def test_correlation_is_over_encoders_within_a_seed() -> None:
     contrast = contrasts.go_together(synthetic.runs(), 0.01)
     assert contrast.high_name == "correlation over 5 encoders"
@@ -259,6 +260,7 @@ def test_claims_are_plain_json() -> None:
     assert {row["verdict"] for row in rows} <= {SUPPORTED, NOT_SUPPORTED, UNDECIDED}
 
 
+@pytest.mark.slow
 def test_the_text_shows_each_claim_above_its_parts() -> None:
     lines = claims.to_text(claims.evaluate(synthetic.runs())).splitlines()
     assert lines[0].startswith("C0  SUPPORTED")
@@ -313,6 +315,7 @@ def test_after_a_shared_pretraining_seeds_decide_given_that_one(shared_verdicts:
     assert "given" not in "".join(each.detail for each in verdicts(synthetic.runs()).values())
 
 
+@pytest.mark.slow
 def test_shared_pretrainings_count_once_each_by_their_mean() -> None:
     advantage = {0: 3.0, 1: 5.0, 2: 7.0, 3: 9.0, 4: 20.0, 5: 40.0}
     runs = on_pretrainings({0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4})

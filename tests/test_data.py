@@ -28,7 +28,6 @@ from clrkit.data import (
     source_id,
 )
 from clrkit.images import ImageArray
-from clrkit.known_sets import known_images
 from clrkit.pixels import Originals, Parts
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
@@ -384,6 +383,7 @@ def test_the_older_resize_of_views_can_be_chosen(tmp_path):
     assert views[0].equal(central_crop(image, 40, "tf1"))
 
 
+@pytest.mark.slow
 def test_digits_are_measured_as_they_are(tinted):
     part, classes = load_evaluation(Data())
     assert np.array_equal(pixels(part), pixels(tinted.evaluation))
@@ -507,19 +507,13 @@ def test_real_images_are_read_without_loss(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="CLRKIT_DATA does not hold CIFAR-10")
-def test_the_real_test_part_is_recognised_in_a_lossless_copy(tmp_path):
-    with zipfile.ZipFile(REAL / "test.zip") as members:
-        members.extractall(tmp_path)
-    found, classes = known_images("cifar10", "test", tmp_path, lambda line: None)
-    assert classes == CIFAR10
-    assert np.bincount(found.labels).tolist() == [1000] * 10
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="CLRKIT_DATA does not hold CIFAR-10")
-def test_the_real_set_has_the_fingerprint_that_is_known_beforehand(tmp_path):
+def test_the_real_set_is_recognised_in_a_lossless_copy_and_has_the_fingerprint_known_beforehand(tmp_path):
     for archive in REAL.glob("*.zip"):
         with zipfile.ZipFile(archive) as members:
             members.extractall(tmp_path)
     config = Data(dataset="cifar10", root=str(tmp_path), image_size=32)
-    assert load(config).fingerprint == fingerprint(config)
+    found = load(config)
+    assert found.fingerprint == fingerprint(config)
+    assert found.classes == CIFAR10
+    assert np.bincount(found.train.labels).tolist() == [5000] * 10
+    assert np.bincount(found.evaluation.labels).tolist() == [1000] * 10

@@ -210,6 +210,7 @@ def test_a_hundred_classes_are_drawn_without_names() -> None:
     assert "class 7" not in texts(each.figure)
 
 
+@pytest.mark.slow
 def test_drawing_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys; from clrkit import index, run_figures; "

@@ -62,6 +62,7 @@ def test_clean_deletes_partial_runs_and_keeps_results(
     assert not (tmp_path / "smoke").exists()
 
 
+@pytest.mark.slow
 def test_claims_of_one_seed_are_undecided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("run", "finetune", *SMOKE, results=tmp_path)
     capsys.readouterr()

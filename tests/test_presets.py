@@ -357,13 +357,14 @@ def test_runs_that_share_a_pretraining_come_together_the_smallest_network_first(
 
 def test_the_lab_s_ablations_of_the_gpu_preset_are_of_resnet_18():
     chosen = preset("cifar10")
-    for run in ablation_runs(chosen):
+    runs = ablation_runs(chosen)
+    for run in runs:
         first = run.chain[0]
         assert first.network == chosen.grid.networks[0]
         assert first.seed == chosen.grid.pretrain_seed
     standard = {run_at(chosen, outcome, {}, seed) for outcome in OUTCOMES for seed in chosen.grid.seeds}
-    assert standard <= {*ablation_runs(chosen)}
-    probes = [run for run in ablation_runs(chosen) if isinstance(run, Probe)]
+    assert standard <= {*runs}
+    probes = [run for run in runs if isinstance(run, Probe)]
     assert len(probes) == len({run.pretrain for run in probes})
 
 

@@ -97,6 +97,7 @@ def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.Da
     assert f"{hours:.1f} hours of training on two cores" in README
 
 
+@pytest.mark.slow
 def test_the_verdicts_and_the_size_of_the_reference_are_told(runs: pd.DataFrame) -> None:
     verdicts = [each.verdict for each in claims.evaluate(runs) if re.fullmatch(r"C\d", each.claim)]
     assert f"{verdicts.count('supported')} are supported, {verdicts.count('undecided')} undecided" in README

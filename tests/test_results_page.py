@@ -26,6 +26,7 @@ from clrkit.tables import accuracy_table, claims_table, distillation_table, head
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 PRESET = preset("cifar10_cpu")
+WANTED = with_ablations(PRESET, True)
 TRIALS = Store(ROOT / "results/reference", "cifar10_cpu-trials")
 REFERENCE = Store(ROOT / "results", "cifar10_cpu").reference
 INDEX = (REFERENCE.folder / "INDEX.md").read_text(encoding="utf-8")
@@ -147,12 +148,12 @@ COMMANDS = re.findall(r"^python -m clrkit sweep (\w+) --preset cifar10_cpu (.*)$
 @pytest.mark.parametrize(("stage", "options"), COMMANDS, ids=[" ".join(each) for each in COMMANDS])
 def test_every_command_makes_runs_of_the_preset(stage: str, options: str) -> None:
     made = grid(PRESET, stage, read_fields(options.split()))
-    assert made.keys() <= set(with_ablations(PRESET, True))
+    assert made.keys() <= set(WANTED)
 
 
 def test_there_is_a_command_for_every_kind_of_run() -> None:
     made = {run for stage, options in COMMANDS for run in grid(PRESET, stage, read_fields(options.split()))}
-    left_out = [run for run in with_ablations(PRESET, True) if run not in made]
+    left_out = [run for run in WANTED if run not in made]
     # Named in words: probes of what is fine-tuned, and the same commands with 10%.
     assert all(isinstance(run, Probe) or labels(run) == 0.1 or heads(run) == 3 for run in left_out)
 
