@@ -13,7 +13,7 @@ import pytest
 from clrkit import claims
 from clrkit.__main__ import read_fields
 from clrkit.config import Distill, Finetune, Probe, Stage
-from clrkit.frames import frame
+from clrkit.frames import frame, network_name
 from clrkit.peers_table import peers_table
 from clrkit.presets import preset
 from clrkit.reproduce import complete
@@ -113,9 +113,39 @@ def test_the_trials_of_training_on_labels_are_as_recorded(
     found = {
         each["config"]["optimizer"]["learning_rate"]: percent(each)
         for each in trials
-        if each["stage"] == stage and each["config"]["fraction"] == fraction
+        if each["stage"] == stage
+        and lasting(each) == ("R8 0.5x", fraction, EPOCHS[fraction], 8 if stage == "finetune" else 0)
     }
     assert shown == [found.get(rate, "-") for rate in rates]
+
+
+EPOCHS = {each.fraction: each.epochs for each in PRESET.grid.labelled}
+
+
+def lasting(record: dict[str, Any]) -> tuple[str, float, int, int]:
+    """Network, label fraction, epochs on labels and of pretraining."""
+    config = record["config"]
+    network = network_name(config.get("network") or config["pretrain"]["network"])
+    return network, config["fraction"], config["epochs"], config.get("pretrain", {}).get("epochs", 0)
+
+
+# Stage, learning rate, epochs of pretraining.
+METHODS = {"supervised": ("supervised", 0.016, 0), "fine-tuned": ("finetune", 0.008, PRESET.pretrain.epochs)}
+
+
+def test_the_trials_of_longer_training_are_as_recorded(trials: list[dict[str, Any]]) -> None:
+    shown = [row for row in rows() if re.match(r"(supervised|fine-tuned), \d+%, R8", row[0])]
+    assert len(shown) == 10
+    for name, accuracies in shown:
+        method, share, network = name.split(", ")
+        stage, rate, pretrained = METHODS[method]
+        alike = {
+            lasting(each): percent(each)
+            for each in trials
+            if each["stage"] == stage and each["config"]["optimizer"]["learning_rate"] == rate
+        }
+        for epochs, accuracy in (each.split(": ") for each in accuracies.split(", ")):
+            assert alike[network, float(share.strip("%")) / 100, int(epochs), pretrained] == accuracy
 
 
 @pytest.fixture(scope="module")
