@@ -136,15 +136,23 @@ def fingerprint(data: Data, show: Show = lambda line: None) -> str:
     change is noticed. Arguments and errors as `load`.
     """
     source = find(data)
-    if data.dataset in KNOWN and (known := KNOWN[data.dataset].fingerprints.get(data.image_size)):
+    if known := known_fingerprint(data):
         return known
     note = noted(source)
     return str(note["fingerprint"]) if note else load(data, show).fingerprint
 
 
+def known_fingerprint(data: Data) -> str:
+    """The fingerprint of a set of which it is known without an image, else an empty text."""
+    return KNOWN[data.dataset].fingerprints.get(data.image_size, "") if data.dataset in KNOWN else ""
+
+
 def prepare(data: Data, show: Show = lambda line: None) -> None:
-    """Have the images in the cache, downloaded and decoded, before several ask for them. As `load`."""
-    if not noted(find(data)):
+    """Download and decode a set of which `fingerprint` needs no image, before several processes ask for it.
+
+    Of any other set `fingerprint` has done so. Arguments and errors as `load`.
+    """
+    if known_fingerprint(data) and not noted(find(data)):
         load(data, show)
 
 
