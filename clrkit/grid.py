@@ -62,6 +62,8 @@ class Grid:
         memory_size, memory_momentum: of the memory (appendix D) that a network is also pretrained with; size
             0 for no such run.
         memory_network: which network that is; None for the last.
+        whole_budget: whether the first network is also trained on the labels alone for as many images as
+            pretraining and fine-tuning draw together.
         ablated: the network of the ablation lab; None for the first.
         ablations: runs for the lab, beyond those that the figures are drawn from.
     """
@@ -77,6 +79,7 @@ class Grid:
     memory_size: int = 0
     memory_momentum: float = 0.999
     memory_network: Network | None = None
+    whole_budget: bool = False
     ablated: Network | None = None
     ablations: tuple[Cross, ...] = ()
 
@@ -132,8 +135,17 @@ class Preset:
         shared = self.grid.pretrain_seed
         return replace(self.pretrain, seed=seed if shared is None else shared, **changes)
 
+    def tap_layer(self, fraction: float) -> int:
+        """The head layer that fine-tuning starts from in the size comparisons: 0 with the most labels."""
+        return 0 if fraction >= self.grid.labelled[-1].fraction else self.finetune.tap_layer
+
+    def whole_budget(self, labelling: Labelling) -> int:
+        """Epochs on the labels that draw as many images as pretraining and fine-tuning together."""
+        return labelling.epochs + round(self.pretrain.epochs / labelling.fraction)
+
     def seed_runs(self, seed: int) -> Iterator[Stage]:
         yield from self.network_runs(seed)
+        yield from self.budget_runs(seed)
         yield from self.head_runs(seed)
         yield from self.distill_runs(seed)
         yield from self.memory_runs(seed)
@@ -148,10 +160,14 @@ class Preset:
             yield self.probed(pretrain)
             yield self.tuned(seed, pretrain, self.grid.labelled[0], tap_layer=0)
             for labelling in self.grid.labelled:
-                tap = 0 if labelling == self.grid.labelled[-1] else self.finetune.tap_layer
-                yield self.tuned(seed, pretrain, labelling, tap)
-                alone = lasting(self.supervised, labelling.epochs)
-                yield replace(alone, network=network, seed=seed, **asdict(labelling))
+                yield self.tuned(seed, pretrain, labelling, self.tap_layer(labelling.fraction))
+                yield self.alone(seed, network, labelling, labelling.epochs)
+
+    def budget_runs(self, seed: int) -> Iterator[Stage]:
+        """The first network on the labels alone, for as many images as pretraining and fine-tuning draw."""
+        if self.grid.whole_budget:
+            for labelling in self.grid.labelled:
+                yield self.alone(seed, self.grid.networks[0], labelling, self.whole_budget(labelling))
 
     def head_runs(self, seed: int) -> Iterator[Stage]:
         """The first network's head: its depth, and the layer fine-tuning starts from."""
@@ -193,6 +209,11 @@ class Preset:
     def probed(self, pretrain: Pretrain) -> Probe:
         """Linear evaluation, once of each pretraining: no labels are drawn for it."""
         return replace(self.probe, pretrain=pretrain, seed=pretrain.seed)
+
+    def alone(self, seed: int, network: Network, labelling: Labelling, epochs: int) -> Supervised:
+        """Supervised training on the labels alone."""
+        changes = {**asdict(labelling), "epochs": epochs}
+        return replace(lasting(self.supervised, epochs), network=network, seed=seed, **changes)
 
     def tuned(self, seed: int, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
         changes = {"tap_layer": tap_layer, "seed": seed, **asdict(labelling)}

@@ -65,6 +65,7 @@ def mini() -> Preset:
         tap_layers=(0, 1, 2, 3),
         memory_size=1024,
         memory_momentum=0.9,
+        whole_budget=True,
         ablated=replace(pretrain.network, width=0.5),
         ablations=MINI_ABLATIONS,
     )
@@ -102,6 +103,7 @@ def cifar10_cpu() -> Preset:
         memory_size=4096,
         memory_momentum=0.99,
         memory_network=replace(pretrain.network, width=0.5),
+        whole_budget=True,
         ablations=CIFAR10_CPU_ABLATIONS,
     )
     return for_cpu("cifar10_cpu", probe, grid, finetuning_rate=8e-3, distillation_epochs=6)
@@ -214,6 +216,7 @@ def smoke() -> Preset:
             tap_layers=(0, 1),
             memory_size=500,
             memory_momentum=0.9,
+            whole_budget=True,
             ablations=(Cross(outcomes=TUNED, settings={"temperature": (0.2, 0.5)}),),
         ),
     )
