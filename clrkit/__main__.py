@@ -280,7 +280,7 @@ def show_claims(options: argparse.Namespace) -> int:
 
     chosen, store = opened(options)
     evidence = gather(chosen, store)
-    found = claims.evaluate(frame(evidence.records))
+    found = claims.evaluate(frame(evidence.records, chosen), chosen)
     if options.json:
         print(json.dumps(claims.to_json(found), indent=1))
     else:

@@ -226,7 +226,9 @@ def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
     runs = [run for series in found for _, run in series.runs]
     if not runs:
         return f"no runs are recorded here\n{', '.join([*held, REST])}"
-    told = caption(frame([runs[0].record]), lab.preset.name, pd.concat([series.cells for series in found]))
+    told = caption(
+        frame([runs[0].record], lab.preset), lab.preset.name, pd.concat([series.cells for series in found])
+    )
     sources = lab.sources([(None, run) for run in runs])
     return f"{told}\n{', '.join([*held, REST])}; {sources}"
 

@@ -52,7 +52,7 @@ def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:
         if len({each for each, _ in points}) > 1
     ]
     columns = ["setting", "measured", "accuracy at each value"]
-    seeds = seeds_named(frame(run.record for run in runs.values()))
+    seeds = seeds_named(frame((run.record for run in runs.values()), preset))
     remark = REMARK.format(seeds) + whose({of_reference(run.folder) for run in runs.values()})
     return Table("ablations", "Ablations", remark, columns, texts) if texts else None
 

@@ -24,6 +24,7 @@ from clrkit.frames import (
 KNN, LINEAR_PROBE, FINE_TUNED = "kNN", "linear probe", "fine-tuned"
 ALL_LABELS = "supervised, all labels"
 SELF_DISTILLED = "self-distilled"
+WHOLE_BUDGET = "supervised, whole budget"
 LABELS_ONLY = "labels only"
 WITHOUT_MEMORY, WITH_MEMORY = "without a memory", "with a memory"
 TARGETS = (
@@ -43,6 +44,13 @@ def accuracy_cells(runs: pd.DataFrame) -> pd.DataFrame:
     }
     cells = {method: summarise(chosen, ["fraction", *SIZE]) for method, chosen in selected.items()}
     return pd.concat(cells, names=["method"]).reset_index("method").reset_index(drop=True)
+
+
+def budget_cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Supervised training on as many images as pretraining and fine-tuning draw: as `accuracy_cells`."""
+    return summarise(pick(runs, "supervised", whole_budget=True), ["fraction", *SIZE]).assign(
+        method=WHOLE_BUDGET
+    )
 
 
 def gain_cells(runs: pd.DataFrame) -> pd.DataFrame:
@@ -202,7 +210,7 @@ def targets(runs: pd.DataFrame) -> pd.DataFrame:
     """
     student, teacher = target_pair(runs)
     pair = pick(runs, "distill", network=student, teacher=teacher)
-    labels = runs[(runs["stage"] == "supervised") & (runs["network"] == student)]
+    labels = pick(runs, "supervised", network=student)
     parts = [labels[labels["fraction"].isin(pair["fraction"])].assign(target=LABELS_ONLY)]
     for target, with_labels, transfer in TARGETS[1:]:
         chosen = ((pair["label_weight"] > 0) == with_labels) & (pair["transfer"] == transfer)

@@ -20,11 +20,13 @@ from clrkit.table import Table, duration
 from clrkit.tables import all_tables, cells_table
 
 CLAIM_RULE = """\
-An effect is supported beyond two standard errors above zero, not supported beyond two below, else undecided;
-fewer than three seeds decide nothing. "Equals or beats" is supported where a loss of a percentage point is
-excluded. Two standard errors over three seeds are a weak test: no effect passes it one time in eleven.
-Where seeds share a pretraining, comparisons between pretrainings count pretrainings instead of seeds, and
-comparisons after the same pretraining hold given that one.
+A part is supported where the 95% interval of its effect (Student's t over seeds) lies above zero, not
+supported where it lies below, else undecided; for "equals or beats" the bound is a loss of one percentage
+point. Fewer than three seeds decide nothing. A claim is supported if all of its parts are, and not supported
+if one part is refuted after Holm's correction over the parts; its numbers are those of the part that decides.
+Parts that the paper does not claim are reported and decide nothing. Where seeds share a pretraining,
+comparisons between pretrainings count pretrainings instead of seeds; comparisons after the same pretraining
+hold given that one.
 """
 TOLERANCE_RULE = """\
 A cell is a setting; it is reproduced if own and reference means differ by at most three standard errors of

@@ -1,7 +1,8 @@
 """The comparisons behind the claims: two accuracies by seed, the first claimed to be the higher.
 
 Both sides share the seed, and so the weights and the label draw; `clrkit.claims` judges the difference. Every
-function raises MissingRecords where one side was not run.
+function raises MissingRecords where one side was not run. `sizes` are the preset's smallest and largest
+network.
 """
 
 from __future__ import annotations
@@ -35,14 +36,20 @@ from clrkit.frames import (
 
 POINTS = "percentage points"
 EQUAL_MARGIN = 1.0
+ENCODERS_NEEDED = 5  # three or four points in any common order correlate almost perfectly
+Sizes = tuple[str, str]
 MIXED, DISTILLED = TARGETS[2][0], TARGETS[3][0]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two series indexed by seed and what they are; `margin` is the loss that still counts as equal.
+    """Two series indexed by seed and what they are.
 
-    `one_pretraining` says that in a seed both sides build on the same pretrainings, and differ after them.
+    Attributes:
+        margin: the loss that still counts as equal; 0 for "beats".
+        one_pretraining: whether in a seed both sides build on the same pretrainings, and differ after them.
+        decides: whether there is enough to decide on; else the numbers are reported and nothing more.
+        note: what a reader of the numbers should know.
     """
 
     high: pd.Series[float]
@@ -52,6 +59,8 @@ class Contrast:
     unit: str = POINTS
     margin: float = 0.0
     one_pretraining: bool = False
+    decides: bool = True
+    note: str = ""
 
     @property
     def or_equal(self) -> Contrast:
@@ -73,13 +82,16 @@ def paired(high: pd.DataFrame, low: pd.DataFrame, high_name: str, low_name: str)
     return Contrast(sides[0], sides[1], high_name, low_name)
 
 
-def extremes(top1: pd.DataFrame) -> Contrast:
-    """The largest against the smallest network."""
-    ordered = top1.sort_index(axis=1)
-    names = [str(name) for name in ordered.columns.get_level_values("network")]
-    if len(names) < 2:
-        raise MissingRecords(f"Runs of two networks or more are needed; there is only {names[0]}.")
-    return Contrast(ordered.iloc[:, -1], ordered.iloc[:, 0], names[-1], names[0])
+def extremes(top1: pd.DataFrame, sizes: Sizes) -> Contrast:
+    """The largest against the smallest network; `top1` has a column a network."""
+    small, large = sizes
+    if small == large:
+        raise MissingRecords(f"Runs of two networks or more are needed; the preset has only {small}.")
+    by_name = top1.droplevel("parameters", axis=1)
+    for name in sizes:
+        if name not in by_name.columns:
+            raise MissingRecords(f"Such runs of {name} are not recorded.")
+    return Contrast(by_name[large], by_name[small], large, small)
 
 
 def tuned_at(runs: pd.DataFrame, fraction: float) -> pd.DataFrame:
@@ -93,24 +105,31 @@ def pretraining_helps(runs: pd.DataFrame, fraction: float) -> Contrast:
     return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised")
 
 
-def gain_falls(runs: pd.DataFrame, fewer: float, more: float) -> Contrast:
+def whole_budget(runs: pd.DataFrame, fraction: float) -> Contrast:
+    """Fine-tuning after pretraining, against training on the labels for as many images as both drew.
+
+    The paper makes no such comparison.
+    """
+    alone = by_seed(pick(runs, "supervised", fraction=fraction, whole_budget=True), SIZE)
+    return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised for the whole budget")
+
+
+def gain_falls(runs: pd.DataFrame, sizes: Sizes, fewer: float, more: float) -> Contrast:
     """The largest network's gain (%) over the smallest, with fewer against more labels."""
-    sizes = [extremes(tuned_at(runs, fraction)) for fraction in (fewer, more)]
-    if sizes[0].high_name != sizes[1].high_name or sizes[0].low_name != sizes[1].low_name:
-        raise MissingRecords("The largest or the smallest network was not fine-tuned at all label fractions.")
-    few, many = (100 * (size.high / size.low - 1) for size in sizes)
-    first = f"gain (%) of {sizes[0].high_name} over {sizes[0].low_name} at {fraction_name(fewer)}"
+    both = [extremes(tuned_at(runs, fraction), sizes) for fraction in (fewer, more)]
+    few, many = (100 * (each.high / each.low - 1) for each in both)
+    first = f"gain (%) of {sizes[1]} over {sizes[0]} at {fraction_name(fewer)}"
     return Contrast(few, many, first, f"at {fraction_name(more)}", f"{POINTS} of relative gain")
 
 
-def bigger_is_better(runs: pd.DataFrame, fraction: float) -> Contrast:
+def bigger_is_better(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> Contrast:
     """The largest network fine-tuned, against the smallest."""
-    return extremes(tuned_at(runs, fraction))
+    return extremes(tuned_at(runs, fraction), sizes)
 
 
-def bigger_probes_better(runs: pd.DataFrame) -> Contrast:
+def bigger_probes_better(runs: pd.DataFrame, sizes: Sizes) -> Contrast:
     """The largest network under linear evaluation, against the smallest."""
-    return extremes(by_seed(probed(runs), SIZE))
+    return extremes(by_seed(probed(runs), SIZE), sizes)
 
 
 def deeper_head(runs: pd.DataFrame, fraction: float) -> Contrast:
@@ -143,10 +162,10 @@ def first_layer(runs: pd.DataFrame, fraction: float) -> Contrast:
     return paired(first, output, "from the head's layer 1", "from the encoder's output").after_pretraining
 
 
-def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float) -> Contrast:
+def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> Contrast:
     """What layer 1 gains over the encoder's output in the smallest network, against the largest."""
     gain = from_layer(runs, fraction, 1) - from_layer(runs, fraction, 0)
-    both = extremes(gain.dropna(axis=1, how="all"))
+    both = extremes(gain.dropna(axis=1, how="all"), sizes)
     return Contrast(both.low, both.high, f"layer 1's gain in {both.low_name}", f"in {both.high_name}")
 
 
@@ -175,11 +194,17 @@ def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.D
 def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
     """A network distilled into itself, against its teacher."""
     student, teacher = (students(runs, "self", fraction, value) for value in ("top1", "teacher_top1"))
-    return paired(student, teacher, "self-distilled", "its teacher").or_equal.after_pretraining
+    contrast = paired(student, teacher, "self-distilled", "its teacher").or_equal.after_pretraining
+    # Random streams are named by the seed, not by the stage (`clrkit.training.seed_of`).
+    note = "The student starts from the random weights that its teacher's pretraining started from."
+    return replace(contrast, note=note)
 
 
 def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
-    """The small student against the middle between its own network fine-tuned and its teacher."""
+    """The small student against the middle between its own network fine-tuned and its teacher.
+
+    Half-way is our bound: the paper says that a student comes close, without a number.
+    """
     student, teacher = (students(runs, "big-to-small", fraction, name) for name in ("top1", "teacher_top1"))
     own = tuned_at(runs, fraction)
     middle = {
@@ -205,7 +230,10 @@ def remembering_gains_little(runs: pd.DataFrame, network: str) -> Contrast:
 
 
 def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:
-    """Correlation of linear and fine-tuned accuracy over encoders, within each seed, against none."""
+    """Correlation of linear and fine-tuned accuracy over encoders, within each seed, against none.
+
+    Over fewer than ENCODERS_NEEDED encoders it decides nothing.
+    """
     encoder = [*SIZE, "head_layers"]
     linear = by_seed(pick(runs, "probe"), encoder)
     tuned = by_seed(only(finetuned(runs, any_head=True), fraction=fraction), encoder)
@@ -213,4 +241,6 @@ def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:
     if len(shared) < 3:
         raise MissingRecords(f"A correlation needs three encoders or more; there are {len(shared)}.")
     related = linear[shared].corrwith(tuned[shared], axis=1)
-    return Contrast(related, 0 * related, f"correlation over {len(shared)} encoders", "none", "correlation")
+    name = f"correlation over {len(shared)} encoders"
+    enough = len(shared) >= ENCODERS_NEEDED
+    return Contrast(related, 0 * related, name, "none", "correlation", decides=enough)

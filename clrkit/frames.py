@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from clrkit.config import STAGES, ConfigError, from_dict, keyed_fields, stage_class
+from clrkit.grid import Preset
 
 SIZE = ["parameters", "network"]
 PAPER_HEAD_LAYERS = 3
@@ -25,6 +26,11 @@ DATASETS = {
 }
 
 
+STANDARDS = {
+    "standard_head": "the preset's head",
+    "standard_tap": "the preset's head layer to start from",
+    "whole_budget": "the whole budget",
+}
 AGAIN = ", self-distilled"  # of a teacher's name, where it was distilled into itself before it taught
 
 
@@ -36,14 +42,18 @@ class MixedRecords(ConfigError):  # noqa: N818
     """Runs that differ in more than their seed would be averaged; the message names the fields."""
 
 
-def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def frame(records: Iterable[Mapping[str, Any]], preset: Preset) -> pd.DataFrame:
     """One row a record. Accuracies are percentages, `parameters` millions, `seconds` wall time.
 
     `setup` is what the config adds to the key as text, without seeds: runs with the same setup, stage version
     and data are repetitions of each other. Rows are ordered by stage and settings, whatever the order of the
     records.
+
+    The preset says what is standard, whichever runs there are: `standard_head`, `standard_tap` and
+    `standard_memory` are true where the run's projection head, the head layer that fine-tuning starts from,
+    and the memory are the preset's; `whole_budget` where supervised training is longer than fine-tuning.
     """
-    runs = pd.DataFrame([row(record) for record in records])
+    runs = pd.DataFrame([row(record) | standards(record, preset) for record in records])
     if runs.empty:
         return runs
     order = {stage.name: place for place, stage in enumerate(STAGES)}
@@ -51,6 +61,34 @@ def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     by = ["place", *by, "setup", "seed"]
     runs = runs.assign(place=runs["stage"].map(order)).sort_values(by, ignore_index=True)
     return runs.drop(columns="place")
+
+
+def standards(record: Mapping[str, Any], preset: Preset) -> dict[str, bool]:
+    """Which of a run's choices are the preset's standard."""
+    chain = links(record["config"])
+    base, share = chain[-1], label_share(chain, record["labels"] / record["dataset"]["train"])
+    tapped = next((link["tap_layer"] for link in chain if "tap_layer" in link), None)
+    epochs = [each.epochs for each in preset.grid.labelled if each.fraction == share]
+    return {
+        "standard_head": base.get("head_layers") == preset.pretrain.head_layers,
+        "standard_tap": tapped is not None and tapped == preset.tap_layer(share),
+        "standard_memory": bool(base.get("memory", False)) == preset.pretrain.memory,
+        "whole_budget": record["stage"] == "supervised" and bool(epochs) and base["epochs"] > epochs[0],
+    }
+
+
+def links(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A recorded config and those of the stages it builds on, the first stage last."""
+    chain = [config]
+    while inner := chain[-1].get("pretrain") or chain[-1].get("teacher"):
+        chain.append(inner)
+    return chain
+
+
+def label_share(chain: Sequence[Mapping[str, Any]], share: float) -> float:
+    """The label fraction of a chain; `share`, that of the images, where a list names the labels."""
+    labelled = next((link for link in chain if "fraction" in link), {})
+    return share if labelled.get("label_list") else float(labelled.get("fraction", "nan"))
 
 
 def row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,20 +123,18 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def chain_columns(stage: str, config: Mapping[str, Any], share: float) -> dict[str, Any]:
     """What the figures ask of a config and of the stages it builds on; `share` of the images is labelled."""
-    chain = [config]
-    while inner := chain[-1].get("pretrain") or chain[-1].get("teacher"):
-        chain.append(inner)
+    chain = links(config)
     base = chain[-1]
-    labelled = next((link for link in chain if "fraction" in link), {})
     tapped = next((link for link in chain if "tap_layer" in link), {})
     network = config.get("network") or base["network"]
     distills = stage == "distill"
     again = distills and config.get("self_temperature", 0.0) > 0
     return {
-        "fraction": share if labelled.get("label_list") else labelled.get("fraction", float("nan")),
+        "fraction": label_share(chain, share),
         "network": network_name(network),
         **{name: network[name] for name in ("depth", "width", "sk_ratio", "stem")},
         "head_layers": base.get("head_layers", 0),
+        "pretrain_epochs": base["epochs"] if "head_layers" in base else 0,
         "pretrain_seed": base["seed"] if "head_layers" in base else config["seed"],
         "temperature": base.get("temperature", float("nan")),
         "memory": bool(base.get("memory", False)),
@@ -204,74 +240,52 @@ def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
     for name, value in where.items():
         runs = runs[runs[name] == value] if len(runs) else runs
     if runs.empty:
-        what = ", ".join(f"{name} {value}" for name, value in where.items())
+        what = ", ".join(STANDARDS.get(name, f"{name} {value}") for name, value in where.items())
         raise MissingRecords(f"No runs with {what} are recorded.")
     return runs
 
 
-def standard_memory(runs: pd.DataFrame) -> bool:
-    """Whether pretraining has a memory in all comparisons but that of the memory: as in most of the runs."""
-    return bool(runs.loc[runs["head_layers"] > 0, "memory"].mean() > 0.5)
-
-
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with or without a memory as is standard, and those that were not pretrained."""
-    if runs.empty:
-        return runs
-    return runs[(runs["memory"] == standard_memory(runs)) | (runs["head_layers"] == 0)]
+    return runs[runs["standard_memory"] | (runs["head_layers"] == 0)] if len(runs) else runs
 
 
 def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
     """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none.
 
-    Unless `memory` is among the values they are `comparable`.
+    Unless `memory` is among the values they are `comparable`; unless `whole_budget` is, supervised training
+    has the epochs of fine-tuning.
     """
-    return only(runs if "memory" in where else comparable(runs), stage=stage, **where)
-
-
-def widest(runs: pd.DataFrame, column: str, preferred: int) -> int:
-    """The value of a column that most networks were run with; of equals, the one nearest `preferred`."""
-    networks = runs.groupby(column)["network"].nunique()
-    return int(min(networks.index, key=lambda value: (-networks[value], abs(value - preferred), value)))
+    runs = runs if "memory" in where else comparable(runs)
+    if "whole_budget" not in where and len(runs):
+        runs = runs[~runs["whole_budget"]]
+    return only(runs, stage=stage, **where)
 
 
 def standard_head(runs: pd.DataFrame) -> int:
-    """Depth of the projection head that the size comparisons share (the paper's 3 where it is open).
-
-    Raises MissingRecords where nothing was pretrained.
-    """
-    heads = runs[runs["head_layers"] > 0] if len(runs) else runs
-    if heads.empty:
-        raise MissingRecords("No pretrained runs are recorded.")
-    return widest(comparable(heads), "head_layers", PAPER_HEAD_LAYERS)
-
-
-def standard_taps(runs: pd.DataFrame) -> dict[float, int]:
-    """Label fraction -> head layer that fine-tuning starts from in the size comparisons.
-
-    It is the layer most networks were tried with; of equals the paper's: 1 with few labels, 0 with all.
-    """
-    tuned = pick(runs, "finetune", head_layers=standard_head(runs))
-    return {
-        float(str(fraction)): widest(cell, "tap_layer", preferred=int(cell["fraction"].iloc[0] < 1))
-        for fraction, cell in tuned.groupby("fraction")
-    }
+    """Depth of the preset's projection head. Raises MissingRecords where none of it is recorded."""
+    heads = set(runs.loc[runs["standard_head"], "head_layers"]) if len(runs) else set()
+    if not heads:
+        raise MissingRecords("No runs pretrained with the preset's head are recorded.")
+    return int(heads.pop())
 
 
 def finetuned(runs: pd.DataFrame, any_head: bool = False) -> pd.DataFrame:
-    """Fine-tuned runs from the standard layer at each fraction, on the standard head unless `any_head`."""
-    tuned = pick(runs, "finetune") if any_head else pick(runs, "finetune", head_layers=standard_head(runs))
-    return tuned[tuned["tap_layer"] == tuned["fraction"].map(standard_taps(runs))]
+    """Fine-tuned runs from the preset's layer at each fraction, on its head unless `any_head`.
+
+    Raises MissingRecords if there are none.
+    """
+    return pick(runs, "finetune", standard_tap=True, **({} if any_head else {"standard_head": True}))
 
 
 def probed(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """Linear evaluation of encoders pretrained with the standard head."""
-    return pick(runs, "probe", head_layers=standard_head(runs), **where)
+    """Linear evaluation of encoders pretrained with the preset's head."""
+    return pick(runs, "probe", standard_head=True, **where)
 
 
 def distilled(runs: pd.DataFrame) -> pd.DataFrame:
     """Distilled on all images without the label term (Eq. 2), as the paper recommends."""
-    return pick(runs, "distill", label_weight=0.0, transfer="all")
+    return pick(runs, "distill", label_weight=0.0, transfer="all", standard_head=True, standard_tap=True)
 
 
 def by_size(runs: pd.DataFrame) -> list[str]:

@@ -216,7 +216,6 @@ def smoke() -> Preset:
             tap_layers=(0, 1),
             memory_size=500,
             memory_momentum=0.9,
-            whole_budget=True,
             ablations=(Cross(outcomes=TUNED, settings={"temperature": (0.2, 0.5)}),),
         ),
     )

@@ -232,16 +232,16 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
     from clrkit.ablation_table import ablation_runs_found, ablation_table
     from clrkit.contents import Report
 
-    runs = frames.frame(evidence.records)
+    runs = frames.frame(evidence.records, preset)
     drawings, missing = figures.draw_all(runs, preset.name)
     compared = None
     if reference and evidence.source != REFERENCE:
-        compared = comparison.compare(runs, frames.frame(run.record for run in reference))
+        compared = comparison.compare(runs, frames.frame((run.record for run in reference), preset))
     return Report(
         preset=preset.name,
         source=evidence.source,
         runs=runs,
-        claims=claims.evaluate(runs),
+        claims=claims.evaluate(runs, preset),
         drawings=drawings,
         figures=store.folder / "figures",
         missing=missing,

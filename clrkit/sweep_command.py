@@ -195,7 +195,8 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
     reference = list(runs_in(store.reference))
     if not reference:
         return []
-    cells = compare(*(frame(run.record for run in side) for side in (runs, reference)))
+    chosen = preset(store.preset)
+    cells = compare(*(frame((run.record for run in side), chosen) for side in (runs, reference)))
     cells = cells[cells["verdict"] != NOT_RUN]
     if cells.empty:
         return []

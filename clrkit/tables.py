@@ -8,7 +8,9 @@ import pandas as pd
 
 from clrkit.cells import (
     SELF_DISTILLED,
+    WHOLE_BUDGET,
     accuracy_cells,
+    budget_cells,
     head_cells,
     student_cells,
     target_cells,
@@ -21,15 +23,17 @@ from clrkit.frames import (
     MixedRecords,
     by_size,
     dataset_name,
+    finetuned,
     fraction_name,
     fractions_of,
+    pick,
     seeds_named,
 )
 from clrkit.paper import have_peers, published
 from clrkit.peers_table import peers_table
 from clrkit.table import Table, decimal, duration, megabytes, value
 
-CLAIMS_REMARK = "Effects are differences within a seed, mean ± standard error over what their numbers name."
+CLAIMS_REMARK = "Effects are differences within a seed: mean ± half of the 95% interval over what is named."
 
 
 def spread(runs: pd.DataFrame) -> str:
@@ -46,8 +50,9 @@ def grid(cells: pd.DataFrame, row: Sequence[str], column: str) -> pd.DataFrame:
 
 def accuracy_table(runs: pd.DataFrame) -> Table:
     """Table 1: supervised, linear and fine-tuned accuracy of every network."""
-    cells = accuracy_cells(runs)
-    names = {"supervised": "supervised", "linear": "linear probe", "finetuned": "fine-tuned"}
+    cells = with_budget(accuracy_cells(runs), runs)
+    names = {name: name for name in ("supervised", WHOLE_BUDGET)}
+    names |= {"linear": "linear probe", "finetuned": "fine-tuned"}
     shares = fractions_of(cells)
     keys = [(method, share) for method in names for share in shares]
     cells["column"] = list(zip(cells["method"], cells["fraction"], strict=True))
@@ -59,7 +64,37 @@ def accuracy_table(runs: pd.DataFrame) -> Table:
     ]
     columns = ["network", "parameters", *(f"{names[method]}, {labels_name(share)}" for method, share in keys)]
     title = "Accuracy by network and label fraction (the paper's Table 1)"
-    return Table("accuracy", title, f"{spread(runs)} {labels_remark(runs)}", columns, rows)
+    remark = f"{spread(runs)} {labels_remark(runs)} {budget_remark(runs)}"
+    return Table("accuracy", title, remark, columns, rows)
+
+
+def with_budget(cells: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The cells and, where it is recorded, supervised training for the whole budget."""
+    if not runs["whole_budget"].any():
+        return cells
+    return pd.concat([cells, budget_cells(runs)], ignore_index=True)
+
+
+def budget_remark(runs: pd.DataFrame) -> str:
+    """How long supervised and fine-tuned networks train, on labels and in all."""
+    pretrained = finetuned(runs)["pretrain_epochs"].iloc[0]
+    on_labels = epochs_by_fraction(pick(runs, "supervised")), epochs_by_fraction(finetuned(runs))
+    texts = [f"supervised {on_labels[0]}", f"fine-tuned {on_labels[1]}"]
+    if on_labels[0] == on_labels[1]:
+        texts = [f"supervised and fine-tuned {on_labels[0]}"]
+    text = (
+        f"Epochs on labels: {'; '.join(texts)}. Fine-tuned networks were pretrained before, for {pretrained} "
+    )
+    text += "epochs on all images."
+    if runs["whole_budget"].any():
+        whole = epochs_by_fraction(pick(runs, "supervised", whole_budget=True))
+        text += f" The whole budget is as many images as both draw, on labels alone: {whole} epochs."
+    return text
+
+
+def epochs_by_fraction(runs: pd.DataFrame) -> str:
+    epochs = runs.groupby("fraction")["epochs"].first()
+    return ", ".join(f"{count:,} ({labels_name(float(str(share)))})" for share, count in epochs.items())
 
 
 def labels_remark(runs: pd.DataFrame) -> str:
@@ -100,7 +135,7 @@ def published_table(runs: pd.DataFrame) -> Table:
     own, paper = own_numbers(runs), paper_numbers()
     sizes, papers = by_size(runs), ["R50 1x", "R152 3x SK"]
     sizes = sizes if len(sizes) == 1 else [sizes[0], sizes[-1]]
-    methods = ("supervised", "linear probe", "fine-tuned", "distilled into it")
+    methods = ("supervised", WHOLE_BUDGET, "linear probe", "fine-tuned", "distilled into it")
     keys = sorted({key[:2] for key in own}, key=lambda key: (methods.index(key[0]), key[1]))
     rows = [
         [
@@ -117,6 +152,7 @@ def published_table(runs: pd.DataFrame) -> Table:
         *(f"published: ImageNet, {network}" for network in papers),
     ]
     remark = "Other images and other networks: compare how the rows of a column are ordered, not the columns."
+    remark += f" {budget_remark(runs)}"
     return Table("published", "Own and published numbers", remark, columns, rows)
 
 
@@ -125,7 +161,7 @@ Numbers = dict[tuple[str, float, str], str]
 
 def own_numbers(runs: pd.DataFrame) -> Numbers:
     """Text by (method, fraction, network); `distilled into it` are the students of a bigger teacher."""
-    cells = accuracy_cells(runs)
+    cells = with_budget(accuracy_cells(runs), runs)
     if (runs["stage"] == "distill").any():
         students = student_cells(runs)
         students = students[students["method"] != SELF_DISTILLED].sort_values("method")

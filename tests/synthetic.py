@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pandas as pd
 from clrkit import frames
 from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, key, to_dict
 from clrkit.data import fingerprint
+from clrkit.grid import Grid, Labelling, Preset
 from clrkit.runs import Store, write_run_sums
 
 FRACTIONS = (0.01, 0.1, 1.0)
+LABEL_EPOCHS = Supervised().epochs
 PARAMETERS = {0.25: 5_062, 0.5: 19_700, 1.0: 77_680, 2.0: 308_450}
 WIDTHS = (0.5, 1.0, 2.0)
 SEEDS = (0, 1, 2)
@@ -174,4 +176,35 @@ def records(
 def runs(
     accuracy: Accuracy = noisy, seeds: Sequence[int] = SEEDS, widths: Sequence[float] = WIDTHS
 ) -> pd.DataFrame:
-    return frames.frame(records(accuracy, seeds, widths))
+    return frame(records(accuracy, seeds, widths))
+
+
+def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The records as a frame of the story's preset."""
+    return frames.frame(records, PRESET)
+
+
+def preset(widths: Sequence[float] = WIDTHS) -> Preset:
+    """The experiment that the story's runs belong to."""
+    tuned_at = tuned(0, widths[-1], FRACTIONS[0])
+    return Preset(
+        name="story",
+        probe=Probe(pretrain=tuned_at.pretrain),
+        supervised=Supervised(),
+        distill=Distill(teacher=tuned_at),
+        grid=Grid(
+            seeds=SEEDS,
+            networks=tuple(Network(width=width) for width in widths),
+            self_temperature=1.0,
+            labelled=tuple(
+                Labelling(fraction=fraction, epochs=Supervised().epochs, batch_size=50)
+                for fraction in FRACTIONS
+            ),
+            head_layers=tuple(HEADS),
+            tap_layers=tuple(LAYERS),
+            memory_size=1000,
+        ),
+    )
+
+
+PRESET = preset()

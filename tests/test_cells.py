@@ -7,9 +7,9 @@ import synthetic
 
 from clrkit import cells, claims, frames
 from clrkit.cells import TARGETS
-from clrkit.config import Distill, Stage
+from clrkit.config import Distill, Network, Pretrain, Stage, Supervised
 from clrkit.frames import MissingRecords
-from clrkit.tables import published_table
+from clrkit.tables import accuracy_table, published_table
 
 
 def test_the_accuracy_cells_are_the_means_of_the_records() -> None:
@@ -44,6 +44,27 @@ def width_of(stage: object) -> float:
     while not hasattr(stage, "network"):
         stage = getattr(stage, "pretrain", None) or stage.teacher  # type: ignore[attr-defined]
     return stage.network.width  # type: ignore[no-any-return]
+
+
+def test_tables_say_both_budgets_and_have_the_baseline_with_the_whole_one() -> None:
+    longer = [
+        replace(Supervised(network=Network(width=0.5), fraction=0.01, seed=seed), epochs=1000)
+        for seed in synthetic.SEEDS
+    ]
+    records = [*synthetic.records(), *(synthetic.record(stage, lambda _: 33.3) for stage in longer)]
+    accuracy = accuracy_table(synthetic.frame(records))
+    assert accuracy.columns.count("supervised, whole budget, 1%") == 1
+    place = accuracy.columns.index("supervised, whole budget, 1%")
+    assert [row[place] for row in accuracy.rows] == ["33.3 ± 0.0", "-", "-"]
+    published = published_table(synthetic.frame(records))
+    (row,) = [row for row in published.rows if row[0] == "supervised, whole budget, 1%"]
+    assert row[1:3] == ["33.3 ± 0.0", "-"]
+    epochs = synthetic.LABEL_EPOCHS
+    for remark in (accuracy.remark, published.remark):
+        assert f"supervised and fine-tuned {epochs} (1%), {epochs} (10%), {epochs} (all labels)." in remark
+        assert f"pretrained before, for {Pretrain().epochs} epochs on all images" in remark
+        assert "on labels alone: 1,000 (1%) epochs." in remark
+    assert "whole budget" not in accuracy_table(synthetic.runs()).remark
 
 
 def test_a_gain_needs_two_networks() -> None:
@@ -88,12 +109,12 @@ def two_steps(seed: int, fraction: float) -> Distill:
 def test_a_teacher_that_was_distilled_into_itself_makes_a_series_of_its_own() -> None:
     records = synthetic.records()
     records += [synthetic.record(two_steps(seed, share)) for seed in synthetic.SEEDS for share in (0.01, 0.1)]
-    runs = frames.frame(records)
+    runs = synthetic.frame(records)
     methods = set(cells.student_cells(runs)["method"])
     assert methods == {"self-distilled", "distilled from R8 2x", "distilled from R8 2x, self-distilled"}
     # What is asked of fine-tuned teachers is answered as without these runs.
     assert cells.target_cells(runs).equals(cells.target_cells(synthetic.runs()))
-    assert claims.evaluate(runs) == claims.evaluate(synthetic.runs())
+    assert claims.evaluate(runs, synthetic.PRESET) == claims.evaluate(synthetic.runs(), synthetic.PRESET)
 
 
 def test_of_two_teachers_the_published_table_has_the_one_that_was_distilled_into_itself() -> None:
@@ -103,7 +124,7 @@ def test_of_two_teachers_the_published_table_has_the_one_that_was_distilled_into
     records = synthetic.records(accuracy) + [
         synthetic.record(two_steps(seed, 0.01), accuracy) for seed in synthetic.SEEDS
     ]
-    table = published_table(frames.frame(records))
+    table = published_table(synthetic.frame(records))
     (row,) = [row for row in table.rows if row[0] == "distilled into it, 1%"]
     assert row[1].startswith("88.8")
 

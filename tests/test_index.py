@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preset="mini",
         source="own runs",
         runs=runs,
-        claims=claims.evaluate(runs),
+        claims=claims.evaluate(runs, synthetic.PRESET),
         drawings=[gains],
         figures=home / "mini" / "figures",
         missing={"distillation": "No distill runs are recorded."},
@@ -75,7 +75,7 @@ def test_without_a_reference_the_index_says_nothing_of_it(tmp_path: Path) -> Non
         preset="smoke",
         source="own runs",
         runs=runs,
-        claims=claims.evaluate(runs),
+        claims=claims.evaluate(runs, synthetic.PRESET),
         drawings=[],
         figures=tmp_path,
     )

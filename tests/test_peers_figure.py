@@ -8,7 +8,7 @@ from test_figures import texts
 from clrkit import figures, tables
 from clrkit.contents import Report, Titled, sections
 from clrkit.drawing import Drawing
-from clrkit.frames import MissingRecords, frame
+from clrkit.frames import MissingRecords
 from clrkit.paper import peers
 from clrkit.peers_figure import beside_peers
 from clrkit.peers_table import peers_table
@@ -16,7 +16,7 @@ from clrkit.peers_table import peers_table
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return frame(synthetic.on_cifar10(synthetic.records()))
+    return synthetic.frame(synthetic.on_cifar10(synthetic.records()))
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,21 @@ def test_all_runs_see_the_same_images(chosen):
 @every_preset
 def test_supervised_training_is_as_long_as_fine_tuning_and_sees_the_same_labels(chosen):
     shared = attrgetter("fraction", "label_list", "epochs", "batch_size", "augmentation", "seed")
-    assert {shared(run) for run in of(Supervised, chosen)} == {shared(run) for run in of(Finetune, chosen)}
+    longer = {run for seed in chosen.grid.seeds for run in chosen.budget_runs(seed)}
+    alone = {shared(run) for run in of(Supervised, chosen) if run not in longer}
+    assert alone == {shared(run) for run in of(Finetune, chosen)}
+
+
+def test_the_whole_budget_draws_as_many_images_as_pretraining_and_fine_tuning():
+    for chosen in (preset("mini"), preset("cifar10_cpu")):
+        longer = list(chosen.budget_runs(0))
+        assert [run.fraction for run in longer] == [each.fraction for each in chosen.grid.labelled]
+        images = 40_000
+        for run, labelling in zip(longer, chosen.grid.labelled, strict=True):
+            drawn = chosen.pretrain.epochs * images + labelling.epochs * labelling.fraction * images
+            assert run.epochs * run.fraction * images == pytest.approx(drawn)
+            assert run.network == chosen.grid.networks[0]
+            assert run in chosen.runs
 
 
 @every_preset

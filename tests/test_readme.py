@@ -32,7 +32,7 @@ def runs() -> pd.DataFrame:
 
 def committed(preset: Preset) -> pd.DataFrame:
     reference = Store(ROOT / "results", preset.name).reference
-    return frame(run.record for run in reference.find_all(complete(preset.runs)))
+    return frame((run.record for run in reference.find_all(complete(preset.runs))), preset)
 
 
 def row(name: str) -> tuple[str, str]:
@@ -90,7 +90,9 @@ def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataF
 
 
 def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
-    verdicts = [each.verdict for each in claims.evaluate(photographs) if re.fullmatch(r"C\d", each.claim)]
+    verdicts = [
+        each.verdict for each in claims.evaluate(photographs, CIFAR10_CPU) if re.fullmatch(r"C\d", each.claim)
+    ]
     supported, undecided, rest = map(verdicts.count, ("supported", "undecided", "not supported"))
     assert f"{supported} are supported, {undecided} undecided, and {rest} are not supported" in README
     hours = photographs["seconds"].sum() / 2 / 3600
@@ -99,7 +101,7 @@ def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.Da
 
 @pytest.mark.slow
 def test_the_verdicts_and_the_size_of_the_reference_are_told(runs: pd.DataFrame) -> None:
-    verdicts = [each.verdict for each in claims.evaluate(runs) if re.fullmatch(r"C\d", each.claim)]
+    verdicts = [each.verdict for each in claims.evaluate(runs, MINI) if re.fullmatch(r"C\d", each.claim)]
     assert f"{verdicts.count('supported')} are supported, {verdicts.count('undecided')} undecided" in README
     wanted = complete([*MINI.runs, *ablation_runs(MINI)])
     assert f"over {len(REFERENCE.find_all(wanted))} recorded runs" in README

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from clrkit import claims, drawing, figures, frames, publish, runs
+from clrkit import claims, drawing, figures, publish, runs
 from clrkit.__main__ import main
 from clrkit.check import check
 from clrkit.comparison import compare
@@ -78,7 +78,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         preset="mini",
         source="own runs",
         runs=runs,
-        claims=claims.evaluate(runs),
+        claims=claims.evaluate(runs, synthetic.PRESET),
         drawings=[gains],
         figures=home / "figures",
         missing={"distillation": "No distill runs are recorded."},
@@ -145,9 +145,12 @@ def test_the_same_records_make_the_same_page(text: str, report: Report) -> None:
     shuffled = list(
         reversed(synthetic.records(lambda stage: synthetic.noisy(stage) - 20 * (stage.name == "supervised")))
     )
-    runs = frames.frame(shuffled)
+    runs = synthetic.frame(shuffled)
     again = replace(
-        report, runs=runs, claims=claims.evaluate(runs), comparison=compare(runs, synthetic.runs())
+        report,
+        runs=runs,
+        claims=claims.evaluate(runs, synthetic.PRESET),
+        comparison=compare(runs, synthetic.runs()),
     )
     assert page(again, report.figures.parent) == text
 
@@ -170,7 +173,7 @@ def test_what_records_say_is_text(report: Report, tmp_path: Path) -> None:
     for record in records:
         record["dataset"]["name"] = record["dataset"]["part"] = hostile
         record["provenance"] |= {"cpu": hostile, "device": "&lt;", "finished": hostile}
-    runs = frames.frame(records)
+    runs = synthetic.frame(records)
     gains = replace(report.drawings[0], title=hostile, alt=hostile)
     hostile_report = replace(
         report,

@@ -150,7 +150,7 @@ def test_the_trials_of_longer_training_are_as_recorded(trials: list[dict[str, An
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return frame(run.record for run in REFERENCE.find_all(complete(PRESET.runs)))
+    return frame((run.record for run in REFERENCE.find_all(complete(PRESET.runs))), PRESET)
 
 
 @pytest.mark.parametrize("table", [accuracy_table, head_table, distillation_table, peers_table])
@@ -161,7 +161,7 @@ def test_a_table_of_results_is_what_the_records_give(
 
 
 def test_the_verdicts_are_what_the_records_give(runs: pd.DataFrame) -> None:
-    assert claims_table(claims.evaluate(runs)).markdown() in PAGE
+    assert claims_table(claims.evaluate(runs, PRESET)).markdown() in PAGE
 
 
 def test_every_number_with_its_error_is_one_of_the_reference() -> None:

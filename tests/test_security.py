@@ -29,7 +29,7 @@ import pytest
 import synthetic
 import torch
 
-from clrkit import frames, pictures, run_figures
+from clrkit import pictures, run_figures
 from clrkit.__main__ import main
 from clrkit.cache import Source, read_cache, write_cache
 from clrkit.claims import evaluate
@@ -320,9 +320,9 @@ def test_an_index_shows_what_records_say_as_text(tmp_path: Path) -> None:
         record["dataset"]["name"] = "\n# own heading <b>x</b>"
         record["provenance"]["cpu"] = "<script>alert(1)</script>\n- own item"
         record["provenance"]["device"] = "[link](javascript:alert(1))"
-    runs = frames.frame(records)
-    report = Report(preset="mini", source="own runs", runs=runs, claims=evaluate(runs), drawings=[],
-                    figures=tmp_path)  # fmt: skip
+    runs = synthetic.frame(records)
+    found = evaluate(runs, synthetic.PRESET)
+    report = Report(preset="mini", source="own runs", runs=runs, claims=found, drawings=[], figures=tmp_path)
     write_index(tmp_path / "INDEX.md", report)
     text = (tmp_path / "INDEX.md").read_text()
     assert re.findall(r"(?<!\\)<(?!/?(?:details|summary)>)", text) == []

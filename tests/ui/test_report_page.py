@@ -60,7 +60,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("report")
     (home / "figures").mkdir()
     recorded = Store(REFERENCE, "mini").find_all(complete(preset("mini").runs))
-    runs = frames.frame(run.record for run in recorded)
+    runs = frames.frame((run.record for run in recorded), preset("mini"))
     drawings, missing = figures.draw_all(runs, "mini")
     for each in drawings:
         (home / "figures" / f"{each.name}.svg").write_bytes(drawing.encode(each.figure, "svg"))
@@ -68,7 +68,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preset="mini",
         source="own runs",
         runs=runs,
-        claims=claims.evaluate(runs),
+        claims=claims.evaluate(runs, preset("mini")),
         drawings=drawings,
         figures=home / "figures",
         missing=missing,
