@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from clrkit.files import write_whole
 from clrkit.table import value
 
 STYLE: Any = {
@@ -140,13 +141,14 @@ def save(drawing: Drawing, folder: Path) -> None:
     """Writes `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in UNDATED:
-        (folder / f"{drawing.name}.{kind}").write_bytes(encode(drawing.figure, kind))
+        write_whole(folder / f"{drawing.name}.{kind}", encode(drawing.figure, kind))
     data = drawing.data.round(6)
-    data.to_csv(folder / f"{drawing.name}.csv", index=False, lineterminator="\n")
+    table = data.to_csv(index=False, lineterminator="\n")
+    write_whole(folder / f"{drawing.name}.csv", table.encode())
     rows = json.loads(data.to_json(orient="records"))
     content = {"name": drawing.name, "title": drawing.title, "alt": drawing.alt, "data": rows}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{drawing.name}.json").write_text(text, encoding="utf-8", newline="\n")
+    write_whole(folder / f"{drawing.name}.json", text.encode())
 
 
 @contextmanager
