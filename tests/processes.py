@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import subprocess
@@ -67,11 +68,14 @@ SHARDED = {
 }
 
 
-def told(stage: Stage, source: Model | None) -> dict[str, Any]:
-    """Losses, gradients, weights and predictions of some steps in float64."""
-    source = source.double() if source else None
+def told(stage: Stage, source: Model | None, nudge: bool = False) -> dict[str, Any]:
+    """Losses, gradients, weights and predictions of steps in float64; `nudge` moves the first weights."""
+    source = copy.deepcopy(source).double() if source else None
     training = begin(stage, DATA, CPU, source)
     training.model.double()
+    if nudge:
+        for network in filter(None, (source, training.model)):
+            move_last_digit(network)
     if training.memory:
         training.memory.double()
     losses, gradients = [], []
@@ -85,6 +89,15 @@ def told(stage: Stage, source: Model | None) -> dict[str, Any]:
     return {"losses": losses, "gradients": gradients, "state": state, "logits": logits}
 
 
+def move_last_digit(model: torch.nn.Module) -> None:
+    """Move every weight up or down by one unit in its last place, at random: a rounding error each."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            away = torch.where(torch.rand(weight.shape, generator=draw) < 0.5, torch.inf, -torch.inf)
+            weight.copy_(torch.where(weight == 0, weight, torch.nextafter(weight, away.to(weight))))
+
+
 def gradients_of(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.grad is not None)
 
@@ -96,11 +109,12 @@ def in_double() -> None:
     evaluate.evaluation_view = lambda *arguments: evaluation_view(*arguments).double()
 
 
-def everything(parents: dict[str, Model | None]) -> dict[str, Any]:
-    in_double()
-    found = {name: told(stage, parents[name]) for name, stage in STAGES.items()}
+def everything(parents: dict[str, Model | None], nudge: bool = False) -> dict[str, Any]:
+    found = {name: told(stage, parents[name], nudge) for name, stage in STAGES.items()}
     os.environ["CLRKIT_SHARD"] = "1"
-    return found | {name: told(stage, None) for name, stage in SHARDED.items()}
+    found |= {name: told(stage, None, nudge) for name, stage in SHARDED.items()}
+    del os.environ["CLRKIT_SHARD"]
+    return found
 
 
 def slow_two_passes(stage: Stage) -> dict[str, Any]:
@@ -254,9 +268,11 @@ def main(folder: Path) -> None:
         found = agreements() if launched() else {}
         sent = [bytes_sent(replace(SMALL, memory=memory)) for memory in (False, True)]
         norms = [official_batch_norm(which) for which in ("2d", "4d")] if parallel.world_size() == 2 else []
-        steps = everything(parents)
-        logits = predictions(parents["distill"])
-        told = {"agreements": found, "sent": sent, "norms": norms, "steps": steps, "logits": logits}
+        in_double()
+        told = {"agreements": found, "sent": sent, "norms": norms, "steps": everything(parents)}
+        told["logits"] = predictions(parents["distill"])
+        if parallel.world_size() == 1:
+            told["nudged"] = everything(parents, nudge=True)
         torch.save(told, folder / f"{rank}.pt")
 
 

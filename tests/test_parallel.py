@@ -23,14 +23,18 @@ from benchmarks.communication import table, volume
 from benchmarks.memory import extra_megabytes, in_child
 from benchmarks.step import noise
 from clrkit import parallel
-from clrkit.config import with_fields
+from clrkit.config import Stage, with_fields
 from clrkit.presets import preset
 from clrkit.stages import begin, pretrain
 from clrkit.training import Division
 
 Told = list[dict[str, Any]]
 
-BOUND = 1e-10
+# Two orders of summation round differently, and training amplifies every difference. How much is measured
+# here: one process trains twice, once from weights that are moved by one unit in their last place. Sums of
+# some thousand terms round by some dozen such units, hence the margin. A lost image or a wrong weight of a
+# micro-batch is a million times more.
+MARGIN = 100
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +59,41 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from leaves(inner, f"{path}/{name}")
 
 
-def same_numbers(ours: Any, one: Any, partly: bool = False) -> None:
+def apart(ours: Any, one: Any) -> float:
+    """The largest difference of tensors at equal paths, relative to values above 1."""
+    theirs = dict(leaves(one))
+    return max(
+        ((tensor - theirs[name]).abs().max() / theirs[name].abs().max().clamp(min=1)).item()
+        for name, tensor in leaves(ours)
+        if tensor.numel()
+    )
+
+
+@pytest.fixture(scope="module")
+def rounding(alone: dict[str, Any]) -> dict[str, float]:
+    """How far rounding errors come, by stage: those of the first weights, and those that AdamW blows up."""
+    stages = processes.STAGES | processes.SHARDED
+    return {
+        name: max(apart(alone["nudged"][name], one), blown_up(stages[name]))
+        for name, one in alone["steps"].items()
+    }
+
+
+def blown_up(stage: Stage) -> float:
+    """How far AdamW moves a weight whose gradient is zero but for rounding: it divides by 1e-8 at least."""
+    if stage.optimizer.optimizer != "adamw":
+        return 0.0
+    return processes.STEPS * stage.optimizer.learning_rate * torch.finfo(torch.double).eps / 1e-8
+
+
+def same_numbers(ours: Any, one: Any, bound: float, partly: bool = False) -> None:
     """Equal tensors at equal paths; `partly`: of the second, all that the first has."""
     mine, theirs = dict(leaves(ours)), dict(leaves(one))
     assert mine.keys() <= theirs.keys() if partly else mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         assert tensor.shape == theirs[name].shape, name
         largest = theirs[name].abs().max().item() if tensor.numel() else 0.0
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=BOUND * max(1.0, largest), msg=name)
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=bound * max(1.0, largest), msg=name)
 
 
 # One run
@@ -70,30 +101,40 @@ def same_numbers(ours: Any, one: Any, partly: bool = False) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [*processes.STAGES, *processes.SHARDED])
-def test_several_processes_train_as_one_with_the_whole_batch(alone, several, stage):
+def test_several_processes_train_as_one_with_the_whole_batch(alone, several, rounding, stage):
     for rank, told in enumerate(several):
         found, one = told["steps"][stage], alone["steps"][stage]
         assert len(found["losses"]) == processes.STEPS
         # Of an optimiser that is shared out the first process alone tells all.
         shared = stage in processes.SHARDED and rank > 0
-        same_numbers(found, one, partly=shared)
+        same_numbers(found, one, MARGIN * rounding[stage], partly=shared)
+
+
+@pytest.mark.slow
+def test_the_bound_is_far_below_what_a_mistake_makes(alone, rounding):
+    """A lost image changes a mean over some dozen by percents; no stage may hide a thousandth of that."""
+    for stage, moved in rounding.items():
+        assert 0 < MARGIN * moved < 1e-6, stage
+    whole, in_parts = (alone["steps"][name] for name in ("pretrain", "pretrain in micro-batches"))
+    assert apart(in_parts["losses"], whole["losses"]) > 1e-3
 
 
 @pytest.mark.slow
 def test_predictions_are_those_of_one_process_at_any_number_of_images(alone, several):
     for told in several:
-        same_numbers(told["logits"], alone["logits"])
+        same_numbers(told["logits"], alone["logits"], 1e-10)  # no training in between
         assert [len(logits) for logits in told["logits"]] == list(range(1, 9))
 
 
 @pytest.mark.slow
-def test_two_passes_are_the_whole_batch_where_batch_norm_has_the_same_images(alone):
+def test_two_passes_are_the_whole_batch_where_batch_norm_has_the_same_images(alone, rounding):
     """Beside the loss on all projections at once, of the same micro-batches with their own statistics."""
     stage = processes.STAGES["pretrain in two passes"]
     expected = processes.slow_two_passes(stage)
     found = alone["steps"]["pretrain in two passes"]
-    torch.testing.assert_close(found["losses"][0], expected["loss"], rtol=0, atol=1e-12)
-    same_numbers(found["gradients"][0], expected["gradients"])
+    bound = MARGIN * rounding["pretrain in two passes"]
+    torch.testing.assert_close(found["losses"][0], expected["loss"], rtol=0, atol=bound)
+    same_numbers(found["gradients"][0], expected["gradients"], bound)
 
 
 def peak(micro_batch: int, two_pass: bool) -> float:
