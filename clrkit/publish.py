@@ -21,7 +21,7 @@ from filelock import Timeout
 
 from clrkit.check import published
 from clrkit.checksums import Damaged, check_file, digest_of, read_sums
-from clrkit.console import ProgressLine
+from clrkit.console import ProgressLine, describe
 from clrkit.grid import Preset
 from clrkit.headless import NotebookError, execute, executed_whole, notebooks, own_dataset
 from clrkit.images import reason
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DRAWN = "drawn.json"  # in the folder of the figures: what they were drawn from
 DRAWN_WITH = ("matplotlib", "numpy", "pandas")
+NAMED = 10  # missing runs that are named one by one
 INDEX, REPORT = "INDEX.md", "report.html"
 
 
@@ -234,6 +235,8 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
 
     runs = frames.frame(evidence.records, preset)
     drawings, missing = figures.draw_all(runs, preset.name)
+    if lacking := missing_runs(preset, store, evidence):
+        missing["runs"] = lacking
     compared = None
     if reference and evidence.source != REFERENCE:
         compared = comparison.compare(runs, frames.frame((run.record for run in reference), preset))
@@ -249,6 +252,16 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
         notebooks=executed(store),
         ablations=ablation_table(preset, ablation_runs_found(preset, store)),
     )
+
+
+def missing_runs(preset: Preset, store: Store, evidence: Evidence) -> str:
+    """Which of the preset's runs are not among the evidence, in words; empty where all are."""
+    there, wanted = {run.folder.name for run in evidence.runs}, complete(preset.runs)
+    lacking = [describe(stage) for stage in wanted if store.path(stage).name not in there]
+    if not lacking:
+        return ""
+    rest = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+    return f"{len(lacking)} of {len(wanted)} are not recorded: {'; '.join(lacking[:NAMED])}{rest}."
 
 
 def write_page(preset: Preset, store: Store, path: Path) -> None:

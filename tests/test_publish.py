@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from clrkit import publish as module
 from clrkit.check import check
 from clrkit.headless import NotebookError
 from clrkit.presets import preset
-from clrkit.publish import execute_notebooks, notebooks_of, publishing
+from clrkit.publish import draw, execute_notebooks, notebooks_of, publishing
 from clrkit.reproduce import complete
 from clrkit.runs import NOTE_SECONDS, Store, write_sums
 from clrkit.settings import ablation_runs
@@ -170,3 +171,15 @@ def test_only_one_process_publishes_and_the_other_says_that_it_waits(
     assert entered.is_set()
     assert "waiting for a process that publishes" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.lock"))
+
+
+def test_runs_that_are_missing_are_named_among_what_is_not_shown(store: Store) -> None:
+    (store.results / "reference").mkdir()  # else the checkout's is shown
+    gone = [stage for stage in SMOKE.runs if stage.name == "finetune"]
+    for stage in gone:
+        shutil.rmtree(store.path(stage))
+    index, _ = draw(SMOKE, store)
+    total = len(complete(SMOKE.runs))
+    (line,) = [line for line in index.read_text().splitlines() if line.startswith("- runs: ")]
+    assert line.startswith(f"- runs: {len(gone)} of {total} are not recorded: finetune fraction")
+    assert line.count("seed 0") == len(gone)
