@@ -348,3 +348,25 @@ def test_published_values_are_those_of_the_tables() -> None:
         "0.5": 60.7,
         "1": 58.0,
     }
+
+
+def test_crossed_lines_that_cannot_be_told_apart_are_refused(lab: Ablation, store: Store) -> None:
+    many = tuple(round(0.1 * place, 1) for place in range(1, 10))
+    crossed_with = replace(lab, choices={**lab.choices, "temperature": many})
+    assert (
+        len(
+            crossed(
+                replace(lab, choices={**lab.choices, "temperature": many[:8]}),
+                "linear",
+                "memory",
+                "temperature",
+            ).data
+        )
+        == 0
+    )
+    with pytest.raises(ConfigError, match="9 lines in one figure; 8 at most"):
+        crossed(crossed_with, "linear", "memory", "temperature")
+    put_along(lab, store, "linear", "memory", {False: [60.0, 61.0, 62.0]})  # at one temperature: one line
+    assert crossed(crossed_with, "linear", "memory", "temperature").data["line"].tolist() == [
+        "temperature 0.2"
+    ]
