@@ -16,6 +16,7 @@ import pandas as pd
 from clrkit.checksums import Damaged
 from clrkit.config import ConfigError, Stage, known
 from clrkit.durations import Kind, median_seconds, seconds_expected
+from clrkit.frames import links
 from clrkit.grid import Preset
 from clrkit.runs import Run, Store, progress_noted, read_run
 from clrkit.settings import (
@@ -30,9 +31,10 @@ from clrkit.settings import (
     text_of,
     values_in,
 )
+from clrkit.statistics import mean_and_half_width
 from clrkit.table import decimal
 
-ERRORS = 2  # standard errors that a difference must be above 0 to be called one
+SEEDS_NEEDED = 3  # of fewer, none is called the best
 
 Along = list[tuple[Any, Run]]  # runs with the setting's value
 
@@ -201,36 +203,49 @@ class Ablation:
         return " and ".join(name for key, name in names.items() if key in own)
 
     def says(self, series: Series) -> str:
-        """The best value of a series, how far it is from the standard or the next best, and what lacks runs.
+        """The best value of a series, or those that cannot be told from the highest, and what lacks runs.
 
-        Values that lack seeds are left out: seeds differ too much for that. Differences are paired by seed.
+        Values that lack seeds are left out: seeds differ too much for that. One value is called best only if
+        the 95% interval (Student's t over paired seeds) of its lead over every other value is above 0. That
+        needs no correction for the number of values: it happens by chance in at most 5% of cases, which is
+        where two values are equally good, and less often where more are. Nothing is said of an order among
+        the others. Fewer than three seeds decide nothing.
         """
         lacking = ", ".join(text_of(series.along, value) for value in series.lacking)
         return self.best(series) + (f" Runs are missing at {lacking}." if lacking and series.runs else "")
 
     def best(self, series: Series) -> str:
-        """The best value of a series with its lead, as a sentence."""
+        """The best value of a series with its lead, or what it is not told from, as a sentence."""
         cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
         if cells.empty:
             return "Nothing is recorded here."
-        cells = cells[cells["seeds"] == cells["seeds"].max()].reset_index(drop=True)
-        best = cells["value"][0]
-        told = f"{text_of(series.along, best)} ({decimal(cells['mean'][0])}%)"
-        if len(cells) == 1:
-            return f"Only {told} is recorded."
-        others = [value for value in cells["value"] if value != best]
-        other = self.standard[series.along] if self.standard[series.along] in others else others[0]
-        name = "the standard" if other == self.standard[series.along] else "the next best"
-        other_told, gaps = text_of(series.along, other), paired(series.runs, best, other)
-        if not gaps:
-            return f"Best at {told}; {name}, {other_told}, has no seed in common with it."
-        gap, error = float(np.mean(gaps)), stderr(gaps)
-        if len(gaps) == 1:
-            return f"Highest at {told}, {gap:+.1f} points from {name}, {other_told}; one seed has no error."
-        spread = f"{error:.1f} points ({len(gaps)} seeds)"
-        if gap < ERRORS * error:
-            return f"Highest at {told}, but within the error of {name}, {other_told}: {gap:+.1f} ± {spread}."
-        return f"Best at {told}, {gap:.1f} ± {spread} above {name}, {other_told}."
+        cells = cells[cells["seeds"] == cells["seeds"].max()]
+        best, *others = cells["value"]
+        told = {
+            value: f"{text_of(series.along, value)} ({decimal(mean)}%)"
+            for value, mean in zip(cells["value"], cells["mean"], strict=True)
+        }
+        if not others:
+            return f"Only {told[best]} is recorded."
+        leads = {other: paired(series.runs, best, other) for other in others}
+        fewest = min(map(len, leads.values()))
+        if fewest < SEEDS_NEEDED:
+            seeds = "no seed" if not fewest else "1 seed" if fewest == 1 else f"{fewest} seeds"
+            return (
+                f"{told[best]} is highest, over {seeds} in common; fewer than {SEEDS_NEEDED} decide nothing."
+            )
+        image = 100 / series.runs[0][1].record["dataset"]["evaluation"]
+        if alike := [told[other] for other in others if not leads_by_more(leads[other], image)]:
+            return f"{told[best]} is highest; not distinguishable over {fewest} seeds: {', '.join(alike)}."
+        lead, half = mean_and_half_width(leads[others[0]])
+        interval = f"{decimal(lead)} ± {decimal(half)} points (95% interval, {fewest} seeds)"
+        return f"{told[best]} is best, {interval} above the next, {told[others[0]]}."
+
+
+def leads_by_more(leads: Sequence[float] | np.ndarray, image: float) -> bool:
+    """Whether the 95% interval of a lead is above 0, and the lead above what one test image makes."""
+    mean, half_width = mean_and_half_width(leads)
+    return mean > max(half_width, image + 1e-9)
 
 
 def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
@@ -274,7 +289,16 @@ def stderr(values: Sequence[float]) -> float:
 
 
 def paired(runs: Along, one: Any, other: Any) -> list[float]:
-    """By how much (points) one value's accuracy is above another's, for each seed that both have."""
-    top1 = {(value, run.record["config"]["seed"]): 100 * run.metrics["top1"] for value, run in runs}
-    seeds = [seed for value, seed in top1 if value == one and (other, seed) in top1]
-    return [top1[one, seed] - top1[other, seed] for seed in seeds]
+    """By how much (points) one value's accuracy is above another's, for each seed that both have.
+
+    Between different pretrainings it is the mean over the seeds on each: these share its luck.
+    """
+    found = {(value, run.record["config"]["seed"]): run for value, run in runs}
+    leads = defaultdict[int, list[float]](list)
+    for seed in [seed for value, seed in found if value == one and (other, seed) in found]:
+        high, low = found[one, seed], found[other, seed]
+        base, other_base = (links(run.record["config"])[-1] for run in (high, low))
+        leads[seed if base == other_base else base["seed"]].append(
+            100 * (high.metrics["top1"] - low.metrics["top1"])
+        )
+    return [float(np.mean(each)) for each in leads.values()]

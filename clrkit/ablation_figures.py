@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from clrkit.ablation import Ablation, Series, summary
 from clrkit.captions import TOP1, caption, listed
-from clrkit.drawing import FINETUNED, LINEAR, ORDERED, SELF, SUPERVISED, Drawing, Look, canvas
+from clrkit.drawing import FINETUNED, LINEAR, SELF, SUPERVISED, Drawing, Look, canvas, with_looks
 from clrkit.frames import frame
 from clrkit.paper import finding
 from clrkit.settings import OUTCOMES, SETTINGS, depends, text_of
@@ -67,34 +67,38 @@ def crossed(
     """An outcome along a setting, a line for every value of a second and a panel for every one of a third.
 
     Panels of which less than half is recorded are left out, and lines of which nothing is, unless all are.
+
+    Raises:
+        ConfigError: as `Ablation.series`, and for more lines than can be told apart.
     """
     title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name} and {SETTINGS[lines].name}"
-    drawn = []
-    for value in lab.choices[panels] if panels else (None,):
-        rest = {**held, panels: value} if panels else held
-        every = [lab.series(outcome, along, **{**rest, lines: each}) for each in lab.choices[lines]]
-        found = [series for series in every if series.runs] or every
-        heading = f"{SETTINGS[panels].name} {text_of(panels, value)}" if panels else ""
-        drawn.append(
-            Panel(
-                heading,
-                along,
-                every,
-                [
-                    Line(
-                        f"{SETTINGS[lines].name} {text_of(lines, series.held[lines])}",
-                        ORDERED[every.index(series) % len(ORDERED)],
-                        series.cells,
-                        series.lacking,
-                    )
-                    for series in found
-                ],
-            )
-        )
-    recorded = [
-        panel for panel in drawn if sum(len(each.runs) - len(each.missing) for each in panel.series) > 0
+    points = [{**held, panels: value} for value in lab.choices[panels]] if panels else [held]
+    every = [
+        [lab.series(outcome, along, **{**point, lines: each}) for each in lab.choices[lines]]
+        for point in points
     ]
-    return draw(lab, title, recorded or drawn)
+    every = [
+        found for found in every if sum(len(each.runs) - len(each.missing) for each in found) > 0
+    ] or every
+    shown = [[each for each in found if each.runs] or found for found in every]
+    known = {each.held[lines] for found in shown for each in found}
+    looks = dict(with_looks([value for value in lab.choices[lines] if value in known], "lines"))
+    drawn = [
+        Panel(
+            f"{SETTINGS[panels].name} {text_of(panels, found[0].held[panels])}" if panels else "",
+            along,
+            found,
+            [crossing_line(each, lines, looks[each.held[lines]]) for each in lined],
+        )
+        for found, lined in zip(every, shown, strict=True)
+    ]
+    return draw(lab, title, drawn)
+
+
+def crossing_line(series: Series, lines: str, look: Look) -> Line:
+    """A series under the value of the setting that the lines differ in."""
+    name = f"{SETTINGS[lines].name} {text_of(lines, series.held[lines])}"
+    return Line(name, look, series.cells, series.lacking)
 
 
 def side_by_side(lab: Ablation, outcome: str, settings: Sequence[str], **held: Any) -> Drawing:
@@ -264,7 +268,7 @@ def as_published(setting: str) -> Drawing | None:
         (axes,),
     ):
         axes.set_facecolor("#faf7f0")
-        for (name, cells), look in zip(found.numbers.groupby("series", sort=False), ORDERED, strict=False):
+        for (name, cells), look in with_looks(found.numbers.groupby("series", sort=False), "series"):
             places = cells["label"].map(labels.index)
             axes.plot(places, cells["mean"], **PUBLISHED_LOOKS.get(str(name), look).plot, label=name)
         axes.set_xticks(range(len(labels)), labels)

@@ -171,7 +171,7 @@ class Assessment:
         with plain(rows, COLUMNS, 1.3 * COLUMNS, 1.75 * rows) as (figure, grid):
             for axes in grid.flat:
                 bare(axes)
-            for axes, image, text in zip(grid.flat, self.images, said, strict=False):
+            for axes, image, text in zip(grid.flat[: len(said)], self.images, said, strict=True):
                 axes.imshow(image.transpose(1, 2, 0))
                 true, called, sure = (shortened(part, TITLE_LETTERS) for part in text)
                 title = f"{true}\n→ {called} {sure}"

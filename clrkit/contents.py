@@ -29,9 +29,12 @@ comparisons between pretrainings count pretrainings instead of seeds; comparison
 hold given that one.
 """
 TOLERANCE_RULE = """\
-A cell is a setting; it is reproduced if own and reference means differ by at most three standard errors of
-their difference, from a spread over seeds that is pooled over like cells, or by at most the sampling error
-of an accuracy on the images measured. Runs on one pretraining count as one, by their mean.
+A cell is a setting. Own and reference runs of equal seeds are compared where their pretraining came out the
+same: a cell differs if more than half of its seeds are off by more than the tolerance, to the same side. The
+tolerance is what rounding on another processor rarely exceeds, and at least the sampling error of a
+difference on the images measured; own runs do not change it. Where pretraining came out otherwise, as on
+processors whose rounding changes it, equal seeds are like other seeds: the cell is undecided, unless the
+means are further apart than the spread over the reference's seeds explains.
 """
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from clrkit.files import write_whole
+from clrkit.frames import MixedRecords
 from clrkit.table import value
 
 STYLE: Any = {
@@ -61,9 +62,10 @@ UNDATED: dict[str, dict[str, Any]] = {
 DRAWING = threading.RLock()
 TITLE_INCHES = 0.62
 SCREEN_DPI, PRINT_DPI = 130, 200
+Name = TypeVar("Name")
 NEAR = 0.25  # of an axis' width: names of networks closer than that would overlap
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
     "#333333",
     "#E69F00",
     "#56B4E9",
@@ -71,6 +73,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#0072B2",
     "#D55E00",
     "#CC79A7",
+    "#808080",
 )
 
 
@@ -80,7 +83,7 @@ class Look:
 
     color: str
     marker: str
-    line: str
+    line: str | tuple[float, tuple[float, ...]]
     hatch: str = ""
 
     @property
@@ -94,12 +97,28 @@ ORDERED = (
     Look(GREEN, "^", "-."),
     Look(PINK, "D", ":"),
     Look(BLACK, "v", "-"),
+    Look(ORANGE, "P", (0, (6, 2, 1, 2, 1, 2))),
+    Look(SKY, "X", (0, (8, 3))),
+    Look(GREY, "*", (0, (2, 2))),
 )
 SUPERVISED = Look(BLACK, "D", "--")
 LINEAR = Look(GREEN, "^", ":")
 FINETUNED = Look(BLUE, "o", "-", "///")
 SELF = Look(RED, "s", "-.", "xxx")
 STUDENTS = (Look(PINK, "v", ":", "\\\\\\"), Look(ORANGE, "P", ":", ".."), Look(SKY, "X", ":", "++"))
+
+
+def with_looks(series: Iterable[Name], what: str, looks: Sequence[Look] = ORDERED) -> list[tuple[Name, Look]]:
+    """Each series of a figure with its look, in their order; `what` they are called.
+
+    Raises MixedRecords for more series than there are looks to tell them apart by.
+    """
+    names = list(series)
+    if len(names) > len(looks):
+        raise MixedRecords(
+            f"{len(names)} {what} in one figure; {len(looks)} at most can be told apart, so draw fewer."
+        )
+    return list(zip(names, looks[: len(names)], strict=True))
 
 
 @dataclass(frozen=True)
@@ -186,7 +205,7 @@ def label_ends(
     """Names points, such as the last of each line, at their right, pushed apart to `gap` printer's points."""
     figure = cast(Figure, axes.figure)
     figure.draw_without_rendering()
-    ends = sorted(zip(x, y, texts, colors, strict=False), key=lambda end: end[1])
+    ends = sorted(zip(x, y, texts, colors, strict=True), key=lambda end: end[1])
     heights = [axes.transData.transform((x, y))[1] * 72 / figure.dpi for x, y, *_ in ends]
     for (x_end, y_end, text, color), height, place in zip(ends, heights, spread(heights, gap), strict=True):
         offset = (9, place - height)

@@ -35,7 +35,6 @@ from clrkit.drawing import (
     FINETUNED,
     LINEAR,
     ORANGE,
-    ORDERED,
     SELF,
     STUDENTS,
     SUPERVISED,
@@ -47,6 +46,7 @@ from clrkit.drawing import (
     legend,
     line,
     size_axis,
+    with_looks,
 )
 from clrkit.frames import (
     MissingRecords,
@@ -58,6 +58,7 @@ from clrkit.paper import have_peers, table_1
 from clrkit.peers_figure import beside_peers
 
 PARAMETERS = "parameters of the encoder"
+FRACTIONS = "label fractions"
 MARKERS = "sD^o"  # by depth of the head modulo 4, so that the paper's 3 is a circle
 PUBLISHED = "SimCLRv2, Table 1, ImageNet; no error bars are published"
 METHODS = {
@@ -88,13 +89,14 @@ def published_gain_by_size() -> Drawing:
 def draw_gain(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> Drawing:
     ordered = cells.sort_values(["parameters", "fraction"])
     smallest, largest = ordered["network"].iloc[0], ordered["network"].iloc[-1]
+    looks = with_looks(fractions_of(cells), FRACTIONS)
     with canvas(title, subtitle) as (figure, (axes,)):
         size_axis(axes, cells)
-        for fraction, look in zip(fractions_of(cells), ORDERED, strict=False):
+        for fraction, look in looks:
             plain_and_sk(axes, ordered[ordered["fraction"] == fraction], look)
         axes.set(xlabel=PARAMETERS, ylabel=f"relative top-1 gain over {smallest} (%)")
         ends = ordered.groupby("fraction").tail(1).sort_values("fraction")
-        colors = [look.color for look in ORDERED]
+        colors = [look.color for _, look in looks]
         label_ends(axes, ends["parameters"], ends["mean"], map(share, ends["fraction"]), colors)
         legend(figure, {}, cells)
     last = ordered[ordered["network"] == largest]
@@ -131,7 +133,7 @@ def draw_accuracy(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> 
     panels["linear probe, all labels"] = cells[(cells["fraction"] == 1) & (cells["method"] != "finetuned")]
     rows = -(-len(panels) // 2)
     with canvas(title, subtitle, rows, 2, height=1.1 + 2.2 * rows) as (figure, grid):
-        for axes, (heading, panel) in zip(grid, panels.items(), strict=False):
+        for axes, (heading, panel) in zip(grid[: len(panels)], panels.items(), strict=True):
             size_axis(axes, cells)
             axes.set_title(heading)
             for method, (_, look) in METHODS.items():
@@ -161,10 +163,10 @@ def head_ablation(runs: pd.DataFrame, preset: str) -> Drawing:
     """Fig. 5: (a) accuracy from the best layer by head depth; (b) accuracy by the layer started from."""
     cells, head = head_cells(runs), standard_head(runs)
     network, fractions = cells["network"].iloc[0], fractions_of(cells)
-    standard = cells[cells["head_layers"] == head]
+    standard, looks = cells[cells["head_layers"] == head], with_looks(fractions, FRACTIONS)
     title, rows = f"Depth of the head, and the layer fine-tuning starts from ({network})", len(fractions)
     with canvas(title, caption(runs, preset, cells), rows, 2, height=1.0 + 2.0 * rows) as (figure, grid):
-        for fraction, look, left, right in zip(fractions, ORDERED, grid[::2], grid[1::2], strict=False):
+        for (fraction, look), left, right in zip(looks, grid[::2], grid[1::2], strict=True):
             draw_heads(left, best_layers(cells[cells["fraction"] == fraction]), look)
             layers = standard[standard["fraction"] == fraction]
             line(right, layers["tap_layer"], layers, look)
@@ -190,13 +192,17 @@ def linear_against_finetuned(runs: pd.DataFrame, preset: str) -> Drawing:
     cells, head = linear_cells(runs), standard_head(runs)
     title, fractions = "Linear evaluation against fine-tuning", fractions_of(cells)
     heads = {head_name(depth): Look(BLACK, MARKERS[depth % 4], "") for depth in cells["head_layers"].unique()}
+    looks = with_looks(fractions, FRACTIONS)
     columns = len(fractions) if len(fractions) <= 3 else 2
     rows = -(-len(fractions) // columns)
     with canvas(title, caption(runs, preset, cells), rows, columns, height=1.3 + 2.6 * rows) as (
         figure,
         grid,
     ):
-        for axes, fraction, look in zip(grid, fractions, ORDERED, strict=False):
+        for axes in grid[len(looks) :]:
+            axes.remove()
+        grid = grid[: len(looks)]
+        for axes, (fraction, look) in zip(grid, looks, strict=True):
             draw_scatter(axes, cells[cells["fraction"] == fraction], look.color, heads, head)
             axes.set_title(share(fraction))
         for axes in grid[::columns]:
@@ -252,12 +258,8 @@ def memory_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
 def student_looks(cells: pd.DataFrame) -> dict[str, Look]:
     """The look of each method; MixedRecords for more teachers than can be told apart."""
     students = sorted(name for name in set(cells["method"]) if name.startswith("distilled from"))
-    if len(students) > len(STUDENTS):
-        raise MixedRecords(
-            f"Students of {len(students)} teachers in one figure; {len(STUDENTS)} at most fit."
-        )
     looks = {"supervised": SUPERVISED, ALL_LABELS: SUPERVISED, "fine-tuned": FINETUNED, SELF_DISTILLED: SELF}
-    looks.update(zip(students, STUDENTS, strict=False))
+    looks.update(with_looks(students, "kinds of distilled students", STUDENTS))
     return {name: look for name, look in looks.items() if name in set(cells["method"])}
 
 

@@ -182,7 +182,7 @@ def proposals(root: Path, rows: Sequence[Row]) -> Picture:
     with plain(lines, TILES, 0.8 * TILES, 0.95 * lines) as (figure, grid):
         for axes in grid.flat:
             bare(axes)
-        for axes, row in zip(grid.flat, rows, strict=False):
+        for axes, row in zip(grid.flat[: len(rows)], rows, strict=True):
             axes.imshow(to_square(read_photo(str(root / row["file"])), THUMB).transpose(1, 2, 0))
             axes.set_title(row["label"], size=8, loc="center", parse_math=False)
     labels = ", ".join(row["label"] or "none" for row in rows)

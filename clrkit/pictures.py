@@ -71,10 +71,10 @@ def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ())
         for line, (name, images) in zip(grid, rows.items(), strict=True):
             for axes in line:
                 bare(axes)
-            for axes, image in zip(line, np.asarray(images), strict=False):
+            for axes, image in zip(line[: len(images)], np.asarray(images), strict=True):
                 axes.imshow(image.transpose(1, 2, 0).clip(0, 1))
             line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, title in zip(grid[0], titles, strict=False):
+        for axes, title in zip(grid[0][: len(titles)], titles, strict=True):
             axes.set_title(title, size=8.5, loc="center", parse_math=False)
     return Picture(figure, alt)
 

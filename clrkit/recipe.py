@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def seconds_expected(chain: Distill, labels: int, device: torch.device) -> float
     steps = pretrain(config, data, training)
     next(steps).loss.item()
     started = monotonic()
-    last = [step for step, _ in zip(steps, range(TIMED_STEPS), strict=False)]
+    last = list(islice(steps, TIMED_STEPS))
     if not last:
         return 0.0
     last[-1].loss.item()

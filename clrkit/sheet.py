@@ -94,5 +94,5 @@ def row_of(path: str, line: int, columns: Sequence[str], cells: Sequence[str]) -
             f"Line {line} of {path} has {len(cells)} cells, but there are {len(columns)} columns; "
             "a value that has the delimiter in it needs quotes around it."
         )
-    row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+    row = dict.fromkeys(columns, "") | dict(zip(columns[: len(cells)], cells, strict=True))
     return row | {name: row[name].strip() for name in OWN if name in row}

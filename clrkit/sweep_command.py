@@ -201,6 +201,7 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
     Reference runs that are damaged are left out; `check` names them.
     """
     from clrkit.comparison import NOT_RUN, compare, summary_line
+    from clrkit.config import from_dict, stage_class
     from clrkit.console import aligned
     from clrkit.durations import runs_in
     from clrkit.frames import frame
@@ -209,9 +210,11 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
     reference = list(runs_in(store.reference))
     if not reference:
         return []
-    chosen = preset(store.preset)
-    cells = compare(*(frame((run.record for run in side), chosen) for side in (runs, reference)))
-    cells = cells[cells["verdict"] != NOT_RUN]
+    records, chosen = [run.record for run in runs], preset(store.preset)
+    made = [from_dict(stage_class(record["stage"]), record["config"]) for record in records]
+    built_on = store.find_all(list(dict.fromkeys(link for stage in made for link in stage.chain)))
+    cells = compare(*(frame((run.record for run in side), chosen) for side in (built_on, reference)))
+    cells = cells[(cells["verdict"] != NOT_RUN) & (cells["stage"] == records[0]["stage"])]
     if cells.empty:
         return []
     shown = cells_table(cells)

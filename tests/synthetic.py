@@ -39,6 +39,7 @@ def stages(seed: int, widths: Sequence[float] = WIDTHS) -> Iterator[Stage]:
         pretrain = Pretrain(network=Network(width=width), seed=seed)
         yield pretrain
         yield Probe(pretrain=pretrain, seed=seed)
+        yield replace(pretrain, memory=True)
         yield Probe(pretrain=replace(pretrain, memory=True), seed=seed)
         for fraction in FRACTIONS:
             yield Supervised(network=Network(width=width), fraction=fraction, seed=seed)
@@ -55,9 +56,9 @@ def stages(seed: int, widths: Sequence[float] = WIDTHS) -> Iterator[Stage]:
 def head_stages(seed: int, width: float) -> Iterator[Stage]:
     for head_layers in HEADS:
         if head_layers != 3:
-            yield Probe(
-                pretrain=Pretrain(network=Network(width=width), head_layers=head_layers, seed=seed), seed=seed
-            )
+            pretrain = Pretrain(network=Network(width=width), head_layers=head_layers, seed=seed)
+            yield pretrain
+            yield Probe(pretrain=pretrain, seed=seed)
         for fraction in FRACTIONS[:2]:
             for tap_layer in LAYERS:
                 if tap_layer <= head_layers and (head_layers, tap_layer) != (3, 1):

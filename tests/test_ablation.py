@@ -11,7 +11,7 @@ import pytest
 import synthetic
 
 from clrkit import ablation as ablations
-from clrkit.ablation import Ablation, ablation
+from clrkit.ablation import Ablation, ablation, leads_by_more
 from clrkit.ablation_figures import as_published, compare, crossed, found, side_by_side
 from clrkit.config import ConfigError, Distill, Finetune, Stage, with_fields
 from clrkit.drawing import Drawing
@@ -263,47 +263,104 @@ def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> Non
     ("top1", "sentence"),
     [
         ({1: [60.0]}, "Only 1 (60.0%) is recorded. Runs are missing at 0, 1, 2, 3."),
+        # Leads over 1: 4, 3 and 5; t(2) is 4.303, so half of the interval is 4.303 * 1 / sqrt(3).
         (
-            {1: [50.0, 60.0, 70.0], 2: [54.0, 63.0, 75.0], 0: [9.0, 9.0, 9.0]},
-            "Best at 2 (64.0%), 4.0 ± 0.6 points (3 seeds) above the standard, 1.",
+            {1: [50.0, 60.0, 70.0], 2: [54.0, 63.0, 75.0], 0: [9.0, 9.5, 9.0]},
+            "2 (64.0%) is best, 4.0 ± 2.5 points (95% interval, 3 seeds) above the next, 1 (60.0%).",
+        ),
+        # Leads 4, -2 and 1, whose interval has 0 in it.
+        (
+            {1: [50.0, 60.0, 70.0], 2: [54.0, 58.0, 71.0], 0: [9.0, 9.5, 9.0]},
+            "2 (61.0%) is highest; not distinguishable over 3 seeds: 1 (60.0%).",
         ),
         (
-            {1: [50.0, 60.0], 2: [48.0, 58.0], 0: [9.0, 9.0]},
-            "Best at 1 (55.0%), 2.0 ± 0.0 points (2 seeds) above the next best, 2.",
-        ),
-        (
-            {1: [50.0, 60.0, 70.0], 2: [54.0, 58.0, 71.0]},
-            "Highest at 2 (61.0%), but within the error of the standard, 1: +1.0 ± 1.7 points (3 seeds).",
+            {1: [50.0, 60.0], 2: [48.0, 58.0]},
+            "1 (55.0%) is highest, over 2 seeds in common; fewer than 3 decide nothing.",
         ),
         (
             {1: [50.0], 2: [54.0]},
-            "Highest at 2 (54.0%), +4.0 points from the standard, 1; one seed has no error.",
+            "2 (54.0%) is highest, over 1 seed in common; fewer than 3 decide nothing.",
         ),
         # A single lucky seed is no best value.
-        ({1: [50.0, 60.0], 0: [9.0, 9.0], 2: [99.0]}, "Best at 1 (55.0%), 46.0 ± 5.0 points (2 seeds)"),
+        (
+            {1: [50.0, 60.0, 70.0], 0: [9.0, 9.5, 9.0], 2: [99.0]},
+            "1 (60.0%) is best, 50.8 ± ",
+        ),
+        # Seeds that agree to the last image: one image, 0.1 points, is no lead.
+        (
+            {1: [50.0] * 3, 2: [50.1] * 3},
+            "2 (50.1%) is highest; not distinguishable over 3 seeds: 1 (50.0%).",
+        ),
+        ({1: [50.0] * 3, 2: [50.2] * 3}, "2 (50.2%) is best, 0.2 ± 0.0 points"),
     ],
 )
-def test_a_sentence_says_the_best_value_and_its_paired_difference(
+def test_a_sentence_says_the_best_value_and_what_it_is_not_told_from(
     lab: Ablation, store: Store, top1: dict[float, list[float]], sentence: str
 ) -> None:
     put_along(lab, store, "finetuned", "tap_layer", top1)
     assert lab.says(lab.series("finetuned", "tap_layer")).startswith(sentence)
 
 
-def test_a_difference_may_be_below_0_over_the_seeds_in_common(lab: Ablation, store: Store) -> None:
+def test_only_seeds_in_common_count(lab: Ablation, store: Store) -> None:
     configs = lab.series("finetuned", "tap_layer").missing
     first, second = ([config for value, config in configs if value == wanted] for wanted in (1, 2))
     for config, top1 in zip((*first[:2], *second[1:]), (10.0, 70.0, 60.0, 61.0), strict=True):
         put(store, config, top1)
     sentence = lab.says(refreshed(lab).series("finetuned", "tap_layer"))
-    assert sentence == "Highest at 2 (60.5%), -10.0 points from the standard, 1; one seed has no error." + (
+    assert sentence == "2 (60.5%) is highest, over 1 seed in common; fewer than 3 decide nothing." + (
         " Runs are missing at 0, 1, 2, 3."
     )
 
 
 def test_a_setting_that_is_on_or_off_is_said_to_be(lab: Ablation, store: Store) -> None:
     put_along(lab, store, "linear", "memory", {False: [60.0, 61.0, 62.0], True: [50.0, 51.0, 52.0]})
-    assert lab.says(lab.series("linear", "memory")).startswith("Best at off (61.0%), 10.0 ± 0.0 points")
+    assert lab.says(lab.series("linear", "memory")).startswith("off (61.0%) is best, 10.0 ± 0.0 points")
+
+
+def test_seeds_that_share_their_pretrainings_are_one_comparison_of_these(store: Store) -> None:
+    """Between heads their pretraining's luck is in every difference, between layers of one head in none."""
+    shared = ablation(replace(EXPERIMENT, grid=replace(EXPERIMENT.grid, pretrain_seed=0)), store)
+    put_along(shared, store, "finetuned", "head_layers", {2: [50.0, 50.0, 50.0], 3: [60.0, 61.0, 62.0]})
+    sentence = shared.says(shared.series("finetuned", "head_layers"))
+    assert sentence == "3 (61.0%) is highest, over 1 seed in common; fewer than 3 decide nothing."
+    put_along(shared, store, "finetuned", "tap_layer", {2: [50.0, 51.0, 52.0]})
+    assert shared.says(shared.series("finetuned", "tap_layer")).startswith("1 (61.0%) is best, 10.0 ± ")
+
+
+def levels(law: str, draw: np.random.Generator, values: int) -> np.ndarray:
+    """Accuracies of equally good values over three seeds, (values, seeds), to the last of 1,000 images."""
+    noise = draw.normal(size=(values, 3))
+    if law == "paired":  # a seed is good or bad luck for all
+        noise += 3 * draw.normal(size=3)
+    if law == "bimodal":  # a run works or does not
+        noise += 20 * (draw.random((values, 3)) < 0.5)
+    if law == "uneven":  # values of unequal spread
+        noise *= np.logspace(-1, 1, values)[:, None]
+    return np.round(60 + noise, 1)
+
+
+@pytest.mark.parametrize("law", ["normal", "paired", "bimodal", "uneven"])
+@pytest.mark.parametrize("values", [2, 5])
+def test_of_equally_good_values_one_is_called_best_in_5_percent_of_cases_at_most(
+    law: str, values: int
+) -> None:
+    draw, trials = np.random.default_rng(values), 2000
+    best = 0
+    for _ in range(trials):
+        made = levels(law, draw, values)
+        highest = made.mean(axis=1).argmax()
+        leads = made[highest] - np.delete(made, highest, axis=0)
+        best += all(leads_by_more(lead, 0.1) for lead in leads)
+    error = (0.05 * 0.95 / trials) ** 0.5
+    assert best / trials <= 0.05 + 3 * error
+
+
+def test_a_clearly_best_value_is_called_so_nearly_always() -> None:
+    """A lead of 10 points over four others, whose differences have a standard deviation of sqrt(2)."""
+    draw = np.random.default_rng(0)
+    cases = [levels("paired", draw, 5) for _ in range(500)]
+    named = [all(leads_by_more(made[0] + 10 - other, 0.1) for other in made[1:]) for made in cases]
+    assert np.mean(named) > 0.75
 
 
 def test_damaged_runs_are_left_out_and_named_until_they_are_whole(lab: Ablation, store: Store) -> None:
@@ -348,3 +405,25 @@ def test_published_values_are_those_of_the_tables() -> None:
         "0.5": 60.7,
         "1": 58.0,
     }
+
+
+def test_crossed_lines_that_cannot_be_told_apart_are_refused(lab: Ablation, store: Store) -> None:
+    many = tuple(round(0.1 * place, 1) for place in range(1, 10))
+    crossed_with = replace(lab, choices={**lab.choices, "temperature": many})
+    assert (
+        len(
+            crossed(
+                replace(lab, choices={**lab.choices, "temperature": many[:8]}),
+                "linear",
+                "memory",
+                "temperature",
+            ).data
+        )
+        == 0
+    )
+    with pytest.raises(ConfigError, match="9 lines in one figure; 8 at most"):
+        crossed(crossed_with, "linear", "memory", "temperature")
+    put_along(lab, store, "linear", "memory", {False: [60.0, 61.0, 62.0]})  # at one temperature: one line
+    assert crossed(crossed_with, "linear", "memory", "temperature").data["line"].tolist() == [
+        "temperature 0.2"
+    ]

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import synthetic
 from matplotlib.figure import Figure
 
 from clrkit import drawing, figures, run_figures
+from clrkit.captions import share
 from clrkit.drawing import Drawing
-from clrkit.frames import MissingRecords
+from clrkit.frames import MissingRecords, MixedRecords
 
 HISTORY = {
     "step": [0, 10, 20],
@@ -84,6 +86,68 @@ def test_series_differ_in_more_than_colour() -> None:
         assert len({(look.marker, look.line) for look in looks}) == len(looks)
     hatches = [drawing.SUPERVISED, drawing.FINETUNED, drawing.SELF, *drawing.STUDENTS]
     assert len({look.hatch for look in hatches}) == len(hatches)
+
+
+MANY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
+
+
+@pytest.fixture(scope="module")
+def six_fractions(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with 1% of the labels again at five further fractions, each a little better than the last."""
+    some = runs[runs["fraction"] == 0.01]
+    more = [
+        some.assign(
+            fraction=fraction,
+            top1=some["top1"] + place,
+            setup=some["setup"].str.replace('"fraction": 0.01', f'"fraction": {fraction}'),
+        )
+        for place, fraction in enumerate(MANY)
+        if fraction != 0.01
+    ]
+    return pd.concat([runs[runs["fraction"].isna() | (runs["fraction"] == 0.01)], *more], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "figure", [figures.gain_by_size, figures.head_ablation, figures.linear_against_finetuned]
+)
+def test_a_sixth_label_fraction_is_drawn(
+    figure: Callable[[pd.DataFrame, str], Drawing], six_fractions: pd.DataFrame
+) -> None:
+    made = figure(six_fractions, "mini")
+    written = texts(made.figure)
+    assert all(name in written for name in map(share, MANY))
+    assert sorted(made.data["fraction"].unique()) == list(MANY)
+    wanted = {tuple(np.round(cells["mean"], 6)) for _, cells in made.data.groupby("fraction")}
+    drawn = {
+        value
+        for axes in made.figure.axes
+        for line in axes.lines
+        for value in np.round(np.asarray(line.get_ydata(), dtype=float), 6)
+    }
+    assert all(drawn & set(means) for means in wanted)
+
+
+def test_six_lines_have_six_colours_and_six_dashes(six_fractions: pd.DataFrame) -> None:
+    axes = figures.gain_by_size(six_fractions, "mini").figure.axes[0]
+    lines = [
+        line for line in axes.lines if len(np.asarray(line.get_xdata())) > 1 and line.get_marker() != "_"
+    ]
+    looks = {(line.get_color(), line.get_marker()) for line in lines}
+    assert len(looks) == 6
+    assert len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 6
+
+
+def test_no_axes_are_left_empty(six_fractions: pd.DataFrame) -> None:
+    fewer = six_fractions[six_fractions["fraction"] != MANY[0]]
+    axes = figures.linear_against_finetuned(fewer, "mini").figure.axes
+    assert [bool(each.get_title(loc="left")) for each in axes] == [True] * 5
+
+
+def test_more_series_than_can_be_told_apart_are_refused_in_a_sentence(runs: pd.DataFrame) -> None:
+    most = len(drawing.ORDERED)
+    assert [name for name, _ in drawing.with_looks(range(most), "lines")] == [*range(most)]
+    with pytest.raises(MixedRecords, match=rf"^{most + 1} lines in one figure; {most} at most .*\.$"):
+        drawing.with_looks(range(most + 1), "lines")
 
 
 def test_students_of_one_network_stand_side_by_side_and_nothing_else_moves() -> None:

@@ -1,23 +1,14 @@
 import numpy as np
-import pandas as pd
 import pytest
 import synthetic
 
 from clrkit import tables
-from clrkit.comparison import DIFFERS, NOT_RUN, REPRODUCED, compare, summary_line, tolerance
-from clrkit.config import Finetune, Stage
 from clrkit.table import Table, decimal, duration
 
 
 def cell(table: Table, row: str, column: str) -> str:
     line = next(line for line in table.rows if line[0] == row)
     return line[list(table.columns).index(column)]
-
-
-def worse(stage: Stage) -> float:
-    """Fine-tuning the largest network on 1% of the labels, ten points off."""
-    hit = isinstance(stage, Finetune) and stage.fraction == 0.01 and stage.pretrain.network.width == 2
-    return synthetic.noisy(stage) - 10 * hit
 
 
 def test_the_accuracy_table_has_mean_and_standard_error() -> None:
@@ -94,100 +85,3 @@ def test_tables_without_their_runs_are_named() -> None:
     found, missing = tables.all_tables(runs[runs["stage"] != "distill"])
     assert set(missing) == {"distillation_table"}
     assert {table.name for table in found} == {"accuracy", "head", "published", "cost"}
-
-
-def test_the_same_runs_reproduce_the_reference() -> None:
-    runs = synthetic.runs()
-    compared = compare(runs, runs)
-    settings = runs[runs["stage"] != "pretrain"]["setup"].nunique()
-    probes = runs[runs["stage"] == "probe"]["setup"].nunique()
-    assert len(compared) == settings + probes
-    assert set(compared["text"]) == {REPRODUCED}
-    assert compared["cell"].is_unique
-    assert (
-        summary_line(compared) == f"reproduced: all {len(compared)} cells within tolerance of the reference"
-    )
-
-
-def test_a_cell_that_differs_is_named_with_its_numbers() -> None:
-    compared = compare(synthetic.runs(worse), synthetic.runs())
-    apart = compared[compared["verdict"] == DIFFERS]
-    assert list(apart["cell"]) == ["fine-tuned, 1%, R8 2x, from layer 1"]
-    assert apart["text"].item().startswith("differs: own 62.")
-    assert "most of all fine-tuned, 1%, R8 2x, from layer 1: own 62." in summary_line(compared)
-
-
-def test_cells_that_were_not_run_are_told_from_those_that_differ() -> None:
-    runs = synthetic.runs()
-    compared = compare(runs[runs["stage"] != "distill"], runs)
-    absent = compared[compared["verdict"] == NOT_RUN]
-    assert set(absent["stage"]) == {"distill"}
-    assert summary_line(compared).endswith(f"; {len(absent)} cells not run")
-    assert summary_line(compared).startswith("reproduced: ")
-
-
-def test_nothing_run_is_nothing_compared() -> None:
-    reference = synthetic.runs()
-    assert summary_line(compare(reference.iloc[:0], reference)).startswith("not compared: none of")
-
-
-def test_other_images_are_no_reproduction() -> None:
-    runs = synthetic.runs()
-    compared = compare(runs.assign(fingerprint="other"), runs)
-    assert set(compared["text"]) == {"differs: other images"}
-
-
-def test_the_tolerance_is_three_standard_errors_of_the_difference() -> None:
-    assert tolerance(2.0, own=3, reference=3, accuracy=50.0, images=10_000) == pytest.approx(
-        3 * 2 * (2 / 3) ** 0.5
-    )
-
-
-def test_the_tolerance_is_no_finer_than_the_test_set() -> None:
-    assert tolerance(0.0, own=3, reference=3, accuracy=50.0, images=1000) == pytest.approx(1.58, abs=0.01)
-    assert tolerance(0.0, own=3, reference=3, accuracy=100.0, images=1000) > 0
-
-
-def test_with_one_seed_the_test_set_gives_the_tolerance() -> None:
-    expected = 3 * 100 * (0.25 / 1000) ** 0.5 * 2**0.5
-    assert tolerance(float("nan"), 1, 1, accuracy=50.0, images=1000) == pytest.approx(expected)
-
-
-def test_the_spread_is_pooled_over_like_cells() -> None:
-    spread = {0.5: 0.0, 1.0: 3.0, 2.0: 6.0}
-
-    def accuracy(stage: Stage) -> float:
-        width = stage.chain[0].network.width  # type: ignore[attr-defined]
-        return 50 + (stage.seed - 1) * spread[width]  # standard deviation over seeds 0, 1, 2: the spread
-
-    runs = synthetic.runs(accuracy)
-    runs = runs[(runs["stage"] == "supervised") & (runs["fraction"] == 0.01)]
-    pooled = ((0 + 9 + 36) / 3) ** 0.5
-    assert compare(runs, runs)["tolerance"].tolist() == pytest.approx([3 * pooled * (2 / 3) ** 0.5] * 3)
-
-
-def test_runs_on_one_pretraining_are_one_repetition_of_it() -> None:
-    advantage = {0: 0.0, 1: 3.0, 2: 6.0}
-    own = synthetic.runs(lambda stage: 50.0 + advantage[stage.seed])
-    tuned = own["stage"].isin(["finetune", "supervised"])
-    own, reference = own[tuned].assign(pretrain_seed=lambda runs: runs["seed"]), own[tuned]
-    shared = own.assign(pretrain_seed=own["pretrain_seed"].where(own["stage"] == "supervised", 0))
-    whole, part = compare(own, reference), compare(shared, reference)
-    alone = whole["stage"] == "supervised"
-    assert set(whole["own_seeds"]) == set(part.loc[alone, "own_seeds"]) == {3}
-    assert set(part.loc[~alone, "own_seeds"]) == {1}
-    assert set(part["reference_seeds"]) == {3}
-    wider = part["tolerance"] / whole["tolerance"]
-    assert wider[alone].tolist() == pytest.approx([1.0] * alone.sum())
-    assert wider[~alone].tolist() == pytest.approx([2**0.5] * (~alone).sum())  # sqrt((1 + 1/3) / (2/3))
-    assert part["own"].tolist() == pytest.approx(whole["own"].tolist())
-
-
-def test_every_seed_of_labels_on_every_pretraining_counts_pretrainings() -> None:
-    runs = synthetic.runs()
-    runs = runs[runs["stage"] == "finetune"]
-    crossed = pd.concat([runs.assign(seed=seed, top1=runs["top1"] + seed) for seed in (0, 1, 2)])
-    compared = compare(crossed, runs)
-    assert set(compared["own_seeds"]) == set(compared["reference_seeds"]) == {3}
-    assert compared["own"].tolist() == pytest.approx([mean + 1 for mean in compared["reference"]])
-    assert compared["tolerance"].tolist() == pytest.approx(compare(runs, runs)["tolerance"].tolist())
