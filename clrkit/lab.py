@@ -256,8 +256,13 @@ class AblationPanel:
                 self.lab.recorded.refresh()
                 self.draw(self.outcome.value, self.along.value)
                 controls.say(self.warning, self.lab.recorded.left_out)
-            except ConfigError as error:
+            except (ConfigError, OSError) as error:
                 controls.say(self.warning, str(error))
+            except Exception as error:
+                # Jupyter shows a callback's traceback in its log alone; the figure is of the last settings.
+                failed = f"{type(error).__name__}: {error}. The figure is not of these settings."
+                controls.say(self.warning, failed)
+                raise
 
     def draw(self, outcome: str, along: str) -> None:
         self.columns[1].box.layout.display = SHOWN if self.both.value else HIDDEN

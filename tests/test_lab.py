@@ -225,6 +225,33 @@ def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
     assert not training.run.disabled
 
 
+def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Store) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(store.runs))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "folders", refused)
+        panel.columns[0].sliders["fraction"].value = 0.1
+        assert "Permission denied" in panel.warning.value
+    before = panel.figure.value
+    panel.columns[0].sliders["fraction"].value = 0.01
+    assert "Permission denied" not in panel.warning.value
+    panel.along.value = "temperature"
+    assert panel.figure.value != before
+
+
+def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare", lambda *_: {}["figure"])
+    with pytest.raises(KeyError):
+        panel.redraw()
+    assert "KeyError: " in panel.warning.value
+    assert "The figure is not of these settings." in panel.warning.value
+
+
 @pytest.mark.slow
 def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
     said = threading.Event()
