@@ -211,7 +211,8 @@ def cell_name(run: pd.Series) -> str:
     head = f", {depth}-layer head" if depth != PAPER_HEAD_LAYERS else ""
     head += ", with a memory" if run["memory"] else ""
     if run["stage"] == "supervised":
-        return f"supervised, {share}, {network}"
+        budget = ", whole budget" if run["whole_budget"] else ""
+        return f"supervised, {share}, {network}{budget}"
     if run["stage"] == "probe":
         return f"{'linear probe' if run['measure'] == 'top-1' else 'kNN'}, {network}{head}"
     if run["stage"] == "finetune":
