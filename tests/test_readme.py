@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from clrkit import claims
-from clrkit.cells import accuracy_cells, distillation_cells, method_cells
+from clrkit.cells import accuracy_cells, budget_cells, distillation_cells, method_cells
 from clrkit.frames import AGAIN, frame
 from clrkit.grid import Preset
 from clrkit.paper import published
@@ -67,6 +67,8 @@ def test_own_numbers_are_those_of_the_reference(runs: pd.DataFrame) -> None:
     assert row("fine-tuned, largest network")[0] == pair(of(accuracy, "finetuned", max))
     supervised = row("smallest network, supervised on the labels alone")[0]
     assert supervised == pair(of(methods, "supervised", min))
+    longer = row("the same, on as many images as pretraining and fine-tuning draw")[0]
+    assert longer == pair(budget_cells(runs))
     taught = distillation_cells(runs)
     distilled = taught[taught["method"].str.startswith("distilled from")]
     again = distilled["method"].str.endswith(AGAIN)
@@ -94,7 +96,8 @@ def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.Da
         each.verdict for each in claims.evaluate(photographs, CIFAR10_CPU) if re.fullmatch(r"C\d", each.claim)
     ]
     supported, undecided, rest = map(verdicts.count, ("supported", "undecided", "not supported"))
-    assert f"{supported} are supported, {undecided} undecided, and {rest} are not supported" in README
+    verb = "is" if rest == 1 else "are"
+    assert f"{supported} are supported, {undecided} undecided, and {rest} {verb} not supported" in README
     hours = photographs["seconds"].sum() / 2 / 3600
     assert f"{hours:.1f} hours of training on two cores" in README
 
