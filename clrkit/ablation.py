@@ -203,7 +203,7 @@ class Ablation:
         return " and ".join(name for key, name in names.items() if key in own)
 
     def says(self, series: Series) -> str:
-        """The best value of a series, or those that cannot be told from the highest, and what lacks runs.
+        """The best value of a series, or those not distinguishable from the highest, and what lacks runs.
 
         Values that lack seeds are left out: seeds differ too much for that. One value is called best only if
         the 95% interval (Student's t over paired seeds) of its lead over every other value is above 0. That
@@ -215,31 +215,31 @@ class Ablation:
         return self.best(series) + (f" Runs are missing at {lacking}." if lacking and series.runs else "")
 
     def best(self, series: Series) -> str:
-        """The best value of a series with its lead, or what it is not told from, as a sentence."""
+        """The best value of a series with its lead, or what is not distinguishable from it, as a sentence."""
         cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
         if cells.empty:
             return "Nothing is recorded here."
         cells = cells[cells["seeds"] == cells["seeds"].max()]
         best, *others = cells["value"]
-        told = {
+        named = {
             value: f"{text_of(series.along, value)} ({decimal(mean)}%)"
             for value, mean in zip(cells["value"], cells["mean"], strict=True)
         }
         if not others:
-            return f"Only {told[best]} is recorded."
+            return f"Only {named[best]} is recorded."
         leads = {other: paired(series.runs, best, other) for other in others}
         fewest = min(map(len, leads.values()))
         if fewest < SEEDS_NEEDED:
             seeds = "no seed" if not fewest else "1 seed" if fewest == 1 else f"{fewest} seeds"
             return (
-                f"{told[best]} is highest, over {seeds} in common; fewer than {SEEDS_NEEDED} decide nothing."
+                f"{named[best]} is highest, over {seeds} in common; fewer than {SEEDS_NEEDED} decide nothing."
             )
         image = 100 / series.runs[0][1].record["dataset"]["evaluation"]
-        if alike := [told[other] for other in others if not leads_by_more(leads[other], image)]:
-            return f"{told[best]} is highest; not distinguishable over {fewest} seeds: {', '.join(alike)}."
+        if alike := [named[other] for other in others if not leads_by_more(leads[other], image)]:
+            return f"{named[best]} is highest; not distinguishable over {fewest} seeds: {', '.join(alike)}."
         lead, half = mean_and_half_width(leads[others[0]])
         interval = f"{decimal(lead)} ± {decimal(half)} points (95% interval, {fewest} seeds)"
-        return f"{told[best]} is best, {interval} above the next, {told[others[0]]}."
+        return f"{named[best]} is best, {interval} above the next, {named[others[0]]}."
 
 
 def leads_by_more(leads: Sequence[float] | np.ndarray, image: float) -> bool:

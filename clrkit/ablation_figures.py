@@ -69,7 +69,7 @@ def crossed(
     Panels of which less than half is recorded are left out, and lines of which nothing is, unless all are.
 
     Raises:
-        ConfigError: as `Ablation.series`, and for more lines than can be told apart.
+        ConfigError: as `Ablation.series`, and for more lines than there are looks.
     """
     title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name} and {SETTINGS[lines].name}"
     points = [{**held, panels: value} for value in lab.choices[panels]] if panels else [held]

@@ -23,10 +23,10 @@ the tolerance:
 Own runs change no tolerance. Runs on one pretraining share its luck, but as they are compared on the same
 pretraining it is in none of their differences, and each counts. The constants are measured on `mini` alone.
 
-**Where the pretraining came out otherwise**, an equal seed is as good as another seed. With the vector
-instructions of AVX-512 turned off, or the views' arithmetic in another order, the losses of `mini` were 1 in
+**Where the pretraining came out otherwise**, an equal seed is as good as another seed. With PyTorch's
+AVX-512 kernels turned off, or the views' arithmetic in another order, the losses of `mini` were 1 in
 1,000 or more apart, and fine-tuned runs moved by 6 to 7 points (standard deviation), up to 25. Only the
-spread over the reference's seeds can judge that, and few seeds tell little about it. Such a cell, like one
+spread over the reference's seeds can judge that, and few seeds say little about it. Such a cell, like one
 of other seeds than the reference's, is never called reproduced. It is undecided, or differs if the means are
 apart by more than
 

@@ -111,12 +111,12 @@ STUDENTS = (Look(PINK, "v", ":", "\\\\\\"), Look(ORANGE, "P", ":", ".."), Look(S
 def with_looks(series: Iterable[Name], what: str, looks: Sequence[Look] = ORDERED) -> list[tuple[Name, Look]]:
     """Each series of a figure with its look, in their order; `what` they are called.
 
-    Raises MixedRecords for more series than there are looks to tell them apart by.
+    Raises MixedRecords for more series than there are looks.
     """
     names = list(series)
     if len(names) > len(looks):
         raise MixedRecords(
-            f"{len(names)} {what} in one figure; {len(looks)} at most can be told apart, so draw fewer."
+            f"{len(names)} {what} in one figure; at most {len(looks)} can be distinguished, so draw fewer."
         )
     return list(zip(names, looks[: len(names)], strict=True))
 

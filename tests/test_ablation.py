@@ -294,7 +294,7 @@ def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> Non
         ({1: [50.0] * 3, 2: [50.2] * 3}, "2 (50.2%) is best, 0.2 ± 0.0 points"),
     ],
 )
-def test_a_sentence_says_the_best_value_and_what_it_is_not_told_from(
+def test_a_sentence_says_the_best_value_and_what_is_not_distinguishable(
     lab: Ablation, store: Store, top1: dict[float, list[float]], sentence: str
 ) -> None:
     put_along(lab, store, "finetuned", "tap_layer", top1)
@@ -407,7 +407,7 @@ def test_published_values_are_those_of_the_tables() -> None:
     }
 
 
-def test_crossed_lines_that_cannot_be_told_apart_are_refused(lab: Ablation, store: Store) -> None:
+def test_more_crossed_lines_than_there_are_looks_are_refused(lab: Ablation, store: Store) -> None:
     many = tuple(round(0.1 * place, 1) for place in range(1, 10))
     crossed_with = replace(lab, choices={**lab.choices, "temperature": many})
     assert (
@@ -421,7 +421,7 @@ def test_crossed_lines_that_cannot_be_told_apart_are_refused(lab: Ablation, stor
         )
         == 0
     )
-    with pytest.raises(ConfigError, match="9 lines in one figure; 8 at most"):
+    with pytest.raises(ConfigError, match="9 lines in one figure; at most 8"):
         crossed(crossed_with, "linear", "memory", "temperature")
     put_along(lab, store, "linear", "memory", {False: [60.0, 61.0, 62.0]})  # at one temperature: one line
     assert crossed(crossed_with, "linear", "memory", "temperature").data["line"].tolist() == [

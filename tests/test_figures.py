@@ -143,10 +143,10 @@ def test_no_axes_are_left_empty(six_fractions: pd.DataFrame) -> None:
     assert [bool(each.get_title(loc="left")) for each in axes] == [True] * 5
 
 
-def test_more_series_than_can_be_told_apart_are_refused_in_a_sentence(runs: pd.DataFrame) -> None:
+def test_more_series_than_there_are_looks_are_refused_in_a_sentence(runs: pd.DataFrame) -> None:
     most = len(drawing.ORDERED)
     assert [name for name, _ in drawing.with_looks(range(most), "lines")] == [*range(most)]
-    with pytest.raises(MixedRecords, match=rf"^{most + 1} lines in one figure; {most} at most .*\.$"):
+    with pytest.raises(MixedRecords, match=rf"^{most + 1} lines in one figure; at most {most} can .*\.$"):
         drawing.with_looks(range(most + 1), "lines")
 
 

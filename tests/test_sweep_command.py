@@ -147,7 +147,9 @@ def test_the_cells_that_the_reference_has_too_are_compared_with_it(tmp_path: Pat
     shutil.rmtree(store.runs)
     for stage in tuned:
         put(store, stage, exactly(60))
-    assert beside_reference(store.find_all(tuned), store)[-1].startswith("undecided: 1 cell, ")  # on what?
+    assert beside_reference(store.find_all(tuned), store)[-1].startswith(
+        "undecided: 1 cell, "
+    )  # its pretraining is not there
     shutil.rmtree(store.runs)
     for stage in tuned:
         put(store, stage, exactly(50))
