@@ -93,7 +93,9 @@ def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataF
 
 def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
     verdicts = [
-        each.verdict for each in claims.evaluate(photographs, CIFAR10_CPU) if re.fullmatch(r"C\d", each.claim)
+        each.verdict
+        for each in claims.evaluate(photographs, preset("cifar10_cpu"))
+        if re.fullmatch(r"C\d", each.claim)
     ]
     supported, undecided, rest = map(verdicts.count, ("supported", "undecided", "not supported"))
     verb = "is" if rest == 1 else "are"
