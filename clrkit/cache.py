@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from clrkit.files import write_whole
 from clrkit.images import DataError, reason
 from clrkit.pixels import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
 
-VERIFIED = "verified.json"
 DECODER = 3  # raise it when the same files would decode to other pixels than before
 
 Show = Callable[[str], None]
@@ -58,23 +55,14 @@ def noted(source: Source) -> dict[str, Any] | None:
 
 
 def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
-    """The cached set and its fingerprint, or None where it is missing or not what was written.
-
-    Pixels stay on disk and are mapped, so that processes share what they read. They are compared with the
-    fingerprint once, and again when a file has another size or time.
-    """
+    """The cached set and its fingerprint, or None where it is missing or not what was written."""
     note = noted(source)
     if note is None:
         return None
     try:
         train, test = (read_part(source.folder, name) for name in ("train", "test"))
         parts = Parts(train, test, tuple(note["classes"]))
-        seen = {"fingerprint": note["fingerprint"], "files": files_in(source.folder)}
-        if verified(source.folder) == seen:
-            return parts, note["fingerprint"]
         if fingerprint_of(parts) == note["fingerprint"]:
-            with suppress(OSError):  # a cache that cannot be written is compared each time
-                write_whole(source.folder / VERIFIED, json.dumps(seen).encode())
             return parts, note["fingerprint"]
     except Exception:  # an array's header is a Python literal, whose reader raises nearly anything
         pass
@@ -82,24 +70,12 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
     return None
 
 
-def files_in(folder: Path) -> dict[str, list[int]]:
-    """Size and time of change of each file of a cached set."""
-    files = {path.name: path.stat() for path in folder.glob("*_*.*")}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(files.items())}
-
-
-def verified(folder: Path) -> Any:
-    """What was compared with the fingerprint before; None where nothing was."""
-    try:
-        return json.loads((folder / VERIFIED).read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def read_part(folder: Path, name: str) -> Part:
-    maps = {path.stem: np.asarray(open_memmap(path, mode="r")) for path in folder.glob(f"{name}_*.npy")}
-    pixels, labels = maps[f"{name}_pixels"], np.array(maps[f"{name}_labels"])
-    aspects, views = maps.get(f"{name}_aspects"), maps.get(f"{name}_views")
+    # Mapped first: a header that promises more than the file has is noticed before there is memory for it.
+    maps = {path.stem: open_memmap(path, mode="r") for path in folder.glob(f"{name}_*.npy")}
+    arrays = {stem: np.array(mapped) for stem, mapped in maps.items()}
+    pixels, labels = arrays[f"{name}_pixels"], arrays[f"{name}_labels"]
+    aspects, views = arrays.get(f"{name}_aspects"), arrays.get(f"{name}_views")
     names = json.loads((folder / f"{name}_names.json").read_text())
     if not len(pixels) == len(labels) == len(names):
         raise ValueError("a file of another set")

@@ -9,7 +9,6 @@ from pathlib import Path
 from clrkit import config as configs
 from clrkit.checksums import REFERENCE, SUMS, Damaged, check_file, of_reference, read_sums
 from clrkit.config import ConfigError, Labelled, Stage, from_dict, stage_class
-from clrkit.files import UNFINISHED
 from clrkit.images import reason
 from clrkit.runs import HISTORY, RECORD, WEIGHTS, Run, RunError, Store, read_run
 
@@ -137,7 +136,6 @@ def is_outdated(run: Run, runs: dict[str, Run]) -> bool:
 def left_over(store: Store) -> Iterator[tuple[Path, str]]:
     """What lies beside the finished runs, and in them beside the results."""
     kinds = {".partial": "is a partial run", ".lock": "is a lock, in use or left over"}
-    kinds[UNFINISHED] = "is a file that was not written to its end"
     for path in sorted(store.runs.iterdir()) if store.runs.is_dir() else ():
         if path.suffix in kinds:
             yield path, kinds[path.suffix]
@@ -151,7 +149,7 @@ def left_over(store: Store) -> Iterator[tuple[Path, str]]:
 def published(folder: Path) -> list[str]:
     """Names of the files in a folder that its SHA256SUMS is over."""
     files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    return [path.name for path in files if path.name != SUMS and path.suffix not in (".lock", UNFINISHED)]
+    return [path.name for path in files if path.name != SUMS and path.suffix != ".lock"]
 
 
 def check_files(folder: Path, names: Sequence[str], found: Findings) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import cast
 
@@ -15,8 +14,6 @@ from torch import Tensor
 from clrkit import parallel
 from clrkit.config import ConfigError, Stage
 from clrkit.provenance import launched
-
-THREADS_VARIABLE = "CLRKIT_THREADS"
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -37,27 +34,6 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "mps":
         raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")
     return torch.device("cuda", parallel.local_rank())
-
-
-@contextmanager
-def set_threads(device: torch.device) -> Iterator[None]:
-    """Within, a run on a CPU computes with CLRKIT_THREADS threads, one unless it is set.
-
-    Sums over other numbers of threads round differently, and training amplifies that; so the number does not
-    depend on how a run is started or on the machine. The record says it. On a GPU nothing is changed.
-
-    Raises:
-        ConfigError: where CLRKIT_THREADS is not a whole number above 0.
-    """
-    text, before = os.environ.get(THREADS_VARIABLE, "1"), torch.get_num_threads()
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{THREADS_VARIABLE} must be a whole number above 0, not {text!r}.")
-    if device.type == "cpu":
-        torch.set_num_threads(int(text))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def check_precision(config: Stage, device: torch.device) -> None:

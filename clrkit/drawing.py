@@ -23,7 +23,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clrkit.files import write_whole
 from clrkit.frames import MixedRecords
 from clrkit.table import value
 
@@ -160,14 +159,13 @@ def save(drawing: Drawing, folder: Path) -> None:
     """Writes `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in UNDATED:
-        write_whole(folder / f"{drawing.name}.{kind}", encode(drawing.figure, kind))
+        (folder / f"{drawing.name}.{kind}").write_bytes(encode(drawing.figure, kind))
     data = drawing.data.round(6)
-    table = data.to_csv(index=False, lineterminator="\n")
-    write_whole(folder / f"{drawing.name}.csv", table.encode())
+    data.to_csv(folder / f"{drawing.name}.csv", index=False, lineterminator="\n")
     rows = json.loads(data.to_json(orient="records"))
     content = {"name": drawing.name, "title": drawing.title, "alt": drawing.alt, "data": rows}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / f"{drawing.name}.json", text.encode())
+    (folder / f"{drawing.name}.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager

@@ -75,23 +75,11 @@ def share_done(store: Store, stage: Stage) -> float:
 
 
 def kind_of(stage: str, config: dict[str, Any]) -> Kind:
-    """What the time of an epoch depends on.
-
-    The stage, its networks and memory, the share of images it goes over, their size, batches and precision.
-    """
+    """What the time of an epoch depends on: stage, networks, memory, and the share of images it goes over."""
     teacher = config.get("teacher", {})
     share = teacher["fraction"] if config.get("transfer") == "labelled" else config.get("fraction")
     networks = [network_of(config), *([network_of(teacher)] if teacher else [])]
-    arithmetic = config["batch_size"], image_size_of(config), config.get("precision", "float32")
-    described = (tuple(sorted(each.items())) for each in networks)
-    return stage, share, bool(config.get("memory")), *arithmetic, *described
-
-
-def image_size_of(values: dict[str, Any]) -> int:
-    """Side of the images that a config given as a dict trains on."""
-    while "data" not in values:
-        values = values.get("pretrain") or values["teacher"]
-    return int(values["data"]["image_size"])
+    return stage, share, bool(config.get("memory")), *(tuple(sorted(each.items())) for each in networks)
 
 
 def network_of(values: dict[str, Any]) -> dict[str, Any]:

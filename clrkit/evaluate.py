@@ -18,7 +18,6 @@ from clrkit.data import Part
 from clrkit.images import WHOLE
 
 BATCH = 500
-LEAST, LEAST_ON_GPU = 64, 256
 KNN_TEMPERATURE = 0.07  # of the votes' weights (Wu et al., 2018)
 
 Rows = Float[Tensor, "count dim"]
@@ -58,17 +57,12 @@ def outputs(
     chosen: Int64[np.ndarray, " chosen"],
 ) -> Iterator[Float[Tensor, "chunk dim"]]:
     """`function` of the chosen images' evaluation views of side `size`, on the CPU, some at a time."""
-    count = batch_of(size, device)
+    # Of larger images fewer at a time, so that memory stays the same.
+    count = max(1, min(BATCH, BATCH * WHOLE**2 // size**2))
     order = (chosen[start : start + count] for start in range(0, len(chosen), count))
     for pixels in part.views.batches(order):
         view = evaluation_view(pixels.to(device), size)
         yield function(view.contiguous(memory_format=torch.channels_last)).cpu()
-
-
-def batch_of(size: int, device: torch.device) -> int:
-    """How many images of side `size` are measured at once: fewer large ones, yet enough for the device."""
-    least = LEAST_ON_GPU if device.type == "cuda" else LEAST
-    return max(least, min(BATCH, BATCH * WHOLE**2 // size**2))
 
 
 def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:

@@ -20,7 +20,6 @@ from torch.export import Dim, ExportedProgram
 from clrkit.card import card
 from clrkit.config import Data
 from clrkit.data import EMBEDDED, known_root, load_evaluation
-from clrkit.files import write_whole
 from clrkit.folders import root_of
 from clrkit.images import WHOLE, DataError, ImageArray, Rgb, View, upright
 from clrkit.known_sets import KNOWN
@@ -29,7 +28,7 @@ from clrkit.origin import Origin, read_origin
 from clrkit.pixels import PixelArray, PixelStream
 from clrkit.portable import Portable
 from clrkit.provenance import cpu_name, provenance
-from clrkit.runs import write_sums
+from clrkit.runs import write_sums, write_whole
 from clrkit.table import Table
 
 ONNX, PROGRAM, CARD = "model.onnx", "model.pt2", "README.md"

@@ -98,8 +98,8 @@ def stages(
 def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list[str]) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
     from clrkit.assess import assess, page
-    from clrkit.files import write_whole
     from clrkit.fit import exported
+    from clrkit.runs import write_whole
     from clrkit.survey import written
 
     run = make(chain, store, options.device)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -57,15 +56,12 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
     given = checked_parameters(source, parameters)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            copy = Path(folder).resolve() / target.name
-            try:
-                with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
-                    run_papermill(source.resolve(), copy, given, target)
-            finally:
-                if copy.exists():
-                    clean(copy)
-                    copy.replace(target)
+        try:
+            with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
+                run_papermill(source.resolve(), target.resolve(), given)
+        finally:
+            if target.exists():
+                clean(target)
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror or error}.") from None
 
@@ -145,15 +141,14 @@ def literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def run_papermill(source: Path, copy: Path, parameters: dict[str, Any], target: Path) -> None:
-    """Execute into `copy`, which is `target` afterwards."""
+def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     try:
         papermill.execute_notebook(
             literal(source),
-            literal(copy),
+            literal(target),
             parameters,
             kernel_name="python3",
             cwd=str(source.parent),
@@ -163,7 +158,7 @@ def run_papermill(source: Path, copy: Path, parameters: dict[str, Any], target: 
             extra_arguments=QUIET,
         )
     except PapermillExecutionError as error:
-        raise NotebookError(failure(source, target.resolve(), error)) from None
+        raise NotebookError(failure(source, target, error)) from None
     except RuntimeError as error:  # a kernel that died or did not start
         raise NotebookError(f"{source.name} was not run to its end: {error}") from None
 

@@ -22,7 +22,6 @@ from clrkit.contents import (
     title,
 )
 from clrkit.drawing import Drawing
-from clrkit.files import write_whole
 from clrkit.table import Table, verbatim
 from clrkit.tables import claims_table, parts_table
 
@@ -37,7 +36,7 @@ def write_index(path: Path, report: Report) -> None:
     for section in sections(report):
         blocks = [rendered(block, report, path.parent) for block in section.blocks]
         parts.append(f"## {section.title}\n\n" + "\n".join(blocks))
-    write_whole(path, "\n".join(parts).encode())
+    path.write_text("\n".join(parts), encoding="utf-8", newline="\n")
 
 
 def rendered(block: Block, report: Report, home: Path) -> str:

@@ -15,9 +15,8 @@ from pathlib import Path
 from filelock import Timeout
 
 from clrkit.config import known
-from clrkit.files import write_whole
 from clrkit.images import DataError, reason
-from clrkit.runs import locked
+from clrkit.runs import locked, write_whole
 from clrkit.sheet import Sheet, read_sheet
 
 COLUMNS = ("file", "label", "part")

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +23,7 @@ from clrkit import config as configs
 from clrkit import parallel, stages
 from clrkit.config import ConfigError, Data, Stage
 from clrkit.data import DataSet, fingerprint, load
-from clrkit.devices import check_precision, choose_device, compiling, set_threads
-from clrkit.files import write_whole
+from clrkit.devices import check_precision, choose_device, compiling
 from clrkit.folders import root_of
 from clrkit.measure import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.model import Model, ModelConfig
@@ -42,6 +41,7 @@ from clrkit.runs import (
     progress_noted,
     working_folder,
     write_json,
+    write_whole,
 )
 from clrkit.states import StateWriter, read_state
 from clrkit.training import Step
@@ -86,10 +86,9 @@ class Logbook:
         self.loss.append(float(step.loss))
         self.learning_rate.append(step.learning_rate)
 
-    def monitor(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log what was measured after a step; 0 is before the first."""
-        for name, value in metrics.items():
-            self.monitored.setdefault(name, []).append([step, value])
+    def monitor(self, step: Step) -> None:
+        for name, value in step.metrics.items():
+            self.monitored.setdefault(name, []).append([step.step, value])
 
     @property
     def last(self) -> dict[str, float]:
@@ -119,7 +118,7 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
         return run
     parallel.in_turn(lambda: check_unchanged(config))
     stages.check(config, data_of(config))
-    check_precision(config, target := choose_device(device))
+    check_precision(config, choose_device(device))
     parent = (yield from materialise(config.source, store, device)) if config.source else None
     path = store.path(config)
     while not (run := find(config, store)):
@@ -127,10 +126,9 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
             with common_folder(path) as folder:
                 # Another process may have made it since we looked.
                 if not find(config, store):
-                    with set_threads(target):
-                        work = Work(config, folder, target, parent)
-                        yield from work.train()
-                        work.conclude(path, parent)
+                    work = Work(config, folder, choose_device(device), parent)
+                    yield from work.train()
+                    work.conclude(path, parent)
                 elif parallel.is_first():
                     folder.rmdir()
         except Busy:
@@ -226,14 +224,12 @@ class Work:
         log, training = self.log, self.training
         every = max(1, training.total // HISTORY_ROWS)
         begun, first, spent = time.monotonic(), training.step, log.seconds
-        if training.step == 0:
-            log.monitor(0, stages.monitored(self.config, self.data, training))
         due, noted = begun + STATE_SECONDS, begun
         try:
             for step in stages.steps(self.config, self.data, training, self.parent):
                 now = time.monotonic()
                 log.seconds = spent + now - begun
-                log.monitor(step.step, step.metrics)
+                log.monitor(step)
                 if step.step % every == 0 or step.step == step.total:
                     self.check()
                     log.note(step)

@@ -17,7 +17,6 @@ import nbformat
 from clrkit.check import Findings, check_files, check_runs
 from clrkit.checksums import REFERENCE, SUMS
 from clrkit.data import EMBEDDED
-from clrkit.files import write_whole
 from clrkit.frames import DATASETS
 from clrkit.grid import Preset
 from clrkit.headless import injected
@@ -112,7 +111,7 @@ def copy_notebooks(sources: Sequence[Path], copies: Sequence[Path], new: Store, 
         document = nbformat.read(copy, as_version=4)
         if dataset not in EMBEDDED:
             take_images_out(document, nbformat.read(source, as_version=4), DATASETS.get(dataset, dataset))
-        write_whole(folder / copy.name, nbformat.writes(document).encode())
+        nbformat.write(document, folder / copy.name)
     write_sums(folder, [copy.name for copy in copies])
 
 

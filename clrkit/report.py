@@ -30,7 +30,7 @@ from clrkit.contents import (
     title,
 )
 from clrkit.drawing import Drawing
-from clrkit.files import write_whole
+from clrkit.runs import write_whole
 from clrkit.stylesheet import STYLE
 from clrkit.table import Table
 from clrkit.tables import CLAIMS_REMARK

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,6 @@ from clrkit import config as configs
 from clrkit.checksums import REFERENCE, SUMS, Damaged, digest_of, listing, read_checked, read_sums
 from clrkit.config import ConfigError, Stage
 from clrkit.data import fingerprint
-from clrkit.files import write_whole
 from clrkit.images import reason
 
 if TYPE_CHECKING:
@@ -236,6 +236,17 @@ def read_run(folder: Path) -> Run | None:
     if folder.name != f"{record['stage']}-{record['key']}":
         raise Damaged(path, "is the record of another run than its folder is named for")
     return Run(folder, record)
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that it is there whole or not at all, whatever interrupts."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -174,8 +174,8 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
         done = training.update(contrast(config, training, project, views, keys))
         if memory:
             memory.update(model, training.division.whole(halves(keys)[0]))
-        if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0 or done.step == done.total:
-            done = replace(done, metrics=monitored(config, data, training))
+        if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
+            done = replace(done, metrics=monitor(model, data, size, training.device))
         yield done
 
 
@@ -330,20 +330,13 @@ def labelled_names(config: Distill, data: DataSet) -> list[str]:
     return [data.train.names[index] for index in labelled_indices(config.teacher, data)]
 
 
-def monitored(config: Stage, data: DataSet, training: Training) -> dict[str, float]:
-    """What is measured of pretraining on its way, at its first weights and at its last; else nothing.
-
-    KNN accuracy within the training images: half of a sample votes on the other half; no test image.
-    """
-    model = training.model
-    if not isinstance(config, Pretrain):
-        return {}
-    assert isinstance(model, Model)
+def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dict[str, float]:
+    """KNN accuracy within the training images: half of a sample votes on the other half; no test image."""
     at = np.flatnonzero(data.train.labels >= 0)
     if len(at) < 2:
         return {}
     at = np.random.RandomState(0).permutation(at)[:MONITOR_IMAGES]
-    features = extract(model.encoder, data.train.subset(at), config.data.image_size, training.device)
+    features = extract(model.encoder, data.train.subset(at), size, device)
     labels, half = torch.from_numpy(data.train.labels[at]), len(at) // 2
     votes = knn_predict(features[:half], labels[:half], features[half:], len(data.classes), 20)
     return {"knn": accuracy(F.one_hot(votes, len(data.classes)).float(), labels[half:])}

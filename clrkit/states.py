@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrkit.files import write_whole
-from clrkit.runs import RunError
+from clrkit.runs import RunError, write_whole
 
 DIGEST = 64  # hexadecimal digits of SHA-256, the first line of the file
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from clrkit.cache import Show
 from clrkit.config import Data
-from clrkit.files import write_whole
 from clrkit.folders import (
     SUFFIXES,
     UNLABELLED,
@@ -27,7 +26,7 @@ from clrkit.folders import (
 )
 from clrkit.images import DataError, read_photo, reason
 from clrkit.pixels import cores
-from clrkit.runs import RunError, Store, fingerprint_once, locked, read_json, write_json
+from clrkit.runs import RunError, Store, fingerprint_once, locked, read_json, write_json, write_whole
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller

@@ -154,7 +154,10 @@ class Pool:
 
 
 def set_up_worker(queue: Queue[Progress], stop: Event) -> None:
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and tells us through `stop`
+    torch.set_num_threads(1)
     globals().update(progress_queue=queue, stop_event=stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

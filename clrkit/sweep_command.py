@@ -28,16 +28,6 @@ ABOUT = (
 )
 PART_OVER = 75  # EX_TEMPFAIL of sysexits.h
 PATHS = ("root", "labels_csv", "label_list", "left_out")  # fields of one value, whatever commas it has
-# Fields that change the loss of one and the same network: NT-Xent by its temperature and number of negatives.
-SCALES_LOSS = (
-    "temperature",
-    "batch_size",
-    "micro_batch",
-    "two_pass",
-    "memory",
-    "memory_size",
-    "summed_views",
-)
 # What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
 METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
 
@@ -182,10 +172,6 @@ def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
     metric = next(name for name in METRICS if all(name in run.metrics for _, run in made))
     heading, scale, decimals = METRICS[metric]
     varied = [name for name in made[0][0] if name != "seed" and len({point[name] for point, _ in made}) > 1]
-    scaling = [name for name in varied if name.rpartition(".")[2] in SCALES_LOSS]
-    if metric == "loss" and scaling:
-        reason = f"losses at another {' or '.join(scaling)} do not compare, and nothing else was measured"
-        return [f"{len(made)} runs; {reason}."]
     values: dict[tuple[str, ...], list[float]] = {}
     for settings, run in made:
         row = tuple(settings[name] for name in varied)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from clrkit import cache
@@ -130,49 +129,6 @@ def test_aspects_and_views_enter_the_fingerprint_where_there_are_any():
     other = PixelArray(square.train.pixels.array, np.array([1, 1, 0.5, 2, 3], np.float32))
     sets = [square, oblong, without_views, oblong._replace(train=replace(oblong.train, pixels=other))]
     assert len({fingerprint_of(parts) for parts in sets}) == 4
-
-
-def test_pixels_stay_on_disk_and_are_compared_with_the_fingerprint_once(tmp_path, monkeypatch):
-    source = Source("some-4", "identity", small_set)
-    write_cache(source, small_set())
-    assert read_cache(source, pytest.fail) is not None
-    monkeypatch.setattr(cache, "fingerprint_of", lambda parts: pytest.fail("compared again"))
-    parts, _ = read_cache(source, pytest.fail)
-    array = parts.train.pixels.array
-    assert isinstance(array.base, np.memmap)
-    assert not array.flags.writeable
-    (batch,) = parts.train.pixels.batches([np.array([1, 0])])
-    batch += 1  # a batch is a copy: the file is not written to
-    assert np.array_equal(small_set().train.pixels.array, array)
-
-
-def test_a_file_that_has_changed_since_is_compared_again():
-    source, lines = Source("some-4", "identity", small_set), []
-    write_cache(source, small_set())
-    assert read_cache(source, pytest.fail) is not None
-    path = source.folder / "train_pixels.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert read_cache(source, lines.append) is None
-    assert "are damaged" in lines[0]
-
-
-@pytest.mark.slow
-def test_processes_share_the_memory_of_a_set(tmp_path):
-    pixels = np.zeros((20_000, 3, 32, 32), np.uint8)  # 61 MB
-    big = Part(PixelArray(pixels), np.zeros(20_000, np.int64), tuple(map(str, range(20_000))), None)
-    source = Source("some-4", "identity", lambda: small_set()._replace(train=big))
-    write_cache(source, source.read())
-    parts, _ = read_cache(source, pytest.fail)
-    own = private_megabytes()
-    assert sum(int(batch.sum()) for batch in parts.train.pixels.batches([np.arange(100)] * 5)) == 0
-    assert parts.train.pixels.array.sum() == 0  # reads all of it
-    assert private_megabytes() - own < 20
-
-
-def private_megabytes() -> float:
-    return psutil.Process().memory_full_info().uss / 2**20
 
 
 @pytest.mark.parametrize("what", ["aspects", "views"])

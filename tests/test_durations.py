@@ -101,14 +101,6 @@ def test_a_distilled_run_is_timed_by_the_images_it_goes_over_and_by_its_teacher(
     assert seconds_expected(with_fields(student, teacher), known) is None
 
 
-def test_other_batches_or_image_sizes_are_other_times(store: Store) -> None:
-    timed(store, 0, 20.0)
-    known = seconds_per_epoch(store, [])
-    assert seconds_expected(SMOKE.resolve("finetune", seed=5), known) is not None
-    for field, value in (("batch_size", 30), ("image_size", 56), ("precision", "bfloat16")):
-        assert seconds_expected(SMOKE.resolve("finetune", **{field: value}), known) is None, field
-
-
 def test_a_memory_takes_time_in_pretraining_alone(store: Store) -> None:
     remembering = SMOKE.resolve("pretrain", memory=True, memory_size=500, epochs=10)
     noted(store, remembering, {"step": 1, "total": 2, "seconds": 50.0})

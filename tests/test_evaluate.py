@@ -163,13 +163,6 @@ def test_features_do_not_depend_on_how_the_images_are_batched(monkeypatch, batch
     torch.testing.assert_close(evaluate.extract(network.encoder, images, 10, CPU), expected)
 
 
-@pytest.mark.parametrize(
-    ("size", "device", "count"), [(28, "cpu", 500), (32, "cpu", 500), (224, "cpu", 64), (224, "cuda", 256)]
-)
-def test_large_images_come_in_smaller_batches_that_still_fill_the_device(size, device, count):
-    assert evaluate.batch_of(size, torch.device(device)) == count
-
-
 def test_predictions_come_in_the_order_of_the_images():
     network, images = model().eval(), part(12)
     logits = evaluate.predict(network, images, 10, CPU)

@@ -504,7 +504,7 @@ def test_the_probe_trains_a_linear_layer_on_the_frozen_features():
 def test_monitoring_happens_every_so_many_epochs():
     stage = replace(PRETRAIN, epochs=5, monitor_epochs=2)
     monitored = {step.step: step.metrics for step in train(stage)[1] if step.metrics}
-    assert monitored.keys() == {6, 12, 15}  # the last step always
+    assert monitored.keys() == {6, 12}
     for metrics in monitored.values():
         assert metrics.keys() == {"knn"}
         assert 0 <= metrics["knn"] <= 1
@@ -512,11 +512,8 @@ def test_monitoring_happens_every_so_many_epochs():
 
 def test_monitoring_does_not_disturb_the_training():
     often, never = (train(replace(PRETRAIN, monitor_epochs=epochs)) for epochs in (1, 100))
-    assert [len([step for step in each[1] if step.metrics]) for each in (often, never)] == [
-        PRETRAIN.epochs,
-        1,
-    ]
-    assert often[1][-1].metrics == never[1][-1].metrics
+    assert any(step.metrics for step in often[1])
+    assert not any(step.metrics for step in never[1])
     assert same(weights(often[0]), weights(never[0]))
     assert often[0].model.training
 

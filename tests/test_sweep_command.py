@@ -108,15 +108,6 @@ def test_a_grid_is_judged_by_what_all_its_runs_have() -> None:
     ]
 
 
-def test_losses_at_different_temperatures_are_not_compared() -> None:
-    losses = {"0.05": 10.6, "0.2": 6.8}
-    grid = [({"temperature": value, "seed": "0"}, made(loss=loss)) for value, loss in losses.items()]
-    (line,) = table(grid)
-    assert line == "2 runs; losses at another temperature do not compare, and nothing else was measured."
-    monitored = [({"temperature": value}, made(loss=loss, knn=0.5)) for value, loss in losses.items()]
-    assert "kNN, %" in table(monitored)[2]
-
-
 def exactly(percent: float) -> Callable[[Stage], float]:
     return lambda stage: percent + stage.seed
 
