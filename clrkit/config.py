@@ -260,7 +260,9 @@ class Pretrain(Stage):
         added=True,
         needs="memory",
     )
-    monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
+    monitor_epochs: int = setting(
+        5, "epochs between looks at kNN accuracy; it is always taken at both ends", low=1, keyed=False
+    )
 
     @property
     def images(self) -> Data:

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -86,9 +86,9 @@ class Logbook:
         self.loss.append(float(step.loss))
         self.learning_rate.append(step.learning_rate)
 
-    def monitor(self, step: Step) -> None:
-        for name, value in step.metrics.items():
-            self.monitored.setdefault(name, []).append([step.step, value])
+    def monitor(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.monitored.setdefault(name, []).append([step, value])
 
     @property
     def last(self) -> dict[str, float]:
@@ -222,6 +222,7 @@ class Work:
     def train(self) -> Iterator[Progress]:
         """Train to the end, logging, noting progress and saving states on the way."""
         log, training = self.log, self.training
+        log.monitor(training.step, stages.monitored_before(self.config, self.data, training))
         every = max(1, training.total // HISTORY_ROWS)
         begun, first, spent = time.monotonic(), training.step, log.seconds
         due, noted = begun + STATE_SECONDS, begun
@@ -229,7 +230,7 @@ class Work:
             for step in stages.steps(self.config, self.data, training, self.parent):
                 now = time.monotonic()
                 log.seconds = spent + now - begun
-                log.monitor(step)
+                log.monitor(step.step, step.metrics)
                 if step.step % every == 0 or step.step == step.total:
                     self.check()
                     log.note(step)

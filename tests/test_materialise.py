@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,10 +17,13 @@ from safetensors.torch import load_file
 from clrkit import materialise as module
 from clrkit.checksums import Damaged
 from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.data import load
 from clrkit.materialise import finish, materialise
+from clrkit.model import Model
 from clrkit.model_folder import ModelError
 from clrkit.presets import preset
 from clrkit.runs import Run, RunError, Store
+from clrkit.stages import initial_model
 from clrkit.states import read_state
 
 SMOKE = preset("smoke")
@@ -251,8 +255,48 @@ def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
 def test_history_has_every_logged_step_and_what_was_monitored(store: Store) -> None:
     run = finish(materialise(short(epochs=2, batch_size=500, monitor_epochs=1), store))
     assert run.history["step"] == list(range(1, 17))
-    assert [step for step, _ in run.history["knn"]] == [8, 16]
+    assert [step for step, _ in run.history["knn"]] == [0, 8, 16]
     assert len(run.history["loss"]) == len(run.history["learning_rate"]) == 16
+
+
+def knn_by_hand(model: Model) -> float:
+    """Accuracy in the monitored sample, one query at a time: 20 neighbours vote with exp(cosine / 0.07)."""
+    part = load(SMOKE.pretrain.data).train
+    sample = np.random.RandomState(0).permutation(4000)[:2000]
+    with torch.no_grad():
+        features = model.eval().encoder(next(part.pixels.batches([sample])) / 255).double().numpy()
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels, hits = part.labels[sample], 0
+    for query, truth in zip(features[1000:], labels[1000:], strict=True):
+        likeness = features[:1000] @ query
+        near = np.argsort(-likeness)[:20]
+        ballot = np.bincount(labels[near], np.exp(likeness[near] / 0.07), minlength=10)
+        hits += ballot.argmax() == truth
+    return hits / 1000
+
+
+@pytest.mark.slow
+def test_a_pretraining_s_knn_is_that_of_its_finished_weights_however_often_it_was_monitored(
+    tmp_path: Path,
+) -> None:
+    settings = {"epochs": 3, "batch_size": 1000}
+    often, between, never = (
+        finish(materialise(short(**settings, monitor_epochs=epochs), Store(tmp_path / str(epochs), "smoke")))
+        for epochs in (1, 2, 100)
+    )
+    steps = [[step for step, _ in run.history["knn"]] for run in (often, between, never)]
+    assert steps == [[0, 4, 8, 12], [0, 8, 12], [0, 12]]
+    assert often.key == between.key == never.key
+    assert often.metrics == between.metrics == never.metrics
+    sums = [run.folder.joinpath("weights.safetensors").read_bytes() for run in (often, between, never)]
+    assert sums[0] == sums[1] == sums[2]
+    # Two of the 1,000 images may have neighbours that are nearer or farther by rounding alone.
+    assert never.metrics["knn"] == pytest.approx(knn_by_hand(never.model()), abs=0.002)
+    config = short(**settings)
+    untrained = initial_model(config, 10, None)
+    assert isinstance(untrained, Model)
+    assert never.history["knn"][0][1] == pytest.approx(knn_by_hand(untrained), abs=0.002)
+    assert never.history["knn"][0] != never.history["knn"][-1]
 
 
 def test_monitoring_and_places_do_not_change_the_key(store: Store) -> None:
