@@ -170,7 +170,7 @@ def failure(source: Path, target: Path, error: PapermillExecutionError) -> str:
 
 
 def one_thread() -> dict[str, str]:
-    """One thread, as a sweep's runs have: the same numbers on any machine. A user's own choice stays."""
+    """One thread, as a run has: the same numbers on any machine. A user's own choice stays."""
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from clrkit import materialise as module
 from clrkit.checksums import Damaged
-from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.config import ConfigError, Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
 from clrkit.data import load
 from clrkit.materialise import finish, materialise
 from clrkit.model import Model
@@ -25,6 +26,7 @@ from clrkit.presets import preset
 from clrkit.runs import Run, RunError, Store
 from clrkit.stages import initial_model
 from clrkit.states import read_state
+from clrkit.training import Training
 
 SMOKE = preset("smoke")
 
@@ -322,3 +324,81 @@ def test_a_label_list_counts_by_what_it_holds(store: Store, tmp_path: Path) -> N
     assert paths[0] == paths[1]
     first.write_text("0008\n")
     assert store.path(short("finetune", label_list=str(first))) != paths[0]
+
+
+# Threads
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """The caller's PyTorch has two threads, as on a machine of two cores."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def threads_within(work: Iterator[object], monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of threads that the steps of a run have; its caller has as many after each step as before."""
+    outside = torch.get_num_threads()
+    had, update = set[int](), Training.update
+    monkeypatch.setattr(Training, "update", lambda *args: had.add(torch.get_num_threads()) or update(*args))
+    for _ in work:
+        assert torch.get_num_threads() == outside
+    assert torch.get_num_threads() == outside
+    return had
+
+
+def source_of(stage: Stage, store: Store) -> dict[str, Any]:
+    """The provenance of a finished run."""
+    run = store.find(stage)
+    assert run
+    by: dict[str, Any] = run.record["provenance"]
+    return by
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_has_one_thread_whatever_its_caller_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {1}
+    by = source_of(short("supervised"), store)
+    assert by["threads"] == 1
+    assert "threads_before" not in by
+
+
+def test_the_environment_says_how_many_threads_every_run_has(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLRKIT_THREADS", "2")
+    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {2}
+    assert source_of(short("supervised"), store)["threads"] == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5", "", "99999999999"])
+def test_a_number_of_threads_that_cannot_be_is_refused(
+    number: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLRKIT_THREADS", number)
+    with pytest.raises(ConfigError, match=f"^CLRKIT_THREADS must be a whole number .*, not '{number}'.$"):
+        next(materialise(short("supervised"), store))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_runs_that_take_turns_in_one_thread_have_one_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (materialise(short("supervised", seed=seed), store) for seed in (0, 1))
+    next(first)
+    next(second)
+    finish(first)
+    assert threads_within(second, monkeypatch) == {1}
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = short("supervised")
+    monkeypatch.setenv("CLRKIT_THREADS", "2")
+    work = materialise(config, store)
+    next(work)
+    work.close()
+    monkeypatch.delenv("CLRKIT_THREADS")
+    finish(materialise(config, store))
+    by = source_of(config, store)
+    assert (by["threads"], by["threads_before"]) == (1, [2])
