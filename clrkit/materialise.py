@@ -41,11 +41,11 @@ from clrkit.runs import (
     progress_noted,
     working_folder,
     write_json,
-    write_whole,
 )
 from clrkit.states import StateWriter, read_state
 from clrkit.training import Step
 from clrkit.watch import TrainingError
+from clrkit.whole import write_whole
 
 STATE_SECONDS = 20.0  # between saved states, at least
 SPARED = 50  # times as long as saving one held training up
