@@ -286,7 +286,9 @@ class Probe(Stage):
 class Labelled(Stage):
     """What the stages that see labels share."""
 
-    fraction: float = setting(0.1, "part of the training images that have labels", above=0, high=1)
+    fraction: float = setting(
+        0.1, "part of the labelled training images whose labels are learnt from", above=0, high=1
+    )
     label_list: str = setting("", "file that lists the labelled images by name, in place of a fraction")
     augmentation: Augmentation = Augmentation(color_strength=0.0)
 
