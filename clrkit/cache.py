@@ -1,4 +1,10 @@
-"""Decoded data sets on disk, checked by their fingerprints. Importing this module does not load torch."""
+"""Decoded data sets on disk, checked by their fingerprints. Importing this module does not load torch.
+
+Pixels are mapped, not read: all processes of a machine share one copy, the system's. A set is hashed when it
+is first read after it was written; then sizes and times of its files are noted, and while these stay they
+stand for the hash, which of gigabytes takes seconds at every start. So a bit that rots on the disk without a
+write is not noticed; whatever writes to a file is.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +25,10 @@ from numpy.lib.format import open_memmap
 
 from clrkit.images import DataError, reason
 from clrkit.pixels import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
+from clrkit.whole import write_whole
 
+VERIFIED = "verified.json"  # in a set's folder: sizes and times of its files when they were last hashed
+TICKS = 2 * 10**9  # nanoseconds in which two writes may get the same time on some file systems
 DECODER = 3  # raise it when the same files would decode to other pixels than before
 
 Show = Callable[[str], None]
@@ -62,7 +73,7 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
     try:
         train, test = (read_part(source.folder, name) for name in ("train", "test"))
         parts = Parts(train, test, tuple(note["classes"]))
-        if fingerprint_of(parts) == note["fingerprint"]:
+        if verified(source.folder, parts, note["fingerprint"]):
             return parts, note["fingerprint"]
     except Exception:  # an array's header is a Python literal, whose reader raises nearly anything
         pass
@@ -70,17 +81,42 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
     return None
 
 
+def verified(folder: Path, parts: Parts, fingerprint: str) -> bool:
+    """Whether a set is what was written: by its hash, or as it has been hashed and no file is another."""
+    now, stamps = time.time_ns(), stamps_of(folder)
+    with suppress(OSError, ValueError):
+        if json.loads((folder / VERIFIED).read_text()) == stamps:
+            return True
+    if fingerprint_of(parts) != fingerprint:
+        return False
+    # What was written just now may be written again without another time.
+    if now - max(max(times) for _, *times in stamps.values()) > TICKS:
+        with suppress(OSError):  # of a cache that is only read, each start hashes
+            write_whole(folder / VERIFIED, json.dumps(stamps).encode())
+    return True
+
+
+def stamps_of(folder: Path) -> dict[str, list[int]]:
+    """Size, time of the last write and time of the last change of all files of a set, by name."""
+    found = {path.name: path.stat() for path in folder.iterdir() if path.suffix in (".npy", ".json")}
+    return {
+        name: [each.st_size, each.st_mtime_ns, each.st_ctime_ns]
+        for name, each in sorted(found.items())
+        if name != VERIFIED
+    }
+
+
 def read_part(folder: Path, name: str) -> Part:
-    # Mapped first: a header that promises more than the file has is noticed before there is memory for it.
+    """A part whose images are mapped, read-only; what else there is is small and read."""
     maps = {path.stem: open_memmap(path, mode="r") for path in folder.glob(f"{name}_*.npy")}
-    arrays = {stem: np.array(mapped) for stem, mapped in maps.items()}
-    pixels, labels = arrays[f"{name}_pixels"], arrays[f"{name}_labels"]
-    aspects, views = arrays.get(f"{name}_aspects"), arrays.get(f"{name}_views")
+    images = {stem: mapped.view(np.ndarray) for stem, mapped in maps.items()}
+    pixels, views = images[f"{name}_pixels"], images.get(f"{name}_views")
+    labels, aspects = np.array(images[f"{name}_labels"]), images.get(f"{name}_aspects")
     names = json.loads((folder / f"{name}_names.json").read_text())
     if not len(pixels) == len(labels) == len(names):
         raise ValueError("a file of another set")
     measured = None if views is None else of_labelled(PixelArray(views), labels)
-    return Part(PixelArray(pixels, aspects), labels, names, measured)
+    return Part(PixelArray(pixels, None if aspects is None else np.array(aspects)), labels, names, measured)
 
 
 def write_cache(source: Source, parts: Parts) -> str:

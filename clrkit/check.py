@@ -11,6 +11,7 @@ from clrkit.checksums import REFERENCE, SUMS, Damaged, check_file, of_reference,
 from clrkit.config import ConfigError, Labelled, Stage, from_dict, stage_class
 from clrkit.images import reason
 from clrkit.runs import HISTORY, RECORD, WEIGHTS, Run, RunError, Store, read_run
+from clrkit.whole import UNDER_WAY
 
 
 @dataclass
@@ -147,9 +148,9 @@ def left_over(store: Store) -> Iterator[tuple[Path, str]]:
 
 
 def published(folder: Path) -> list[str]:
-    """Names of the files in a folder that its SHA256SUMS is over."""
+    """Names of the files in a folder that its SHA256SUMS is over; not of what a killed writer left."""
     files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    return [path.name for path in files if path.name != SUMS and path.suffix != ".lock"]
+    return [path.name for path in files if path.name != SUMS and path.suffix not in (".lock", UNDER_WAY)]
 
 
 def check_files(folder: Path, names: Sequence[str], found: Findings) -> None:

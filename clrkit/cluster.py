@@ -247,9 +247,6 @@ class Job:
 
         Told to leave, by pre-emption or a time limit, it does so at the end of a step, with a state.
         """
-        import torch
-
-        torch.set_num_threads(1)  # as a process of a pool
         try:
             with held_back(requeue_signal(), signal.SIGINT) as told:
                 if self.is_made_unless(told):

@@ -260,7 +260,9 @@ class Pretrain(Stage):
         added=True,
         needs="memory",
     )
-    monitor_epochs: int = setting(5, "epochs between looks at kNN accuracy", low=1, keyed=False)
+    monitor_epochs: int = setting(
+        5, "epochs between looks at kNN accuracy; it is always taken at both ends", low=1, keyed=False
+    )
 
     @property
     def images(self) -> Data:
@@ -284,7 +286,9 @@ class Probe(Stage):
 class Labelled(Stage):
     """What the stages that see labels share."""
 
-    fraction: float = setting(0.1, "part of the training images that have labels", above=0, high=1)
+    fraction: float = setting(
+        0.1, "part of the labelled training images whose labels are learnt from", above=0, high=1
+    )
     label_list: str = setting("", "file that lists the labelled images by name, in place of a fraction")
     augmentation: Augmentation = Augmentation(color_strength=0.0)
 

@@ -124,9 +124,10 @@ class ProgressLine:
         if progress.elsewhere:
             self.show(f"{describe(progress.config)}: {share:.0%}, made by another process")
             return
+        loss = "" if math.isnan(progress.loss) else f", loss {progress.loss:.3f}"  # none before the first log
         metrics = "".join(f", {name} {value:.3f}" for name, value in progress.metrics.items())
         self.show(
-            f"{describe(progress.config)}: {share:.0%}, loss {progress.loss:.3f}{metrics}, "
+            f"{describe(progress.config)}: {share:.0%}{loss}{metrics}, "
             f"{progress.rate:,.0f} images/s, {duration(progress.seconds_left)} left",
         )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import cast
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from clrkit import parallel
 from clrkit.config import ConfigError, Stage
 from clrkit.provenance import launched
+
+MOST_THREADS = 1024
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -34,6 +37,35 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "mps":
         raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")
     return torch.device("cuda", parallel.local_rank())
+
+
+@contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Within, PyTorch computes on a CPU with the threads of a run, in this thread; afterwards as before.
+
+    On more threads sums are rounded otherwise: a key would have other numbers on another machine, in a sweep
+    and in a notebook. Other devices are left alone.
+
+    Raises:
+        ConfigError: where CLRKIT_THREADS is no number of threads.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    wanted, before = threads_of_a_run(), torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of_a_run() -> int:
+    """One, or as many as CLRKIT_THREADS says. Raises ConfigError where that is no number of threads."""
+    text = os.environ.get("CLRKIT_THREADS", "1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise ConfigError(f"CLRKIT_THREADS must be a whole number from 1 to {MOST_THREADS}, not {text!r}.")
+    return int(text)
 
 
 def check_precision(config: Stage, device: torch.device) -> None:

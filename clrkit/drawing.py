@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 
 from clrkit.frames import MixedRecords
 from clrkit.table import value
+from clrkit.whole import write_whole
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -158,14 +159,14 @@ def encode(figure: Figure, kind: str, dpi: int = PRINT_DPI) -> bytes:
 def save(drawing: Drawing, folder: Path) -> None:
     """Writes `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in UNDATED:
-        (folder / f"{drawing.name}.{kind}").write_bytes(encode(drawing.figure, kind))
     data = drawing.data.round(6)
-    data.to_csv(folder / f"{drawing.name}.csv", index=False, lineterminator="\n")
     rows = json.loads(data.to_json(orient="records"))
     content = {"name": drawing.name, "title": drawing.title, "alt": drawing.alt, "data": rows}
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{drawing.name}.json").write_text(text, encoding="utf-8", newline="\n")
+    forms = {kind: encode(drawing.figure, kind) for kind in UNDATED}
+    forms["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
+    forms["json"] = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    for kind, form in forms.items():
+        write_whole(folder / f"{drawing.name}.{kind}", form)
 
 
 @contextmanager

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from clrkit.checksums import Damaged
 from clrkit.config import Stage, to_dict
 from clrkit.runs import Run, RunError, Store, progress_file, read_json, read_run
 
-Kind = tuple[Any, ...]
+# Fields that runs were recorded without, with what was done then.
+ADDED = {"precision": "float32", "micro_batch": 0, "two_pass": True, "memory": False}
+
+
+class Kind(NamedTuple):
+    """What the time of an epoch depends on.
+
+    Attributes:
+        batch_size: images a step.
+        rest: stage, share of the images, precision, micro-batches, memory, images and networks.
+    """
+
+    batch_size: int
+    rest: tuple[Any, ...]
 
 
 def seconds_per_epoch(store: Store, stages: Iterable[Stage]) -> dict[Kind, float]:
@@ -25,7 +39,7 @@ def seconds_per_epoch(store: Store, stages: Iterable[Stage]) -> dict[Kind, float
 
 
 def median_seconds(runs: Iterable[Run]) -> dict[Kind, float]:
-    """Median seconds an epoch took, by kind of run."""
+    """Median seconds an epoch took, by kind of run; of runs on the device on which the last was made."""
     return medians(times(runs))
 
 
@@ -37,11 +51,14 @@ def medians(found: Iterable[tuple[Kind, float]]) -> dict[Kind, float]:
 
 
 def times(runs: Iterable[Run]) -> Iterator[tuple[Kind, float]]:
-    """Kind of each run, and seconds an epoch of it took."""
-    for run in runs:
-        config = run.record["config"]
-        seconds = run.record["provenance"]["seconds"]
-        yield kind_of(run.record["stage"], config), seconds / config["epochs"]
+    """Kind of each run on the device of the youngest, and seconds an epoch of it took."""
+    records = [run.record for run in runs]
+    sources = [record["provenance"] for record in records]
+    youngest: dict[str, Any] = max(sources, key=lambda each: str(each.get("finished", "")), default={})
+    for record, source in zip(records, sources, strict=True):
+        if source.get("device") == youngest.get("device"):
+            config = record["config"]
+            yield kind_of(record["stage"], config), source["seconds"] / config["epochs"]
 
 
 def paces(stages: Iterable[Stage], store: Store) -> Iterator[tuple[Kind, float]]:
@@ -62,9 +79,16 @@ def runs_in(store: Store) -> Iterator[Run]:
 
 
 def seconds_expected(config: Stage, known: dict[Kind, float]) -> float | None:
-    """Time a run may take, by `seconds_per_epoch`; None where no such run was timed."""
-    each = known.get(kind_of(config.name, to_dict(config)))
-    return None if each is None else each * config.epochs
+    """Time a run may take, by `seconds_per_epoch`; None where no such run was timed.
+
+    Where such runs were timed with other batch sizes alone, that of the nearest one stands in.
+    """
+    kind = kind_of(config.name, to_dict(config))
+    alike = [each for each in known if each.rest == kind.rest]
+    if not alike:
+        return None
+    nearest = min(alike, key=lambda each: abs(math.log(each.batch_size / kind.batch_size)))
+    return known[nearest] * config.epochs
 
 
 def share_done(store: Store, stage: Stage) -> float:
@@ -75,16 +99,25 @@ def share_done(store: Store, stage: Stage) -> float:
 
 
 def kind_of(stage: str, config: dict[str, Any]) -> Kind:
-    """What the time of an epoch depends on: stage, networks, memory, and the share of images it goes over."""
+    """The kind of a run, from its stage and its config as a dict."""
     teacher = config.get("teacher", {})
     share = teacher["fraction"] if config.get("transfer") == "labelled" else config.get("fraction")
-    networks = [network_of(config), *([network_of(teacher)] if teacher else [])]
-    return stage, share, bool(config.get("memory")), *(tuple(sorted(each.items())) for each in networks)
+    how = [config.get(name, default) for name, default in ADDED.items()]
+    data = inherited(config, "data")
+    images = data["dataset"], data["image_size"]
+    networks = [inherited(each, "network") for each in (config, teacher) if each]
+    rest = stage, share, *how, *images, *(tuple(sorted(each.items())) for each in networks)
+    return Kind(config["batch_size"], rest)
 
 
 def network_of(values: dict[str, Any]) -> dict[str, Any]:
     """Network of a config given as a dict: its own, else that of what it builds on."""
-    while "network" not in values:
+    return inherited(values, "network")
+
+
+def inherited(values: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group of fields of a config given as a dict: its own, else that of what it builds on."""
+    while group not in values:
         values = values.get("pretrain") or values["teacher"]
-    network: dict[str, Any] = values["network"]
-    return network
+    found: dict[str, Any] = values[group]
+    return found

@@ -28,8 +28,9 @@ from clrkit.origin import Origin, read_origin
 from clrkit.pixels import PixelArray, PixelStream
 from clrkit.portable import Portable
 from clrkit.provenance import cpu_name, provenance
-from clrkit.runs import write_sums, write_whole
+from clrkit.runs import write_sums
 from clrkit.table import Table
+from clrkit.whole import write_whole
 
 ONNX, PROGRAM, CARD = "model.onnx", "model.pt2", "README.md"
 TOLERANCES = {ONNX: 1e-4, PROGRAM: 1e-5}

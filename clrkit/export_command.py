@@ -156,7 +156,7 @@ def refuse_target(place: str) -> None:
 
 def write(place: str, text: str) -> None:
     """To a file, whole or not at all, or for - to the screen."""
-    from clrkit.runs import write_whole
+    from clrkit.whole import write_whole
 
     if place == "-":
         return say(text)

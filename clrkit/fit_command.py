@@ -99,8 +99,8 @@ def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list
     """Fine-tune, distil, measure, and write the page and the model."""
     from clrkit.assess import assess, page
     from clrkit.fit import exported
-    from clrkit.runs import write_whole
     from clrkit.survey import written
+    from clrkit.whole import write_whole
 
     run = make(chain, store, options.device)
     found = assess(chain, run, options.device)

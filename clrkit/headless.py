@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def notebooks(folder: Path) -> list[Path]:
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: Path) -> None:
-    """Run a notebook headless and store the executed copy.
+    """Run a notebook headless and store the executed copy, whole or not at all.
 
     Args:
         source: the notebook, without outputs.
@@ -53,15 +54,23 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
             text, number, true, false, None or list of them.
         NotebookError: for a file that is no notebook, a cell that fails, or a copy that cannot be written.
     """
+    from papermill.exceptions import PapermillExecutionError
+
+    from clrkit.whole import write_whole
+
     given = checked_parameters(source, parameters)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
-                run_papermill(source.resolve(), target.resolve(), given)
-        finally:
-            if target.exists():
-                clean(target)
+        with TemporaryDirectory(prefix="clrkit-") as folder:  # Papermill writes the copy as it goes along
+            copy = Path(folder).resolve() / target.name
+            try:
+                with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
+                    run_papermill(source.resolve(), copy, given)
+            except PapermillExecutionError as error:
+                raise NotebookError(failure(source, target, error)) from None
+            finally:
+                if copy.exists():
+                    write_whole(target, cleaned(copy))
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror or error}.") from None
 
@@ -143,7 +152,6 @@ def literal(path: Path) -> str:
 
 def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
-    from papermill.exceptions import PapermillExecutionError
 
     try:
         papermill.execute_notebook(
@@ -157,8 +165,6 @@ def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> Non
             iopub_timeout=OUTPUT_SECONDS,
             extra_arguments=QUIET,
         )
-    except PapermillExecutionError as error:
-        raise NotebookError(failure(source, target, error)) from None
     except RuntimeError as error:  # a kernel that died or did not start
         raise NotebookError(f"{source.name} was not run to its end: {error}") from None
 
@@ -170,7 +176,7 @@ def failure(source: Path, target: Path, error: PapermillExecutionError) -> str:
 
 
 def one_thread() -> dict[str, str]:
-    """One thread, as a sweep's runs have: the same numbers on any machine. A user's own choice stays."""
+    """One thread, as a run has: the same numbers on any machine. A user's own choice stays."""
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
@@ -188,17 +194,18 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def clean(target: Path) -> None:
-    """Take Papermill's notes (paths, times) out of an executed copy."""
+def cleaned(copy: Path) -> bytes:
+    """An executed copy without Papermill's notes (paths, times)."""
     import nbformat
 
-    document = nbformat.read(target, as_version=4)
+    document = nbformat.read(copy, as_version=4)
     document.metadata.pop("papermill", None)
     for cell in document.cells:
         cell.metadata.pop("papermill", None)
         if injected(cell):
             cell.id = INJECTED  # Papermill draws a new one each time
-    nbformat.write(document, target)
+    content: str = nbformat.writes(document)
+    return f"{content}\n".encode()
 
 
 def injected(cell: NotebookNode) -> bool:

@@ -24,6 +24,7 @@ from clrkit.contents import (
 from clrkit.drawing import Drawing
 from clrkit.table import Table, verbatim
 from clrkit.tables import claims_table, parts_table
+from clrkit.whole import write_whole
 
 
 def write_index(path: Path, report: Report) -> None:
@@ -36,7 +37,7 @@ def write_index(path: Path, report: Report) -> None:
     for section in sections(report):
         blocks = [rendered(block, report, path.parent) for block in section.blocks]
         parts.append(f"## {section.title}\n\n" + "\n".join(blocks))
-    path.write_text("\n".join(parts), encoding="utf-8", newline="\n")
+    write_whole(path, "\n".join(parts).encode())
 
 
 def rendered(block: Block, report: Report, home: Path) -> str:

@@ -16,8 +16,9 @@ from filelock import Timeout
 
 from clrkit.config import known
 from clrkit.images import DataError, reason
-from clrkit.runs import locked, write_whole
+from clrkit.runs import locked
 from clrkit.sheet import Sheet, read_sheet
+from clrkit.whole import write_whole
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0

@@ -7,8 +7,8 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from clrkit import config as configs
 from clrkit import parallel, stages
 from clrkit.config import ConfigError, Data, Stage
 from clrkit.data import DataSet, fingerprint, load
-from clrkit.devices import check_precision, choose_device, compiling
+from clrkit.devices import check_precision, choose_device, compiling, computing
 from clrkit.folders import root_of
 from clrkit.measure import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.model import Model, ModelConfig
@@ -41,11 +41,11 @@ from clrkit.runs import (
     progress_noted,
     working_folder,
     write_json,
-    write_whole,
 )
 from clrkit.states import StateWriter, read_state
 from clrkit.training import Step
 from clrkit.watch import TrainingError
+from clrkit.whole import write_whole
 
 STATE_SECONDS = 20.0  # between saved states, at least
 SPARED = 50  # times as long as saving one held training up
@@ -70,6 +70,7 @@ class Logbook:
         step, loss, learning_rate: of every logged step.
         monitored: [step, value] pairs by name.
         seconds: of work, over all its sessions.
+        threads: numbers of PyTorch threads that its sessions had, in the order they came.
         peak_memory_mb: of the process (CUDA: of the device), sampled.
     """
 
@@ -78,6 +79,7 @@ class Logbook:
     learning_rate: list[float] = field(default_factory=list)
     monitored: dict[str, list[list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    threads: list[int] = field(default_factory=list)
     peak_memory_mb: float = 0.0
 
     def note(self, step: Step) -> None:
@@ -86,9 +88,9 @@ class Logbook:
         self.loss.append(float(step.loss))
         self.learning_rate.append(step.learning_rate)
 
-    def monitor(self, step: Step) -> None:
-        for name, value in step.metrics.items():
-            self.monitored.setdefault(name, []).append([step.step, value])
+    def monitor(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.monitored.setdefault(name, []).append([step, value])
 
     @property
     def last(self) -> dict[str, float]:
@@ -103,7 +105,8 @@ class Logbook:
 def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
     """Make a run, and before it those it builds on; a run that is there already is only returned.
 
-    Closing the generator saves a state from which the next call goes on.
+    Closing the generator saves a state from which the next call goes on. On a CPU the run has one thread, or
+    as many as CLRKIT_THREADS says, wherever it is made; between its steps the caller has as many as before.
 
     Args:
         config: what to run.
@@ -116,6 +119,20 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
     """
     if run := find(config, store):
         return run
+    where = choose_device(device)
+    with closing(made(config, store, device)) as work:
+        while True:
+            with computing(where):
+                try:
+                    progress = next(work)
+                except StopIteration as end:
+                    made_run: Run = end.value
+                    return made_run
+            yield progress
+
+
+def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, Run]:
+    """A run that is not there, made with the threads that its caller has set; the rest as `materialise`."""
     parallel.in_turn(lambda: check_unchanged(config))
     stages.check(config, data_of(config))
     check_precision(config, choose_device(device))
@@ -222,6 +239,8 @@ class Work:
     def train(self) -> Iterator[Progress]:
         """Train to the end, logging, noting progress and saving states on the way."""
         log, training = self.log, self.training
+        log.threads = list(dict.fromkeys([*log.threads, torch.get_num_threads()]))
+        log.monitor(training.step, stages.monitored_before(self.config, self.data, training))
         every = max(1, training.total // HISTORY_ROWS)
         begun, first, spent = time.monotonic(), training.step, log.seconds
         due, noted = begun + STATE_SECONDS, begun
@@ -229,7 +248,7 @@ class Work:
             for step in stages.steps(self.config, self.data, training, self.parent):
                 now = time.monotonic()
                 log.seconds = spent + now - begun
-                log.monitor(step)
+                log.monitor(step.step, step.metrics)
                 if step.step % every == 0 or step.step == step.total:
                     self.check()
                     log.note(step)
@@ -333,11 +352,14 @@ class Work:
 
     def provenance(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        threads = torch.get_num_threads()
+        before = [number for number in self.log.threads if number != threads]
         return {
             "seconds": round(self.log.seconds, 2),
             "peak_memory_mb": self.log.peak_memory_mb,
             "device": device,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
+            **({"threads_before": before} if before else {}),  # of sessions that it went on from
             **({"compiled": True} if compiling(self.device) else {}),
             **({"processes": parallel.world_size()} if parallel.world_size() > 1 else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -25,7 +25,7 @@ def measured(
         data: its data set.
         training: at its end.
         parent: what the stage builds on.
-        last: the loss of the last step and whatever was monitored.
+        last: the loss of the last step and whatever was monitored after it.
     """
     if isinstance(config, Pretrain):
         return {"metrics": last}

@@ -193,9 +193,9 @@ def course(
         axes.spines["bottom"].set_visible(False)
         if knn:
             right = axes.twinx()
-            right.plot(
-                [step for step, _ in knn], [100 * share for _, share in knn], "^--", color=GREEN, lw=1.1
-            )
+            seen, shares = zip(*knn, strict=True)
+            percent = 100 * np.asarray(shares)
+            right.plot(seen, percent, "^--", color=GREEN, lw=1.1, clip_on=False)  # both ends are on the edge
             right.set_ylabel("kNN (%)", size=8.5, color=GREEN)
             right.tick_params(labelsize=8)
             right.grid(False)

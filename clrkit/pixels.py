@@ -50,7 +50,7 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class PixelArray:
-    """Images in memory, (count, 3, side, side), with their aspects unless all were square."""
+    """Images in memory or mapped, (count, 3, side, side), with their aspects unless all were square."""
 
     array: UInt8[np.ndarray, "count 3 side side"]
     aspects: Float32[np.ndarray, " count"] | None = None

@@ -29,6 +29,7 @@ from clrkit.paper import PAPER
 from clrkit.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
 from clrkit.runs import NOTE_SECONDS, RECORD, Run, RunError, Store, locked, read_json, write_json, write_sums
 from clrkit.settings import with_ablations
+from clrkit.whole import HOUR, discard_left_over
 
 if TYPE_CHECKING:
     from clrkit.contents import Report
@@ -70,6 +71,8 @@ def publishing(store: Store) -> Iterator[None]:
             except Timeout:
                 print(f"clrkit: waiting for a process that publishes in {store.results}", file=sys.stderr)
                 held.enter_context(locked(lock))
+            for name in ("", store.preset, f"{store.preset}/figures", f"{store.preset}/notebooks"):
+                discard_left_over(store.results / name, HOUR)  # others may write beside the published
             yield
     except OSError as error:
         raise RunError(f"{error.filename or store.results} cannot be written: {reason(error)}.") from None

@@ -107,20 +107,21 @@ def seconds_expected(chain: Distill, labels: int, device: torch.device) -> float
 
     A view costs the same in every stage, a teacher's answer a third of it.
     """
+    from clrkit.devices import computing
     from clrkit.materialise import load_once
     from clrkit.stages import begin, pretrain
 
     config = chain.teacher.pretrain
     data = load_once(config.images)
-    training = begin(config, data, device)
-    steps = pretrain(config, data, training)
-    next(steps).loss.item()
-    started = monotonic()
-    last = list(islice(steps, TIMED_STEPS))
-    if not last:
-        return 0.0
-    last[-1].loss.item()
-    a_view = (monotonic() - started) / len(last) / (2 * config.batch_size)
+    with computing(device):
+        steps = pretrain(config, data, begin(config, data, device))
+        next(steps).loss.item()
+        started = monotonic()
+        last = list(islice(steps, TIMED_STEPS))
+        if not last:
+            return 0.0
+        last[-1].loss.item()
+        a_view = (monotonic() - started) / len(last) / (2 * config.batch_size)
     images = len(data.train)
     views = 2 * images * config.epochs + labels * chain.teacher.epochs + images * chain.epochs * 4 / 3
     return views * a_view

@@ -30,10 +30,10 @@ from clrkit.contents import (
     title,
 )
 from clrkit.drawing import Drawing
-from clrkit.runs import write_whole
 from clrkit.stylesheet import STYLE
 from clrkit.table import Table
 from clrkit.tables import CLAIMS_REMARK
+from clrkit.whole import write_whole
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PAPER = "https://arxiv.org/abs/2006.10029"

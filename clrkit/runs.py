@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from clrkit.checksums import REFERENCE, SUMS, Damaged, digest_of, listing, read_
 from clrkit.config import ConfigError, Stage
 from clrkit.data import fingerprint
 from clrkit.images import reason
+from clrkit.whole import discard_left_over, write_whole
 
 if TYPE_CHECKING:
     from clrkit.model import Model
@@ -238,17 +238,6 @@ def read_run(folder: Path) -> Run | None:
     return Run(folder, record)
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that it is there whole or not at all, whatever interrupts."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(content, allow_nan=False).encode())
@@ -286,6 +275,7 @@ def working_folder(path: Path) -> Iterator[Path]:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock_of(partial), NOTE_SECONDS):
             partial.mkdir(exist_ok=True)
+            discard_left_over(partial)
             yield partial
     except Timeout:
         raise Busy(f"Another process is making {path}.") from None

@@ -160,7 +160,11 @@ def classifier_on(pretrained: Model, config: Finetune, classes: int) -> Model:
 
 
 def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[Step]:
-    """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2, appendix D)."""
+    """Stage 1: two random views of every image, NT-Xent on their projections (v2 section 2, appendix D).
+
+    kNN accuracy is looked at every `monitor_epochs` and after the last step, so that the last is the finished
+    network's.
+    """
     model, memory, size = training.model, training.memory, config.data.image_size
     assert isinstance(model, Model)
     project = compiled(model.project, training.device)
@@ -174,7 +178,7 @@ def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[St
         done = training.update(contrast(config, training, project, views, keys))
         if memory:
             memory.update(model, training.division.whole(halves(keys)[0]))
-        if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0:
+        if done.step % (config.monitor_epochs * training.steps_per_epoch) == 0 or done.step == done.total:
             done = replace(done, metrics=monitor(model, data, size, training.device))
         yield done
 
@@ -330,8 +334,20 @@ def labelled_names(config: Distill, data: DataSet) -> list[str]:
     return [data.train.names[index] for index in labelled_indices(config.teacher, data)]
 
 
+def monitored_before(config: Stage, data: DataSet, training: Training) -> dict[str, float]:
+    """What is monitored of a run before its first step: in pretraining, kNN accuracy of random weights."""
+    if not isinstance(config, Pretrain) or training.step > 0:
+        return {}
+    assert isinstance(training.model, Model)
+    return monitor(training.model, data, config.data.image_size, training.device)
+
+
 def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dict[str, float]:
-    """KNN accuracy within the training images: half of a sample votes on the other half; no test image."""
+    """KNN accuracy within the training images: half of a sample votes on the other half; no test image.
+
+    The sample is of 2,000 images at most and the same every time. No random number is used, and no
+    batch-norm statistic changes: training goes on as if nobody had looked.
+    """
     at = np.flatnonzero(data.train.labels >= 0)
     if len(at) < 2:
         return {}

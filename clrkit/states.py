@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrkit.runs import RunError, write_whole
+from clrkit.runs import RunError
+from clrkit.whole import write_whole
 
 DIGEST = 64  # hexadecimal digits of SHA-256, the first line of the file
 

@@ -26,7 +26,8 @@ from clrkit.folders import (
 )
 from clrkit.images import DataError, read_photo, reason
 from clrkit.pixels import cores
-from clrkit.runs import RunError, Store, fingerprint_once, locked, read_json, write_json, write_whole
+from clrkit.runs import RunError, Store, fingerprint_once, locked, read_json, write_json
+from clrkit.whole import HOUR, discard_left_over, write_whole
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller
@@ -235,6 +236,8 @@ def written(store: Store, write: Callable[[], None]) -> None:
     try:
         (store.folder / "labels").mkdir(parents=True, exist_ok=True)
         with locked(store.folder / "labels" / "writing.lock"):
+            for folder in (store.folder, store.folder / "labels"):
+                discard_left_over(folder, HOUR)
             write()
     except OSError as error:
         raise RunError(f"{store.folder} cannot be written: {reason(error)}.") from None

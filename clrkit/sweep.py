@@ -34,7 +34,7 @@ def run_all(
 ) -> Generator[Progress | None, None, None]:
     """Make every run of a list that is not there yet, with what they build on.
 
-    On the CPU a run has one thread, wherever it is made: for networks this small processes are faster than
+    On the CPU a run has one thread (`clrkit.materialise`): for networks this small processes are faster than
     threads, and the numbers depend neither on the number of cores nor on that of workers. Closing the
     generator stops all runs, each with a state to go on from.
 
@@ -154,10 +154,7 @@ class Pool:
 
 
 def set_up_worker(queue: Queue[Progress], stop: Event) -> None:
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and tells us through `stop`
-    torch.set_num_threads(1)
     globals().update(progress_queue=queue, stop_event=stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

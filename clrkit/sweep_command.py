@@ -8,10 +8,11 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from clrkit.config import STAGES, ConfigError, Stage
+from clrkit.config import STAGES, Augmentation, ConfigError, Data, Stage
 from clrkit.grid import Preset
 from clrkit.presets import preset
 
@@ -30,6 +31,9 @@ PART_OVER = 75  # EX_TEMPFAIL of sysexits.h
 PATHS = ("root", "labels_csv", "label_list", "left_out")  # fields of one value, whatever commas it has
 # What a grid is judged by, the first of these that all its runs have: column, scale, decimals.
 METRICS = {"top1": ("top-1, %", 100, 1), "knn": ("kNN, %", 100, 1), "loss": ("loss", 1, 3)}
+# What pretraining's loss is a loss of: its scale, the negatives it is over, the views that are to agree.
+LOSS_OF = {"temperature", "summed_views", "batch_size", "micro_batch", "two_pass", "memory", "memory_size"}
+LOSS_OF |= {item.name for kind in (Augmentation, Data) for item in fields(kind)}
 
 
 def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -178,7 +182,19 @@ def table(made: Sequence[tuple[Settings, Run]]) -> list[str]:
         values.setdefault(row, []).append(scale * run.metrics[metric])
     rows = [(*row, spread(found, decimals), str(len(found))) for row, found in values.items()]
     remark = f"{len(made)} runs; {heading} is a mean ± its standard error over seeds."
-    return [remark, "", *aligned([(*varied, heading, "seeds"), *rows])]
+    incomparable = incomparable_losses(varied) if metric == "loss" else ""
+    return [f"{remark}{incomparable}", "", *aligned([(*varied, heading, "seeds"), *rows])]
+
+
+def incomparable_losses(varied: Sequence[str]) -> str:
+    """Why losses say nothing of which setting is better; "" where the varied fields leave them comparable."""
+    others = [name for name in varied if name.rpartition(".")[2] in LOSS_OF]
+    if not others:
+        return ""
+    names = " or ".join(others)
+    return (
+        f" Losses at another {names} cannot be compared, and these runs have no accuracy: no row is better."
+    )
 
 
 def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:

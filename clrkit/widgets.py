@@ -108,7 +108,7 @@ class Course:
 def monitored_at(progress: Progress) -> int:
     """The step at which a run was last monitored; where it stands, if it is not."""
     config = progress.config
-    if not isinstance(config, Pretrain):
+    if not isinstance(config, Pretrain) or progress.step == progress.total:
         return progress.step
     return progress.step - progress.step % (config.monitor_epochs * progress.total // config.epochs)
 

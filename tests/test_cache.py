@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clrkit import cache
 from clrkit.cache import Source, cache_folder, fingerprint_of, noted, put_in_place, read_cache, write_cache
@@ -138,3 +143,117 @@ def test_missing_aspects_or_views_are_noticed(tmp_path, what):
     (tmp_path / "cache" / "some-4" / f"train_{what}.npy").unlink()
     assert read_cache(source, lines.append) is None
     assert "are damaged" in lines[0]
+
+
+# Mapped and verified
+
+COUNT = 20_000
+READER = """
+import sys
+from pathlib import Path
+from clrkit.cache import Source, read_cache
+
+def kilobytes(kind):
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind))
+
+before = kilobytes("Anonymous")
+parts, _ = read_cache(Source("some-4", "id", None), print)
+total = int(parts.train.pixels.array.sum())
+print(total, kilobytes("Anonymous") - before, kilobytes("Shared_"), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say what is shared"
+)
+def test_processes_that_read_a_set_share_its_pixels(tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (COUNT, 3, 32, 32), np.uint8)
+    train = Part(PixelArray(images), np.zeros(COUNT, np.int64), [""] * COUNT)
+    write_cache(Source("some-4", "id", small_set), Parts(train, part(2, 1), ("ape", "bat")))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen([sys.executable, "-c", READER], **pipes) for _ in range(2)]
+    said = [list(map(int, reader.stdout.readline().split())) for reader in readers]
+    for reader in readers:
+        reader.communicate()
+        assert reader.returncode == 0
+    assert [total for total, _, _ in said] == [int(images.sum())] * 2
+    size = images.nbytes // 1024
+    assert all(own < size / 4 for _, own, _ in said), said
+    assert max(shared for _, _, shared in said) > size  # of whoever came last
+
+
+def test_images_of_the_cache_cannot_be_written_and_their_batches_can():
+    write_cache(Source("some-4", "id", oblong_set), oblong_set())
+    read, _ = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    with pytest.raises(ValueError, match="read-only"):
+        read.train.pixels.array[0] = 0
+    squares = next(read.train.pixels.squares([np.array([1, 3])]))
+    squares.pixels.zero_()
+    squares.aspects.zero_()
+    torch.from_numpy(read.train.labels).zero_()
+    again, _ = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    assert again.train.pixels.array[1].any()
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """Fills with the fingerprints that were made of pixels."""
+    made, original = [], cache.fingerprint_of
+    monkeypatch.setattr(cache, "fingerprint_of", lambda parts: made.append(original(parts)) or made[-1])
+    return made
+
+
+@pytest.fixture
+def old_set(tmp_path, monkeypatch) -> tuple[Source, Path]:
+    """A set that was written an hour ago."""
+    source = Source("some-4", "id", small_set)
+    write_cache(source, small_set())
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(cache.time, "time_ns", lambda: later)
+    return source, tmp_path / "cache" / "some-4"
+
+
+def test_a_set_is_hashed_when_first_read_and_not_again_until_a_file_is_another(old_set, hashed):
+    source, folder = old_set
+    for _ in range(3):
+        assert read_cache(source, pytest.fail)
+    assert len(hashed) == 1
+    file = folder / "test_pixels.npy"
+    os.utime(file)  # as if it had been written
+    assert read_cache(source, pytest.fail)
+    assert len(hashed) == 2
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    assert read_cache(source, lambda line: None) is None
+
+
+def test_a_set_that_was_just_written_is_hashed_at_every_start(hashed):
+    source = Source("some-4", "id", small_set)
+    write_cache(source, small_set())
+    before = len(hashed)
+    for _ in range(2):
+        assert read_cache(source, pytest.fail)
+    assert len(hashed) == before + 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the time of the last change is POSIX")
+def test_a_change_that_leaves_size_and_time_of_writing_alone_is_noticed(old_set):
+    source, folder = old_set
+    assert read_cache(source, pytest.fail)
+    file = folder / "train_pixels.npy"
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert read_cache(source, lambda line: None) is None
+
+
+def test_a_note_that_is_damaged_counts_for_nothing(old_set, hashed):
+    source, folder = old_set
+    assert read_cache(source, pytest.fail)
+    (folder / cache.VERIFIED).write_bytes(b"\xff{")
+    assert read_cache(source, pytest.fail)
+    assert len(hashed) == 2

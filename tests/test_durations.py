@@ -44,6 +44,33 @@ def test_a_run_takes_as_long_an_epoch_as_the_median_of_its_kind(store: Store) ->
     assert seconds_expected(SMOKE.pretrain, known) is None
 
 
+def test_the_batch_size_counts_and_the_nearest_that_was_timed_stands_in_for_another(store: Store) -> None:
+    epochs = SMOKE.finetune.epochs
+    for batch, seconds in ((10, 8.0), (40, 2.0)):
+        timed(store, 0, seconds * epochs, batch_size=batch)
+    known = seconds_per_epoch(store, [])
+    for batch, seconds in ((10, 8.0), (40, 2.0), (4, 8.0), (15, 8.0), (30, 2.0), (400, 2.0)):
+        assert seconds_expected(SMOKE.resolve("finetune", batch_size=batch), known) == seconds * epochs
+
+
+@pytest.mark.parametrize(
+    "settings", [{"image_size": 16}, {"precision": "bfloat16"}, {"micro_batch": 5}, {"dataset": "cifar10"}]
+)
+def test_runs_of_other_images_or_arithmetic_tell_nothing(store: Store, settings: dict[str, object]) -> None:
+    timed(store, 0, 3.0)
+    assert seconds_expected(SMOKE.resolve("finetune", **settings), seconds_per_epoch(store, [])) is None
+
+
+def test_runs_on_the_device_of_the_last_one_count_alone(store: Store) -> None:
+    epochs = SMOKE.finetune.epochs
+    folders = [timed(store, seed, seconds * epochs) for seed, seconds in enumerate((50.0, 60.0, 1.0))]
+    record = json.loads((folders[-1] / "record.json").read_text())
+    record["provenance"]["device"] = "GPU"
+    (folders[-1] / "record.json").write_text(json.dumps(record))
+    write_run_sums(folders[-1])
+    assert seconds_expected(SMOKE.finetune, seconds_per_epoch(store, [])) == epochs
+
+
 def test_a_damaged_run_tells_nothing(store: Store) -> None:
     kept, damaged = timed(store, 0, 3.0), timed(store, 1, 99.0)
     (damaged / "record.json").write_text((kept / "record.json").read_text())

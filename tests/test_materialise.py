@@ -5,22 +5,28 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clrkit import materialise as module
 from clrkit.checksums import Damaged
-from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.config import ConfigError, Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.data import load
 from clrkit.materialise import finish, materialise
+from clrkit.model import Model
 from clrkit.model_folder import ModelError
 from clrkit.presets import preset
 from clrkit.runs import Run, RunError, Store
+from clrkit.stages import initial_model
 from clrkit.states import read_state
+from clrkit.training import Training
 
 SMOKE = preset("smoke")
 
@@ -251,8 +257,48 @@ def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
 def test_history_has_every_logged_step_and_what_was_monitored(store: Store) -> None:
     run = finish(materialise(short(epochs=2, batch_size=500, monitor_epochs=1), store))
     assert run.history["step"] == list(range(1, 17))
-    assert [step for step, _ in run.history["knn"]] == [8, 16]
+    assert [step for step, _ in run.history["knn"]] == [0, 8, 16]
     assert len(run.history["loss"]) == len(run.history["learning_rate"]) == 16
+
+
+def knn_by_hand(model: Model) -> float:
+    """Accuracy in the monitored sample, one query at a time: 20 neighbours vote with exp(cosine / 0.07)."""
+    part = load(SMOKE.pretrain.data).train
+    sample = np.random.RandomState(0).permutation(4000)[:2000]
+    with torch.no_grad():
+        features = model.eval().encoder(next(part.pixels.batches([sample])) / 255).double().numpy()
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels, hits = part.labels[sample], 0
+    for query, truth in zip(features[1000:], labels[1000:], strict=True):
+        likeness = features[:1000] @ query
+        near = np.argsort(-likeness)[:20]
+        ballot = np.bincount(labels[near], np.exp(likeness[near] / 0.07), minlength=10)
+        hits += ballot.argmax() == truth
+    return hits / 1000
+
+
+@pytest.mark.slow
+def test_a_pretraining_s_knn_is_that_of_its_finished_weights_however_often_it_was_monitored(
+    tmp_path: Path,
+) -> None:
+    settings = {"epochs": 3, "batch_size": 1000}
+    often, between, never = (
+        finish(materialise(short(**settings, monitor_epochs=epochs), Store(tmp_path / str(epochs), "smoke")))
+        for epochs in (1, 2, 100)
+    )
+    steps = [[step for step, _ in run.history["knn"]] for run in (often, between, never)]
+    assert steps == [[0, 4, 8, 12], [0, 8, 12], [0, 12]]
+    assert often.key == between.key == never.key
+    assert often.metrics == between.metrics == never.metrics
+    sums = [run.folder.joinpath("weights.safetensors").read_bytes() for run in (often, between, never)]
+    assert sums[0] == sums[1] == sums[2]
+    # Two of the 1,000 images may have neighbours that are nearer or farther by rounding alone.
+    assert never.metrics["knn"] == pytest.approx(knn_by_hand(never.model()), abs=0.002)
+    config = short(**settings)
+    untrained = initial_model(config, 10, None)
+    assert isinstance(untrained, Model)
+    assert never.history["knn"][0][1] == pytest.approx(knn_by_hand(untrained), abs=0.002)
+    assert never.history["knn"][0] != never.history["knn"][-1]
 
 
 def test_monitoring_and_places_do_not_change_the_key(store: Store) -> None:
@@ -278,3 +324,81 @@ def test_a_label_list_counts_by_what_it_holds(store: Store, tmp_path: Path) -> N
     assert paths[0] == paths[1]
     first.write_text("0008\n")
     assert store.path(short("finetune", label_list=str(first))) != paths[0]
+
+
+# Threads
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """The caller's PyTorch has two threads, as on a machine of two cores."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def threads_within(work: Iterator[object], monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of threads that the steps of a run have; its caller has as many after each step as before."""
+    outside = torch.get_num_threads()
+    had, update = set[int](), Training.update
+    monkeypatch.setattr(Training, "update", lambda *args: had.add(torch.get_num_threads()) or update(*args))
+    for _ in work:
+        assert torch.get_num_threads() == outside
+    assert torch.get_num_threads() == outside
+    return had
+
+
+def source_of(stage: Stage, store: Store) -> dict[str, Any]:
+    """The provenance of a finished run."""
+    run = store.find(stage)
+    assert run
+    by: dict[str, Any] = run.record["provenance"]
+    return by
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_has_one_thread_whatever_its_caller_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {1}
+    by = source_of(short("supervised"), store)
+    assert by["threads"] == 1
+    assert "threads_before" not in by
+
+
+def test_the_environment_says_how_many_threads_every_run_has(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLRKIT_THREADS", "2")
+    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {2}
+    assert source_of(short("supervised"), store)["threads"] == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5", "", "99999999999"])
+def test_a_number_of_threads_that_cannot_be_is_refused(
+    number: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLRKIT_THREADS", number)
+    with pytest.raises(ConfigError, match=f"^CLRKIT_THREADS must be a whole number .*, not '{number}'.$"):
+        next(materialise(short("supervised"), store))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_runs_that_take_turns_in_one_thread_have_one_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (materialise(short("supervised", seed=seed), store) for seed in (0, 1))
+    next(first)
+    next(second)
+    finish(first)
+    assert threads_within(second, monkeypatch) == {1}
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = short("supervised")
+    monkeypatch.setenv("CLRKIT_THREADS", "2")
+    work = materialise(config, store)
+    next(work)
+    work.close()
+    monkeypatch.delenv("CLRKIT_THREADS")
+    finish(materialise(config, store))
+    by = source_of(config, store)
+    assert (by["threads"], by["threads_before"]) == (1, [2])

@@ -181,13 +181,13 @@ def test_a_run_killed_before_any_change_on_disk_is_as_if_never_stopped(bench: Be
         if end.status == 0:
             break
         assert end.status == -SIGKILL, end
-        made.add(re.sub(r"-\w{16}", "", end.changes[-1]))
+        made.add(re.sub(r"[-.][0-9a-f]{16}", "", end.changes[-1]))
         assert go(arguments, results).status == 0
         bench.assert_same(command, results)
     for name in ("weights.safetensors", "history.json", "record.json", "SHA256SUMS"):
-        assert {f"open /pretrain.partial/{name}.new", f"os.rename /pretrain.partial/{name}.new"} <= made
+        assert {f"{event} /pretrain.partial/.{name}.new" for event in ("open", "os.rename")} <= made
     assert {"os.rename /pretrain.partial", "os.remove /pretrain.lock"} <= made
-    assert any(each.startswith("os.rename /pretrain.partial/state") for each in made)
+    assert "os.rename /pretrain.partial/.state.new" in made
     assert change > 25  # how many exactly depends on time, by notes of progress
     how = "SIGKILL before each change in the results folder, a file under way cut in half"
     fault("training: a run is killed while it writes a state or its result", how, LOST[SIGKILL], times=25)

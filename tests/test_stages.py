@@ -37,7 +37,7 @@ from clrkit.evaluate import evaluation_view
 from clrkit.model import Model, ModelConfig
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
-from clrkit.stages import begin, steps
+from clrkit.stages import begin, monitor, monitored_before, steps
 from clrkit.training import Step, Training, batch_order, batches, seed_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -501,10 +501,10 @@ def test_the_probe_trains_a_linear_layer_on_the_frozen_features():
 # Monitoring
 
 
-def test_monitoring_happens_every_so_many_epochs():
+def test_monitoring_happens_every_so_many_epochs_and_at_the_end():
     stage = replace(PRETRAIN, epochs=5, monitor_epochs=2)
     monitored = {step.step: step.metrics for step in train(stage)[1] if step.metrics}
-    assert monitored.keys() == {6, 12}
+    assert monitored.keys() == {6, 12, 15}
     for metrics in monitored.values():
         assert metrics.keys() == {"knn"}
         assert 0 <= metrics["knn"] <= 1
@@ -512,10 +512,23 @@ def test_monitoring_happens_every_so_many_epochs():
 
 def test_monitoring_does_not_disturb_the_training():
     often, never = (train(replace(PRETRAIN, monitor_epochs=epochs)) for epochs in (1, 100))
-    assert any(step.metrics for step in often[1])
-    assert not any(step.metrics for step in never[1])
+    assert sum(bool(step.metrics) for step in often[1]) > 1
+    assert [step.step for step in never[1] if step.metrics] == [never[1][-1].total]
     assert same(weights(often[0]), weights(never[0]))
     assert often[0].model.training
+
+
+def test_random_weights_are_monitored_before_the_first_step_alone_and_stay_as_they_are():
+    training, untouched = (begin(PRETRAIN, DATA, CPU) for _ in range(2))
+    drawn = torch.random.get_rng_state()
+    assert monitored_before(PRETRAIN, DATA, training) == monitor(untouched.model, DATA, 8, CPU)
+    assert same(weights(training), weights(begin(PRETRAIN, DATA, CPU)))
+    assert torch.equal(drawn, torch.random.get_rng_state())
+    assert training.model.training
+    next(steps(PRETRAIN, DATA, training, None))
+    assert monitored_before(PRETRAIN, DATA, training) == {}
+    supervised = STAGES[2]
+    assert monitored_before(supervised, DATA, begin(supervised, DATA, CPU)) == {}
 
 
 def test_images_without_any_label_are_not_monitored():

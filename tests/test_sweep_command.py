@@ -9,10 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from synthetic import put
 
 from clrkit.__main__ import main
 from clrkit.config import STAGES, Augmentation, Data, Network, Optimizer, Stage
+from clrkit.losses import nt_xent
 from clrkit.presets import preset
 from clrkit.runs import Run, Store
 from clrkit.sweep_command import PATHS, beside_reference, grid, table
@@ -106,6 +109,46 @@ def test_a_grid_is_judged_by_what_all_its_runs_have() -> None:
         "9       3.000  1",
         "1       2.000  1",
     ]
+
+
+def losses(*fields: str) -> str:
+    """What a table says above the losses of a grid over these fields."""
+    grid = [(dict.fromkeys(fields, value), made(loss=3.0)) for value in ("1", "2")]
+    return table(grid)[0]
+
+
+@pytest.mark.parametrize(
+    "field", ["temperature", "pretrain.batch_size", "memory", "memory_size", "summed_views", "crop_area"]
+)
+def test_losses_are_said_to_be_incomparable_where_a_varied_field_makes_them_losses_of_something_else(
+    field: str,
+) -> None:
+    assert losses(field, "epochs") == (
+        "2 runs; loss is a mean ± its standard error over seeds. "
+        f"Losses at another {field} cannot be compared, and these runs have no accuracy: no row is better."
+    )
+    assert "cannot be compared" not in losses("learning_rate", "epochs", "depth")
+
+
+def test_pretrainings_are_judged_by_their_knn_whatever_their_losses_are_of() -> None:
+    grid = [({"temperature": text}, made(loss=loss, knn=0.5)) for text, loss in (("0.1", 1.0), ("1", 6.0))]
+    assert table(grid)[0] == "2 runs; kNN, % is a mean ± its standard error over seeds."
+
+
+def test_the_loss_is_another_where_its_scale_or_its_negatives_are() -> None:
+    """The reason for the sentence: equal projections, another loss."""
+    z1, z2 = (
+        F.normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1)
+    )
+    loss = nt_xent(z1, z2, 0.5)
+    further = F.normalize(torch.randn(100, 8, generator=torch.Generator().manual_seed(2)))
+    for other in (
+        nt_xent(z1, z2, 0.1),
+        nt_xent(z1[:16], z2[:16], 0.5),
+        nt_xent(z1, z2, 0.5, further),
+        nt_xent(z1, z2, 0.5, summed_views=True),
+    ):
+        assert abs(other - loss) > 0.5
 
 
 def exactly(percent: float) -> Callable[[Stage], float]:

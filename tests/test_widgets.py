@@ -145,6 +145,13 @@ def test_a_course_that_goes_on_tells_where_it_was_monitored() -> None:
     assert course.knn == [[4, 0.5]]
 
 
+def test_a_course_has_the_random_weights_and_the_last_step_whatever_is_monitored_between() -> None:
+    course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 3})
+    for step, knn in ((1, 0.1), (6, 0.4), (7, 0.4), (8, 0.5)):
+        course.note(Progress(config, step, 8, 2.0, 1.0, 1.0, {"knn": knn}))
+    assert course.knn == [[0, 0.1], [6, 0.4], [8, 0.5]]
+
+
 def test_a_loss_that_is_not_known_is_no_point_of_the_course() -> None:
     course = Course(SHORT)
     for step in (1, 2, 3):
