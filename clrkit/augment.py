@@ -10,6 +10,7 @@ Images are float (batch, 3, height, width) in [0, 1].
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from torch import Generator, Tensor
 from clrkit import kernels
 from clrkit.config import Augmentation
 from clrkit.images import Resize
+from clrkit.provenance import available_cores, processes_here
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
@@ -325,6 +327,11 @@ def cut_views(
     return images
 
 
+def cutting_threads() -> int:
+    """How many threads cut views, which changes no bit of them; one in a worker of a pool."""
+    return 1 if multiprocessing.parent_process() else max(1, available_cores() // processes_here())
+
+
 @cache
 def crew(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: to start them for every batch would take as long as a small batch takes."""
@@ -345,7 +352,7 @@ def cut_views_compiled(
         columns = (array[part] for array in arrays)
         kernels.cut_views(*columns, size // 10, brightness == "added", views[part])
 
-    threads = torch.get_num_threads() if views.size > 3 * SHARED_OUT else 1
+    threads = cutting_threads() if views.size > 3 * SHARED_OUT else 1
     if threads == 1:
         cut(slice(0, count))
     else:

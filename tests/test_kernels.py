@@ -78,7 +78,7 @@ def test_a_view_does_not_depend_on_the_number_of_threads(monkeypatch):
     alone = augment.cut_views_compiled(images, drawn, 20)
     monkeypatch.setattr(augment, "SHARED_OUT", 0)
     for threads in (1, 3, 16):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(augment, "cutting_threads", lambda threads=threads: threads)
         assert augment.cut_views_compiled(images, drawn, 20).equal(alone)
 
 
