@@ -20,6 +20,7 @@ from clrkit import parallel
 from clrkit.config import ConfigError, Network
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+VECTOR = 8  # float32 numbers in a vector of AVX2
 BOTTLENECK_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 Maps = Float[Tensor, "batch channels height width"]
@@ -79,6 +80,26 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.C
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
+class PointwiseConvolution(nn.Conv2d):
+    """1x1 convolution without bias, of stride 2 on every other row and column of its input.
+
+    The same function as with the stride in the convolution. oneDNN's kernel for that writes past its memory
+    where the input has fewer channels than a vector of AVX2 (uxlfoundation/oneDNN#6035); this way around it is
+    taken for these alone, so that no other network's rounding changes.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, 1 if inputs < VECTOR else stride, bias=False)
+        self.every = stride if inputs < VECTOR else 1
+
+    def forward(self, x: Maps) -> Float[Tensor, "batch channels rows columns"]:
+        if self.every > 1:
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if last else torch.contiguous_format
+            x = x[:, :, :: self.every, :: self.every].contiguous(memory_format=layout)
+        return super().forward(x)
+
+
 class MaxPool(nn.Module):
     """3x3 max pool of stride 2 padded as TensorFlow's SAME: an even side only at its end."""
 
@@ -133,7 +154,7 @@ class Shortcut(nn.Sequential):
         if sk_ratio > 0:
             super().__init__(ShortcutPool(stride), convolution(inputs, outputs, 1), BatchNorm(outputs))
         else:
-            super().__init__(convolution(inputs, outputs, 1, stride), BatchNorm(outputs))
+            super().__init__(PointwiseConvolution(inputs, outputs, stride), BatchNorm(outputs))
 
 
 class BasicBlock(nn.Module):

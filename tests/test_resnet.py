@@ -4,6 +4,10 @@ The whole encoder beside the official one is in test_exact_network.py.
 """
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from clrkit.resnet import (
     BatchNorm,
     Bottleneck,
     MaxPool,
+    PointwiseConvolution,
     ResNet,
     SelectiveKernel,
     ShortcutPool,
@@ -314,3 +319,32 @@ def test_every_block_of_the_paper_s_networks_starts_as_its_shortcut(depth):
 def test_the_small_networks_start_with_every_gamma_at_one(depth):
     gammas = [m.weight for m in ResNet(Network(depth=depth)).modules() if isinstance(m, BatchNorm)]
     assert torch.cat(gammas).unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("inputs", [2, 4, 7, 8, 16])
+@pytest.mark.parametrize("side", [6, 7])
+def test_a_pointwise_convolution_of_stride_2_is_pytorchs(inputs: int, side: int) -> None:
+    ours, theirs = PointwiseConvolution(inputs, 12, 2), nn.Conv2d(inputs, 12, 1, 2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for layer in (ours.double(), theirs.double()):
+        x = torch.rand(5, inputs, side, side, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        y = layer(x.requires_grad_())
+        y.square().sum().backward()
+        results.append((y, x.grad, layer.weight.grad))
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_the_smallest_network_trains_with_the_kernels_of_avx2(threads: str) -> None:
+    """OneDNN's own kernel corrupts the heap there: the process would be aborted."""
+    code = (
+        "import torch; from clrkit.config import Network; from clrkit.model import Model, ModelConfig\n"
+        "layout = {'memory_format': torch.channels_last}\n"
+        "model = Model(ModelConfig(network=Network(width=0.25), classes=10)).to(**layout)\n"
+        "for _ in range(12): model(torch.rand(250, 3, 28, 28).contiguous(**layout)).sum().backward()"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": threads}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=Path(__file__).parents[1])
