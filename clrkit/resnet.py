@@ -84,15 +84,15 @@ class PointwiseConvolution(nn.Conv2d):
     """1x1 convolution without bias, of stride 2 on every other row and column of its input.
 
     The same function as with the stride in the convolution. oneDNN's kernel for that writes past its memory
-    where the input has fewer channels than a vector of AVX2 (uxlfoundation/oneDNN#6035); this way around it is
-    taken for these alone, so that no other network's rounding changes.
+    where the input has fewer channels than a vector of AVX2 (uxlfoundation/oneDNN#6035). Others go the usual
+    way, so that their rounding stays.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__(inputs, outputs, 1, 1 if inputs < VECTOR else stride, bias=False)
         self.every = stride if inputs < VECTOR else 1
 
-    def forward(self, x: Maps) -> Float[Tensor, "batch channels rows columns"]:
+    def forward(self, x: Maps) -> Output:
         if self.every > 1:
             last = x.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if last else torch.contiguous_format
