@@ -17,7 +17,8 @@ from clrkit.augment import to_float
 from clrkit.data import Part
 from clrkit.images import WHOLE
 
-BATCH = 500
+BATCH = 500  # images of up to 32 pixels; of larger ones fewer, so that memory stays the same
+ON_GPU = 8  # times as many pixels, which a GPU needs to be busy and has the memory for
 KNN_TEMPERATURE = 0.07  # of the votes' weights (Wu et al., 2018)
 
 Rows = Float[Tensor, "count dim"]
@@ -57,12 +58,17 @@ def outputs(
     chosen: Int64[np.ndarray, " chosen"],
 ) -> Iterator[Float[Tensor, "chunk dim"]]:
     """`function` of the chosen images' evaluation views of side `size`, on the CPU, some at a time."""
-    # Of larger images fewer at a time, so that memory stays the same.
-    count = max(1, min(BATCH, BATCH * WHOLE**2 // size**2))
+    count = at_once(size, device)
     order = (chosen[start : start + count] for start in range(0, len(chosen), count))
     for pixels in part.views.batches(order):
         view = evaluation_view(pixels.to(device), size)
         yield function(view.contiguous(memory_format=torch.channels_last)).cpu()
+
+
+def at_once(size: int, device: torch.device) -> int:
+    """Images of a side that are computed at once: of 224 pixels 10 on a CPU, which more make no faster."""
+    pixels = BATCH * WHOLE**2 * (1 if device.type == "cpu" else ON_GPU)
+    return max(1, min(BATCH, pixels // size**2))
 
 
 def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:

@@ -94,15 +94,14 @@ def measure_classifier(
 
 
 def measure_probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -> dict[str, float]:
-    """Linear and kNN accuracy on frozen features of the evaluation part."""
-    size, device = config.images.image_size, training.device
-    labelled = data.train.subset((data.train.labels >= 0).nonzero()[0])
-    bank, queries = (
-        evaluate.extract(pretrained.encoder, p, size, device) for p in (labelled, data.evaluation)
-    )
+    """Linear and kNN accuracy on frozen features of the evaluation part; those trained on vote."""
+    bank, device = training.features, training.device
+    assert bank is not None
+    queries = evaluate.extract(pretrained.encoder, data.evaluation, config.images.image_size, device)
+    known = torch.from_numpy(data.train.labels[data.train.labels >= 0])
     truth, classes = torch.from_numpy(data.evaluation.labels), len(data.classes)
     with evaluate.frozen(training.model):
         logits = training.model(queries.to(device)).cpu()
-    votes = evaluate.knn_predict(bank, torch.from_numpy(labelled.labels), queries, classes, config.neighbours)
+    votes = evaluate.knn_predict(bank, known, queries, classes, config.neighbours)
     metrics = evaluate.classification_metrics(logits, truth)
     return metrics | {"knn": (votes == truth).double().mean().item()}

@@ -322,7 +322,8 @@ def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -
     """
     part = data.train.subset(np.flatnonzero(data.train.labels >= 0))
     encoder = pretrained.encoder.to(training.device)
-    features = extract(encoder, part, config.images.image_size, training.device).to(training.device)
+    training.features = extract(encoder, part, config.images.image_size, training.device)
+    features = training.features.to(training.device)
     labels = torch.from_numpy(part.labels).to(training.device)
     for indices in own_order(training, len(part)):
         at = sent(torch.from_numpy(indices), training.device)

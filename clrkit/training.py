@@ -125,6 +125,8 @@ class Division:
 class Training:
     """A run under way: model, optimiser, memory and the number of steps done; all that a resumed run needs.
 
+    A probe also keeps the frozen `features` that it trains on, once it has taken them.
+
     Args:
         config: the stage's epochs, batch size and optimiser.
         model: is moved to the device and put in training mode.
@@ -139,6 +141,7 @@ class Training:
         self.memory = empty_memory(config, self.model)
         self.division = Division(config.batch_size, config.micro_batch or config.batch_size)
         self.watch = Watch(device)
+        self.features: Float[Tensor, "images features"] | None = None
         self.step = 0
         self.steps_per_epoch = images // config.batch_size
         self.total = config.epochs * self.steps_per_epoch

@@ -163,6 +163,25 @@ def test_features_do_not_depend_on_how_the_images_are_batched(monkeypatch, batch
     torch.testing.assert_close(evaluate.extract(network.encoder, images, 10, CPU), expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "cpu", "gpu"), [(8, 500, 500), (28, 500, 500), (32, 500, 500), (64, 125, 500)]
+)
+def test_small_images_are_measured_by_the_500_whatever_the_device(size, cpu, gpu):
+    assert evaluate.at_once(size, CPU) == cpu
+    assert evaluate.at_once(size, torch.device("cuda")) == gpu
+
+
+@pytest.mark.parametrize("size", [33, 64, 110, 224, 480, 5000])
+def test_a_batch_of_larger_images_has_no_more_pixels_than_one_of_small_images_and_eight_times_that_on_a_gpu(
+    size,
+):
+    for device, times in (("cpu", 1), ("cuda", 8)):
+        count = evaluate.at_once(size, torch.device(device))
+        room = times * 500 * 32**2
+        assert count * size**2 <= room or count == 1
+        assert (count + 1) * size**2 > room or count == 500
+
+
 def test_predictions_come_in_the_order_of_the_images():
     network, images = model().eval(), part(12)
     logits = evaluate.predict(network, images, 10, CPU)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from clrkit import stages
+from clrkit import evaluate, stages
 from clrkit import training as training_module
 from clrkit.augment import Drawn, draw_view, drawn_view
 from clrkit.config import (
@@ -34,6 +34,7 @@ from clrkit.config import (
 from clrkit.data import DataSet, Part, PixelArray
 from clrkit.devices import choose_device
 from clrkit.evaluate import evaluation_view
+from clrkit.measure import measured
 from clrkit.model import Model, ModelConfig
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
@@ -496,6 +497,27 @@ def test_the_probe_trains_a_linear_layer_on_the_frozen_features():
     # Nesterov's first step goes 1 + momentum times the gradient.
     expected = -first.learning_rate * 1.9 * linear.weight.grad
     torch.testing.assert_close(training.model.weight.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_features_that_a_probe_trains_on_are_taken_once_and_vote_in_its_knn(monkeypatch):
+    stage, source = STAGES[1], parent(STAGES[1])
+    labelled, shown = (
+        part.subset(np.flatnonzero(part.labels >= 0)) for part in (DATA.train, DATA.evaluation)
+    )
+    data, taken = replace(DATA, evaluation=shown), []
+    for module in (stages, evaluate):
+        monkeypatch.setattr(
+            module, "extract", lambda *args, take=module.extract: taken.append(len(args[1])) or take(*args)
+        )
+    training = begin(stage, data, CPU, source)
+    for _ in steps(stage, data, training, source):
+        pass
+    found = measured(stage, data, training, source, {})["metrics"]["knn"]
+    assert taken == [len(labelled), len(shown)]
+    monkeypatch.undo()
+    bank, queries = (evaluate.extract(source.encoder, part, 8, CPU) for part in (labelled, shown))
+    votes = evaluate.knn_predict(bank, torch.from_numpy(labelled.labels), queries, 3, stage.neighbours)
+    assert found == evaluate.accuracy(nn.functional.one_hot(votes, 3).float(), torch.from_numpy(shown.labels))
 
 
 # Monitoring
