@@ -5,10 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as w
-from IPython.display import Javascript, display
+from IPython import get_ipython
+from IPython.display import display
 
 # Layouts are dicts: a widget made on import would leave its state in every executed notebook.
 CONTROL: dict[str, Any] = {"layout": {"width": "380px"}, "style": {"description_width": "150px"}}
@@ -44,11 +45,39 @@ if (!window.clrkitNaming) {{
 """
 
 
-def show(*panels: w.DOMWidget) -> None:
-    """Display panels, with names that screen readers can tell, and keys that stay in them."""
-    for panel in panels:
-        panel.add_class(PANEL)
-    display(*panels, Javascript(NAMING))
+@runtime_checkable
+class Still(Protocol):
+    """What a panel shows where nobody can move it: a picture, and the sentence for who cannot see it."""
+
+    @property
+    def alt(self) -> str: ...
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]: ...
+
+
+def attended() -> bool:
+    """Whether somebody is at this notebook who could move a panel.
+
+    Papermill and nbconvert say in every request that nobody can be asked for input; JupyterLab and others with
+    a person before them do not.
+    """
+    shell = get_ipython()
+    request = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return bool(request.get("content", {}).get("allow_stdin", False))
+
+
+def show(panel: w.DOMWidget, still: Still) -> None:
+    """Display a panel, with names that screen readers can tell, and keys that stay in it.
+
+    Its picture goes with it in the same output: a widget needs a kernel, and a notebook that was saved, exported
+    to HTML or opened on GitHub has none. The script is inside the panel, so it is nothing that is saved.
+    """
+    panel.add_class(PANEL)
+    script = {"output_type": "display_data", "data": {"application/javascript": NAMING}, "metadata": {}}
+    shown = w.VBox([panel, w.Output(outputs=(script,))])
+    png, about = still._repr_png_()
+    picture = {"image/png": b64encode(png).decode(), "text/plain": still.alt}
+    display(shown._repr_mimebundle_() | picture, metadata={"image/png": about}, raw=True)
 
 
 def figure(png: bytes, alt: str) -> str:
