@@ -58,8 +58,8 @@ class Still(Protocol):
 def attended() -> bool:
     """Whether somebody is at this notebook who could move a panel.
 
-    Papermill and nbconvert say in every request that nobody can be asked for input; JupyterLab and others with
-    a person before them do not.
+    Papermill and nbconvert say in every request that nobody can be asked for input; JupyterLab and others
+    with a person before them do not.
     """
     shell = get_ipython()
     request = shell.get_parent() if hasattr(shell, "get_parent") else {}
@@ -69,8 +69,8 @@ def attended() -> bool:
 def show(panel: w.DOMWidget, still: Still) -> None:
     """Display a panel, with names that screen readers can tell, and keys that stay in it.
 
-    Its picture goes with it in the same output: a widget needs a kernel, and a notebook that was saved, exported
-    to HTML or opened on GitHub has none. The script is inside the panel, so it is nothing that is saved.
+    Its picture goes with it in the same output: a widget needs a kernel, and a notebook that was saved,
+    exported to HTML or opened on GitHub has none. The script is inside the panel, so it is not saved.
     """
     panel.add_class(PANEL)
     script = {"output_type": "display_data", "data": {"application/javascript": NAMING}, "metadata": {}}
@@ -78,6 +78,24 @@ def show(panel: w.DOMWidget, still: Still) -> None:
     png, about = still._repr_png_()
     picture = {"image/png": b64encode(png).decode(), "text/plain": still.alt}
     display(shown._repr_mimebundle_() | picture, metadata={"image/png": about}, raw=True)
+    display({"text/html": in_place_of_an_error(still, shown.model_id), "text/plain": ""}, raw=True)
+
+
+def in_place_of_an_error(still: Still, name: str) -> str:
+    """HTML that shows the picture where JupyterLab has an error in place of a panel, and nothing elsewhere.
+
+    Of a notebook that is trusted JupyterLab tries to show the widget, whatever else an output holds, and
+    after the kernel's end it finds none. Where styles are taken out, an empty element is left.
+    """
+    png, about = still._repr_png_()
+    failed = f".jp-OutputArea-child:has(.jupyter-widgets):not(:has(.{PANEL}))"
+    image = f"url(data:image/png;base64,{b64encode(png).decode()}) left / contain no-repeat"
+    size = f"max-width: 100%; width: {about['width']}px; aspect-ratio: {about['width']} / {about['height']}"
+    return (
+        f"<style>#still-{name} {{ display: none }} {failed}:has(+ * #still-{name}) {{ display: none }} "
+        f"{failed} + * #still-{name} {{ display: block; {size}; background: {image} }}</style>"
+        f'<div id="still-{name}" role="img" aria-label="{escape(still.alt)}"></div>'
+    )
 
 
 def figure(png: bytes, alt: str) -> str:

@@ -1,4 +1,4 @@
-"""What the notebooks show without files of one's own: digits that nobody has labelled, and a small checkpoint."""
+"""What notebooks show without files of one's own: digits that nobody has labelled, and a small checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {"smoke": (300, 100, 1), "mini": (2000, 1000, 30)}  # images, test image
 
 
 def checkpoint() -> tuple[str, str]:
-    """The repository's small checkpoint of the official code, and the file of what that code computes with it."""
+    """The repository's small checkpoint, and the file of what the official code computes with it."""
     folder = project_root() / "tests/golden"
     return str(folder / "tf1_ckpt_r50_eighth_sk0"), str(folder / "tf1_r50_eighth_sk0.npz")
 

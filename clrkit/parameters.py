@@ -24,10 +24,10 @@ def check(names: Mapping[str, Any], /, **kinds: Any) -> None:
     """Refuse a parameter that the notebook does not have, or of another type than it takes.
 
     Args:
-        names: the notebook's own, `globals()`. Names that Papermill set are those of the cell before the present
-            one, if Papermill put it there.
-        kinds: what each parameter takes, such as `int`, `float | None` or `list[str]`. A float may be given as
-            a whole number; True and False are no numbers.
+        names: the notebook's own, `globals()`. Names that Papermill set are those of the cell before the
+            present one, if Papermill put it there.
+        kinds: what each parameter takes, such as `int`, `float | None` or `list[str]`. A float may be given
+            as a whole number; True and False are no numbers.
 
     Raises:
         ConfigError: naming the parameter.

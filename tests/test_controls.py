@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -57,17 +59,17 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], dic
     """What is sent to the notebook: bundles of an output's forms, and their metadata."""
     sent: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
-    def display(data: dict[str, Any], *, metadata: dict[str, Any], raw: bool) -> None:
+    def display(data: dict[str, Any], *, metadata: dict[str, Any] | None = None, raw: bool) -> None:
         assert raw
-        sent.append((data, metadata))
+        sent.append((data, metadata or {}))
 
     monkeypatch.setattr(controls, "display", display)
     return sent
 
 
-def test_a_panel_is_one_output_with_its_picture_beside_the_widget(displayed: Any) -> None:
+def test_a_panel_s_output_has_its_picture_beside_the_widget(displayed: Any) -> None:
     controls.show(w.HTML("x"), PICTURE)
-    ((data, metadata),) = displayed
+    (data, metadata), _ = displayed
     assert set(data) == {WIDGET, "image/png", "text/plain"}
     assert b64decode(data["image/png"]) == PICTURE.png()
     assert data["text/plain"] == HOSTILE
@@ -86,6 +88,15 @@ def test_what_is_shown_is_the_panel_with_the_script_that_names_its_sliders(displ
     assert controls.PANEL in panel._dom_classes
     assert controls.SLIDER in controls.slider("a", [("1", 1)], 1)._dom_classes
     assert controls.STATUS in panel._dom_classes
+
+
+def test_where_styles_are_taken_out_the_panel_s_second_output_is_empty(displayed: Any) -> None:
+    controls.show(w.HTML("x"), PICTURE)
+    (data, _) = displayed[1]
+    left = re.sub("<style>.*</style>", "", data["text/html"])
+    assert re.fullmatch(r'<div id="still-\w+" role="img" aria-label="([^"<>]*)"></div>', left)
+    assert unescape(left).count(HOSTILE) == 1
+    assert data["text/plain"] == ""
 
 
 class Shell:

@@ -157,9 +157,7 @@ def test_tiles_are_the_images_in_rows() -> None:
 
 def svg(images: torch.Tensor) -> str:
     points = np.random.RandomState(0).randn(10, 2)
-    (content,) = re.findall(
-        'srcdoc="([^"]*)"', embedding_map(points, images, LABELS, CLASSES, near()).html
-    )
+    (content,) = re.findall('srcdoc="([^"]*)"', embedding_map(points, images, LABELS, CLASSES, near()).html)
     return unescape(content)
 
 
