@@ -1,4 +1,8 @@
-"""How good a classifier is on the images held out: with intervals, class by class, and where it errs."""
+"""How good a classifier is on the images held out: with intervals, and class by class.
+
+None of these images is shown: who labels more of what a model gets wrong there, and measures there again,
+gets too high an accuracy. `clrkit.crosscheck` finds images to look at again among those that are trained on.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
 from clrkit.config import Distill, Labelled, Stage
 from clrkit.controls import figure as embedded
+from clrkit.crosscheck import Crosscheck, shortened
 from clrkit.data import DataSet
 from clrkit.drawing import BLUE, ORANGE, Drawing, canvas, encode
 from clrkit.evaluate import interval
 from clrkit.measure import saw_evaluation
-from clrkit.pictures import Picture, bare, plain
 from clrkit.report import document, tabular
 from clrkit.run_figures import confusion
 from clrkit.runs import Run
 from clrkit.stages import labelled_indices
 from clrkit.table import Table
 
-ERRORS = 18  # pictures of the surest errors
-COLUMNS = 6
 PAGE_DPI = 110
-TITLE_LETTERS, WIDEST_NAME = 12, 16  # of a class
+WIDEST_NAME = 16  # of a class, in letters
+ONLY_MEASURED = (
+    "The images kept to measure on are only measured, none of them is shown: an accuracy on images by which "
+    "labels were chosen would be too high."
+)
 WIDE = 25.0  # points of an interval from which it is called wide
 
 
@@ -40,9 +46,6 @@ class Assessment:
         run: of the model.
         classes: names.
         truth, predicted: classes of the images, as indices.
-        probability: that the model gave to its prediction.
-        names: of the images.
-        images: as the model saw them, floats in [0, 1], those of `errors` alone.
         labels: that were trained on, by class.
         seen: whether pretraining and distillation saw these images, without their labels.
     """
@@ -51,16 +54,8 @@ class Assessment:
     classes: tuple[str, ...]
     truth: Int64[np.ndarray, " count"]
     predicted: Int64[np.ndarray, " count"]
-    probability: Float[np.ndarray, " count"]
-    names: tuple[str, ...]
-    images: Float[np.ndarray, "errors 3 side side"]
     labels: dict[str, int]
     seen: bool = False
-
-    @property
-    def errors(self) -> Int64[np.ndarray, " errors"]:
-        """Places of the wrong predictions, the surest first, at most so many as are shown."""
-        return surest_errors(self.truth, self.predicted, self.probability)
 
     def sentence(self) -> str:
         """Accuracy with its interval, and what to think of it."""
@@ -158,28 +153,6 @@ class Assessment:
         caption = f"{len(self.truth):,} images kept to measure on"
         return confusion(self.run.record["confusion"], self.classes, caption)
 
-    def error_picture(self) -> Picture:
-        """The surest errors as the model saw them: true class, and what it took the image for."""
-        places = self.errors
-        said = [
-            (self.classes[true], self.classes[called], f"{sure:.0%}")
-            for true, called, sure in zip(
-                self.truth[places], self.predicted[places], self.probability[places], strict=True
-            )
-        ]
-        rows = max(1, math.ceil(len(places) / COLUMNS))
-        with plain(rows, COLUMNS, 1.3 * COLUMNS, 1.75 * rows) as (figure, grid):
-            for axes in grid.flat:
-                bare(axes)
-            for axes, image, text in zip(grid.flat[: len(said)], self.images, said, strict=True):
-                axes.imshow(image.transpose(1, 2, 0))
-                true, called, sure = (shortened(part, TITLE_LETTERS) for part in text)
-                title = f"{true}\n→ {called} {sure}"
-                axes.set_title(title, size=7, loc="center", parse_math=False)
-        alt = "; ".join(f"{true} → {called}, {sure} sure" for true, called, sure in said)
-        alt = alt or "There are no errors."
-        return Picture(figure, f"The surest errors, true class first: {alt}")
-
 
 def in_percent(row: Mapping[Hashable, Any], what: str) -> str:
     """A share with its interval, such as 67 (21 to 94), where there is one."""
@@ -188,46 +161,22 @@ def in_percent(row: Mapping[Hashable, Any], what: str) -> str:
     return f"{row[what]:.0f} ({row[f'{what}_low']:.0f} to {row[f'{what}_high']:.0f})"
 
 
-def shortened(text: str, letters: int) -> str:
-    """At most so many letters of a text: the ends, by which part_1 and part_2 differ, are kept."""
-    if len(text) <= letters:
-        return text
-    end = (letters - 1) // 2
-    return f"{text[: letters - 1 - end]}…{text[-end:]}"
-
-
 def share_of(what: str, right: int, count: int) -> dict[str, float]:
     low, high = interval(right / count, count) if count else (math.nan, math.nan)
     share = 100 * right / count if count else math.nan
     return {what: share, f"{what}_low": low, f"{what}_high": high}
 
 
-def surest_errors(
-    truth: Int64[np.ndarray, " count"],
-    predicted: Int64[np.ndarray, " count"],
-    probability: Float[np.ndarray, " count"],
-) -> Int64[np.ndarray, " errors"]:
-    wrong = np.flatnonzero(truth != predicted)
-    return wrong[np.argsort(-probability[wrong], kind="stable")][:ERRORS]
-
-
 def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
     """Measure a finished classifier on the evaluation part of its data set."""
     from clrkit.devices import choose_device
-    from clrkit.evaluate import evaluation_view, predict
+    from clrkit.evaluate import predict
     from clrkit.materialise import load_once
 
-    data, size, place = load_once(config.images), config.images.image_size, choose_device(device)
-    part = data.evaluation
-    found = predict(run.model().to(place), part, size, place).softmax(1).max(1)
-    predicted, probability = found.indices.numpy(), found.values.numpy()
-    wrong = surest_errors(part.labels, predicted, probability)
-    views = [
-        evaluation_view(pixels, size).numpy() for pixels in part.views.batches(iter([wrong])) if len(wrong)
-    ]
-    images = views[0] if views else np.empty((0, 3, size, size), dtype=np.float32)
-    names, labels, seen = tuple(part.names), labels_given(config, data), saw_evaluation(config, data)
-    return Assessment(run, data.classes, part.labels, predicted, probability, names, images, labels, seen)
+    data, place = load_once(config.images), choose_device(device)
+    logits = predict(run.model().to(place), data.evaluation, config.images.image_size, place)
+    labels, seen = labels_given(config, data), saw_evaluation(config, data)
+    return Assessment(run, data.classes, data.evaluation.labels, logits.argmax(1).numpy(), labels, seen)
 
 
 def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
@@ -239,15 +188,16 @@ def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
     return dict(zip(data.classes, counts.tolist(), strict=True))
 
 
-def page(title: str, lines: Sequence[str], found: Assessment) -> str:
-    """One self-contained HTML page: accuracy, what was done, classes, confusions and errors."""
-    numbers, errors = found.table(), found.error_picture()
+def page(title: str, lines: Sequence[str], found: Assessment, doubtful: Crosscheck) -> str:
+    """One self-contained HTML page: accuracy, what was done, classes, confusions, labels to look at again."""
+    numbers, picture = found.table(), doubtful.picture()
     body = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
     body += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
     for drawing in (found.class_figure(), found.confusion_figure()):
         png = encode(drawing.figure, "png", PAGE_DPI)
         body.append(f"<h2>{escape(drawing.title)}</h2>{on_paper(png, drawing.alt)}")
-    body.append(f"<h2>The surest errors</h2>{on_paper(errors.png(), errors.alt)}")
+    body.append(f"<h2>Training labels to look at again</h2><p>{escape(doubtful.sentence())}</p>")
+    body.append(f"{on_paper(picture.png(), picture.alt)}<p>{escape(ONLY_MEASURED)}</p>")
     body.append(f"<h2>{numbers.title}</h2>\n{tabular(numbers, numbers.title)}")
     return document(escape(title), body)
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 NEIGHBOURS = 20  # over whose distances typicality is the mean (their section 3.2)
 MOST_CLUSTERS = 500  # theirs; beyond it, clusters give more than one image
@@ -74,6 +78,10 @@ def ask(
     measure on: on typical images accuracy would look too good. It is at most half of what is chosen now, so
     that labels to learn from are always asked for, too.
 
+    What may ever be drawn, the first fifth of one order of all images, is not proposed to learn from: else a
+    larger budget would draw from what earlier ones left, the less typical images. It is only where too few
+    others are left.
+
     Args:
         features: of every image, by the pretrained encoder.
         budget: images that shall have labels in the end; all of them where there are fewer.
@@ -84,9 +92,13 @@ def ask(
     budget = min(budget, len(features))
     missing = max(0, budget - len(learnt) - len(measured))
     apart = min(max(0, round(budget / MEASURED_SHARE) - len(measured)), missing // 2)
-    free = np.setdiff1d(np.arange(len(features)), [*learnt, *measured])
-    drawn = np.random.RandomState(seed).permutation(free)[:apart]
-    return typical(features, missing - apart, learnt, [*measured, *drawn.tolist()], seed), drawn
+    order = np.random.RandomState(seed).permutation(len(features))
+    free = order[~np.isin(order, [*learnt, *measured])]
+    drawn, kept = free[:apart], order[: len(order) // MEASURED_SHARE]
+    if len(np.setdiff1d(free, [*drawn, *kept])) < missing - apart:
+        kept = drawn
+    excluded = np.setdiff1d([*measured, *drawn, *kept], learnt).astype(int).tolist()
+    return typical(features, missing - apart, learnt, excluded, seed), drawn
 
 
 def clusters(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -175,13 +187,17 @@ def probe(
     bank: Features, labels: Int64[np.ndarray, " count"], queries: Float[Tensor, "queries dim"]
 ) -> Int64[np.ndarray, " queries"]:
     """Classes of the queries by logistic regression on normalised features."""
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(labels)) == 1:
         return np.full(len(queries), labels[0])
-    model = LogisticRegression(C=10.0, max_iter=1000).fit(F.normalize(bank).numpy(), labels)
-    votes: np.ndarray = model.predict(F.normalize(queries).numpy())
+    votes: np.ndarray = logistic(bank, labels).predict(F.normalize(queries).numpy())
     return votes
+
+
+def logistic(bank: Features, labels: Int64[np.ndarray, " count"]) -> LogisticRegression:
+    """Logistic regression fitted to normalised features, of two classes or more."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=10.0, max_iter=1000).fit(F.normalize(bank).numpy(), labels)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as w
-from IPython.display import Javascript, display
+from IPython import get_ipython
+from IPython.display import display
 
 # Layouts are dicts: a widget made on import would leave its state in every executed notebook.
 CONTROL: dict[str, Any] = {"layout": {"width": "380px"}, "style": {"description_width": "150px"}}
@@ -44,11 +45,57 @@ if (!window.clrkitNaming) {{
 """
 
 
-def show(*panels: w.DOMWidget) -> None:
-    """Display panels, with names that screen readers can tell, and keys that stay in them."""
-    for panel in panels:
-        panel.add_class(PANEL)
-    display(*panels, Javascript(NAMING))
+@runtime_checkable
+class Still(Protocol):
+    """What a panel shows where nobody can move it: a picture, and the sentence for who cannot see it."""
+
+    @property
+    def alt(self) -> str: ...
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]: ...
+
+
+def attended() -> bool:
+    """Whether somebody is at this notebook who could move a panel.
+
+    Papermill and nbconvert say in every request that nobody can be asked for input; JupyterLab and others
+    with a person before them do not.
+    """
+    shell = get_ipython()
+    request = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return bool(request.get("content", {}).get("allow_stdin", False))
+
+
+def show(panel: w.DOMWidget, still: Still) -> None:
+    """Display a panel, with names that screen readers can tell, and keys that stay in it.
+
+    Its picture goes with it in the same output: a widget needs a kernel, and a notebook that was saved,
+    exported to HTML or opened on GitHub has none. The script is inside the panel, so it is not saved.
+    """
+    panel.add_class(PANEL)
+    script = {"output_type": "display_data", "data": {"application/javascript": NAMING}, "metadata": {}}
+    shown = w.VBox([panel, w.Output(outputs=(script,))])
+    png, about = still._repr_png_()
+    picture = {"image/png": b64encode(png).decode(), "text/plain": still.alt}
+    display(shown._repr_mimebundle_() | picture, metadata={"image/png": about}, raw=True)
+    display({"text/html": in_place_of_an_error(still, shown.model_id), "text/plain": ""}, raw=True)
+
+
+def in_place_of_an_error(still: Still, name: str) -> str:
+    """HTML that shows the picture where JupyterLab has an error in place of a panel, and nothing elsewhere.
+
+    Of a notebook that is trusted JupyterLab tries to show the widget, whatever else an output holds, and
+    after the kernel's end it finds none. Where styles are taken out, an empty element is left.
+    """
+    png, about = still._repr_png_()
+    failed = f".jp-OutputArea-child:has(.jupyter-widgets):not(:has(.{PANEL}))"
+    image = f"url(data:image/png;base64,{b64encode(png).decode()}) left / contain no-repeat"
+    size = f"max-width: 100%; width: {about['width']}px; aspect-ratio: {about['width']} / {about['height']}"
+    return (
+        f"<style>#still-{name} {{ display: none }} {failed}:has(+ * #still-{name}) {{ display: none }} "
+        f"{failed} + * #still-{name} {{ display: block; {size}; background: {image} }}</style>"
+        f'<div id="still-{name}" role="img" aria-label="{escape(still.alt)}"></div>'
+    )
 
 
 def figure(png: bytes, alt: str) -> str:

@@ -131,6 +131,9 @@ class Drawing:
     data: pd.DataFrame
     alt: str
 
+    def __repr__(self) -> str:
+        return self.alt
+
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         """The picture in a notebook, at its size on paper and with the alt text."""
         width, height = (int(96 * inches) for inches in self.figure.get_size_inches())

@@ -3,7 +3,8 @@
 One SVG with its own style and pixels and without a script: it works without a kernel, after a restart, and
 in a saved notebook that is trusted. All images are one JPEG, of which each thumbnail shows its part. A frame
 keeps its style and names from the page, and the page's from it; attributes have single quotes, so that few
-characters change in the frame's.
+characters change in the frame's. Where frames and styles are taken out (a notebook that is not trusted,
+GitHub), a picture of the plane remains, which the style hides elsewhere.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from IPython.display import HTML
 from jaxtyping import Float, Int64
 from PIL import Image
 
+from clrkit.controls import figure
 from clrkit.image_pictures import Images, Near
-from clrkit.pictures import GREY, TEN_COLORS
+from clrkit.pictures import GREY, TEN_COLORS, Picture, embeddings
 
 WIDTH, HEIGHT, MARGIN = 920, 540, 14
 PLANE = 540  # its side; the card is beside it
@@ -42,7 +45,20 @@ svg:has(.point:hover) .point:focus:not(:hover) .card {{ display: none }}
 svg:has(.point:hover) .hint, svg:has(.point:focus) .hint {{ display: none }}
 """
 FRAME = f"border: 0; width: 100%; max-width: {WIDTH}px; aspect-ratio: {WIDTH} / {HEIGHT}"
-UNTRUSTED = "The map of images is shown where the notebook is trusted."  # what is left of a frame elsewhere
+HIDING = "<style>.clrkit-map > iframe + img { display: none }</style>"  # the picture, beside its frame
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """The map as HTML, and the same plane as a picture for what shows no HTML."""
+
+    html: str
+    still: Picture
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        png, about = self.still._repr_png_()
+        forms = {"text/html": self.html, "image/png": b64encode(png).decode(), "text/plain": self.still.alt}
+        return forms, {"image/png": about}
 
 
 def embedding_map(
@@ -51,7 +67,7 @@ def embedding_map(
     labels: Int64[np.ndarray, " count"],
     classes: Sequence[str],
     near: Near,
-) -> HTML:
+) -> EmbeddingMap:
     """A number a class at every image's place; the image under the pointer, or clicked, has its card beside.
 
     Args:
@@ -76,9 +92,11 @@ def embedding_map(
         f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{alt}'>"
         f"<defs>{''.join(parts)}</defs>{hint}{''.join(shown)}</svg>"
     )
-    # (IPython warns of an output that begins with a frame.)
-    frame = f'<iframe title="{alt}" style="{FRAME}" srcdoc="{as_attribute(drawn)}">{UNTRUSTED}</iframe>'
-    return HTML(f"<div>{frame}</div>")
+    frame = f'<iframe title="{alt}" style="{FRAME}" srcdoc="{as_attribute(drawn)}"></iframe>'
+    planes = {"by their features": points}
+    still = embeddings(planes, labels, classes, "Features in the plane", f"{len(images)} images")
+    picture = figure(still.png(), still.alt)
+    return EmbeddingMap(f'{HIDING}<div class="clrkit-map">{frame}{picture}</div>', still)
 
 
 def sheet_of(images: Images) -> tuple[bytes, int, int]:

@@ -1,4 +1,4 @@
-"""The embedded digits as a folder of images that nobody has labelled, to try `clrkit.fit` on."""
+"""What notebooks show without files of one's own: digits that nobody has labelled, and a small checkpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from clrkit.config import Data
 from clrkit.data import Part, load
 from clrkit.images import reason
 from clrkit.label_file import editing
+from clrkit.reproduce import project_root
 from clrkit.runs import RunError
 
 # What digits want otherwise than photographs: no mirror images, larger crops (as the preset mini has it).
 DIGIT_FIELDS: dict[str, Any] = {"flip": False, "pretrain.crop_area": 0.5, "pretrain.color_strength": 1.0}
 SIZES = {"smoke": (300, 100, 1), "mini": (2000, 1000, 30)}  # images, test images, epochs of pretraining
+
+
+def checkpoint() -> tuple[str, str]:
+    """The repository's small checkpoint, and the file of what the official code computes with it."""
+    folder = project_root() / "tests/golden"
+    return str(folder / "tf1_ckpt_r50_eighth_sk0"), str(folder / "tf1_r50_eighth_sk0.npz")
 
 
 def digits(folder: Path, preset: str) -> tuple[dict[str, str], dict[str, Any]]:

@@ -92,12 +92,15 @@ def stages(
         return 0
     chain = own.with_labels(chain, survey, rows, store, labels, classes, fields)
     told = [*survey.sentences(), *own.plan(survey, chain, rows, classes)]
-    return finish(options, chain, store, told)
+    return finish(options, chain, store, told, pretrained)
 
 
-def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list[str]) -> int:
+def finish(
+    options: argparse.Namespace, chain: Distill, store: Store, told: list[str], pretrained: Run
+) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
     from clrkit.assess import assess, page
+    from clrkit.crosscheck import crosscheck
     from clrkit.fit import exported
     from clrkit.survey import written
     from clrkit.whole import write_whole
@@ -105,9 +108,10 @@ def finish(options: argparse.Namespace, chain: Distill, store: Store, told: list
     run = make(chain, store, options.device)
     found = assess(chain, run, options.device)
     print("\n".join([found.sentence(), *found.remarks(), *found.lines()]))
-    content = page(f"{store.preset}: a small model", told, found).encode()
+    doubtful = crosscheck(chain.teacher, pretrained, options.device)
+    content = page(f"{store.preset}: a small model", told, found, doubtful).encode()
     written(store, lambda: write_whole(store.folder / "model.html", content))
-    print(f"Page with figures and errors: {store.folder / 'model.html'}")
+    print(f"Page with figures, and labels to look at again: {store.folder / 'model.html'}")
     print(f"Exported model: {exported(run, store)}")
     return 0
 

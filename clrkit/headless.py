@@ -1,7 +1,8 @@
 """Papermill, made strict: notebooks run one after another, each in a kernel of its own.
 
-Papermill only warns of a parameter that a notebook does not have; here that is an error. An executed copy
-holds no time stamps and no path of the machine it was made on.
+Papermill only warns of a parameter that a notebook does not have; here that is an error before anything runs.
+(Types, and names with plain Papermill, are checked by `clrkit.parameters` within the notebook.) An executed
+copy holds no time stamps and no path of the machine it was made on.
 """
 
 from __future__ import annotations

@@ -70,6 +70,18 @@ def test_more_is_asked_for_until_one_in_five_is_measured_on():
     assert [len(each) for each in ask(features, 10, learnt, measured)] == [0, 0]
 
 
+def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
+    """They are the first of one order of all images, into which no feature enters, whatever was proposed."""
+    features, labels = clouds(spread=0.4)
+    order = np.random.RandomState(7).permutation(len(labels))
+    learnt, measured = list[int](), list[int]()
+    for budget in (20, 60, 150, 200):
+        chosen, drawn = ask(features, budget, learnt, measured, seed=7)
+        learnt, measured = [*learnt, *chosen.tolist()], [*measured, *drawn.tolist()]
+        assert measured == order[: budget // 5].tolist()
+        assert len({*learnt, *measured}) == len(learnt) + len(measured) == budget
+
+
 @pytest.mark.parametrize(("learnt", "measured"), [(0, 8), (20, 8), (32, 4)])
 def test_a_budget_beyond_the_images_still_asks_for_labels_to_learn_from(learnt, measured):
     features = clouds()[0][:40]

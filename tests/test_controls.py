@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
+import ipywidgets as w
 import pytest
+from matplotlib.figure import Figure
 
 from clrkit import controls
+from clrkit.pictures import Picture
 
 HOSTILE = """<b>"a" & 'b'</b>"""
 
@@ -45,14 +50,76 @@ def test_a_control_has_the_values_behind_its_options(make: Any) -> None:
     assert (control.description, control.label, control.value) == ("label fraction", "10%", 0.1)
 
 
-def test_a_panel_is_shown_with_the_names_of_its_sliders(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[Any] = []
-    monkeypatch.setattr(controls, "display", lambda *each: shown.extend(each))
+PICTURE = Picture(Figure(figsize=(1, 1)), HOSTILE)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What is sent to the notebook: bundles of an output's forms, and their metadata."""
+    sent: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def display(data: dict[str, Any], *, metadata: dict[str, Any] | None = None, raw: bool) -> None:
+        assert raw
+        sent.append((data, metadata or {}))
+
+    monkeypatch.setattr(controls, "display", display)
+    return sent
+
+
+def test_a_panel_s_output_has_its_picture_beside_the_widget(displayed: Any) -> None:
+    controls.show(w.HTML("x"), PICTURE)
+    (data, metadata), _ = displayed
+    assert set(data) == {WIDGET, "image/png", "text/plain"}
+    assert b64decode(data["image/png"]) == PICTURE.png()
+    assert data["text/plain"] == HOSTILE
+    assert metadata["image/png"] == {"width": 96, "height": 96, "alt": HOSTILE}
+
+
+def test_what_is_shown_is_the_panel_with_the_script_that_names_its_sliders(displayed: Any) -> None:
     panel = controls.status()
-    controls.show(panel)
-    first, script = shown
+    controls.show(panel, PICTURE)
+    model = displayed[0][0][WIDGET]["model_id"]
+    shown = w.widget_serialization["from_json"](f"IPY_MODEL_{model}", None)
+    first, inner = shown.children
     assert first is panel
-    assert all(f".{name}" in script.data for name in (controls.PANEL, controls.SLIDER, controls.STATUS))
+    script = inner.outputs[0]["data"]["application/javascript"]
+    assert all(f".{name}" in script for name in (controls.PANEL, controls.SLIDER, controls.STATUS))
     assert controls.PANEL in panel._dom_classes
     assert controls.SLIDER in controls.slider("a", [("1", 1)], 1)._dom_classes
     assert controls.STATUS in panel._dom_classes
+
+
+def test_where_styles_are_taken_out_the_panel_s_second_output_is_empty(displayed: Any) -> None:
+    controls.show(w.HTML("x"), PICTURE)
+    (data, _) = displayed[1]
+    left = re.sub("<style>.*</style>", "", data["text/html"])
+    assert re.fullmatch(r'<div id="still-\w+" role="img" aria-label="([^"<>]*)"></div>', left)
+    assert unescape(left).count(HOSTILE) == 1
+    assert data["text/plain"] == ""
+
+
+class Shell:
+    """Stands for a kernel's shell; `asked` is the content of the request that is being answered."""
+
+    def __init__(self, **asked: Any) -> None:
+        self.asked = asked
+
+    def get_parent(self) -> dict[str, Any]:
+        return {"content": self.asked}
+
+
+@pytest.mark.parametrize(
+    ("shell", "somebody"),
+    [
+        (Shell(code="1", allow_stdin=True), True),
+        (Shell(code="1", allow_stdin=False), False),
+        (Shell(code="1"), False),
+        (None, False),
+    ],
+)
+def test_a_notebook_is_attended_where_somebody_can_be_asked(
+    monkeypatch: pytest.MonkeyPatch, shell: Any, somebody: bool
+) -> None:
+    monkeypatch.setattr(controls, "get_ipython", lambda: shell)
+    assert controls.attended() is somebody

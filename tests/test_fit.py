@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
@@ -17,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from clrkit import assess, choose, fit, fit_command, survey
+from clrkit import assess, choose, crosscheck, fit, fit_command, survey
 from clrkit.__main__ import main
 from clrkit.config import ConfigError
 from clrkit.console import interrupting
@@ -354,16 +352,11 @@ def test_a_csv_that_cannot_be_written_is_named(tmp_path):
 def test_shares_of_classes_are_those_of_their_counts():
     confusion = [[2, 1, 0, 0], [0, 4, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
     truth, predicted = np.array([0, 0, 0, 1, 1, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1, 1, 1])
-    sure = np.linspace(0.5, 0.9, 8)
-    names = tuple("abcdefgh")
     found = assess.Assessment(
         Run(Path("runs"), {"confusion": confusion}),
         ("ape", "bat", "cow", "elk"),
         truth,
         predicted,
-        sure,
-        names,
-        np.zeros((2, 3, 8, 8)),
         {"ape": 3, "bat": 3, "cow": 0, "elk": 1},
     )
     table = found.by_class().set_index("class")
@@ -371,7 +364,6 @@ def test_shares_of_classes_are_those_of_their_counts():
     assert table["precision"].round(1).tolist()[:2] == [100.0, 66.7]
     assert np.isnan(table.loc["elk", "recall"])
     assert table.loc["bat", ["recall_low", "recall_high"]].round(1).tolist() == [51.0, 100.0]
-    assert found.errors.tolist() == [7, 2]  # the surest first
     assert "Accuracy 75.0% (95%: 40.9 to 92.9) on 8 images" in found.sentence()
     assert "52 points wide" in found.sentence()
     assert any("cow" in remark for remark in found.remarks())
@@ -380,29 +372,19 @@ def test_shares_of_classes_are_those_of_their_counts():
     long = replace(found, classes=("ape" * 30 + "_1", "bat" * 30, "cow", "elk"))
     assert max(map(len, long.lines())) <= 80
     assert long.lines()[1].startswith("apeapeap…")
-    page = assess.page("<own>", [], found)
+    images = np.zeros((2, 3, 8, 8), dtype=np.float32)
+    doubtful = crosscheck.Crosscheck(
+        found.classes, tuple("abcdefgh"), truth, predicted, np.linspace(0.5, 0.9, 8), images
+    )
+    page = assess.page("<own>", [], found, doubtful)
+    assert "place 2 of 8 training images in another class" in page
+    assert "none of them is shown" in page
     assert "recall_low" not in page
     assert "&lt;own&gt;" in page
     assert page.count("<img ") == 3
     assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page
     assert '<tr><th scope="row">elk</th>' in page
-
-
-def test_titles_of_the_surest_errors_do_not_overlap():
-    classes, count = ("Golden_Retriever", "HOMOGENEOUS_2"), 18
-    truth, black = np.zeros(count, dtype=np.int64), np.zeros((count, 3, 8, 8), dtype=np.float32)
-    sure = np.linspace(0.5, 1, count)
-    names = tuple(map(str, range(count)))
-    found = assess.Assessment(Run(Path("run"), {}), classes, truth, truth + 1, sure, names, black, {})
-    picture = found.error_picture()
-    canvas = FigureCanvasAgg(picture.figure)
-    canvas.draw()
-    boxes = [axes.title.get_window_extent(canvas.get_renderer()) for axes in picture.figure.axes]
-    for row in range(0, count, 6):
-        for left, right in itertools.pairwise(boxes[row : row + 6]):
-            assert left.x1 < right.x0
-    assert f"{classes[0]} → {classes[1]}, 100% sure" in picture.alt
 
 
 def test_labels_that_a_fraction_leaves_out_are_not_counted():
@@ -474,7 +456,11 @@ def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_
     seen = []
     monkeypatch.setattr(choose, "typical", lambda *given, **_: seen.append(given) or np.array([], dtype=int))
     ask(budget=20)
-    assert [len(each) for each in seen[0][2:4]] == [12, 4]  # three were measured on, one more is drawn
+    _, _, learnt, excluded, _ = seen[0]
+    measured = [file for file in rows if file["part"] == "test"]
+    assert (len(learnt), len(measured)) == (12, 3)
+    assert not {*learnt} & {*excluded}
+    assert len(excluded) >= len(measured) + 1  # one more is drawn
     monkeypatch.undo()
     assert len(ask(budget=1000)) == 39 - 16
     assert len({row["file"] for row in read_table(labels)}) == 39

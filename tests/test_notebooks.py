@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +14,22 @@ from typing import Any
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 
-from clrkit.config import STAGES, Augmentation, Config, Data, Labelled, Network, Stage, field_help
+from clrkit import parameters
+from clrkit.config import (
+    STAGES,
+    Augmentation,
+    Config,
+    ConfigError,
+    Data,
+    Labelled,
+    Network,
+    Stage,
+    field_help,
+)
 from clrkit.grid import Preset
-from clrkit.headless import execute, notebooks
+from clrkit.headless import execute, notebooks, parameter_names
 from clrkit.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -107,14 +121,44 @@ def test_a_notebook_that_trains_opens_with_its_plan(source: Path) -> None:
     assert not trained or min(planned) < min(trained)
 
 
-def prepared(source: Path, knobs: dict[str, Any]) -> dict[str, Any]:
-    """The names that a notebook has after its first two cells."""
+def prepared(source: Path, knobs: dict[str, Any], cells: int = 3) -> dict[str, Any]:
+    """The names that a notebook has after its parameters, their check and its imports."""
     names: dict[str, Any] = {}
-    parameters, setup = (cell.source for cell in code(source)[:2])
-    exec(parameters, names)
+    given, *others = (cell.source for cell in code(source)[:cells])
+    exec(given, names)
     names.update(knobs)
-    exec(setup, names)
+    for other in others:
+        exec(other, names)
     return names
+
+
+def test_the_cell_after_the_parameters_checks_each_of_them(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: dict[str, Any] = {}
+    monkeypatch.setattr(parameters, "check", lambda names, /, **kinds: checked.update(kinds))
+    prepared(source, {}, cells=2)
+    assert set(checked) == set(parameter_names(source))
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("00_start_here", {"seed": 0.5}, r"seed must be a whole number, not 0\.5\."),
+    ("01_pretrain", {"interactive": "false"}, "interactive must be True or False, not 'false'"),
+    ("02_finetune", {"tap_layer": True}, "tap_layer must be a whole number or None, not True"),
+    ("03_distill", {"temperature": "hot"}, "temperature must be a number or None, not 'hot'"),
+    ("04_figures", {"preset": 1}, r"preset must be a text, not 1\."),
+    ("05_ablations", {"run_missing": 1}, "run_missing must be True or False, not 1"),
+    ("06_official_checkpoints", {"root": None}, "root must be a text, not None"),
+    ("07_your_images", {"classes": [0, 1, 2]}, r"classes must be a list of texts, not \[0, 1, 2\]"),
+    ("07_your_images", {"classes": "cat,dog"}, "classes must be a list of texts, not 'cat,dog'"),
+    ("07_your_images", {"name": 2024}, "name must be a text or None, not 2024"),
+]
+
+
+@pytest.mark.parametrize(("name", "knobs", "message"), WRONG)
+def test_a_parameter_of_another_type_is_refused(name: str, knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        prepared(SOURCES[NAMES.index(name)], knobs, cells=2)
 
 
 @pytest.mark.parametrize("make", PRESETS, ids=lambda make: make.__name__)
@@ -139,12 +183,30 @@ def test_no_network_looks_at_a_whole_part_of_the_images(source: Path) -> None:
     assert {ast.unparse(part) for part in looks} <= subsets
 
 
+def readme_line() -> list[str]:
+    """The arguments of the README's Papermill command: notebook, copy, options."""
+    (line,) = re.findall("^papermill (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    return shlex.split(line)
+
+
+def papermill(folder: Path, results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Papermill as a user calls it, in a folder."""
+    own = os.environ | {"CLRKIT_RESULTS": str(results), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *arguments]
+    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All notebooks, run headless in order, from empty results."""
+    """All notebooks from the repository's root by the README's command, in order, from empty results."""
     folder = tmp_path_factory.mktemp("notebooks")
+    first, _, *options = readme_line()
+    assert options == ["-p", "preset", "smoke", "-p", "temperature", "0.1"]
     for path in SOURCES:
-        execute(path, folder / "first" / path.name, {"preset": "smoke"}, folder / "results")
+        source, copy = f"notebooks/{path.name}", folder / path.name
+        given = options if source == first else options[:3]
+        done = papermill(ROOT, folder / "results", source, str(copy), *given)
+        assert done.returncode == 0, (path.name, done.stderr[-2000:])
     return folder
 
 
@@ -155,46 +217,67 @@ def records(results: Path) -> dict[str, int]:
 
 @pytest.mark.notebooks
 @pytest.mark.timeout(600)
-def test_every_notebook_runs_headless_and_shows_figures(executed: Path) -> None:
+def test_every_notebook_runs_from_the_root_and_shows_figures(executed: Path) -> None:
     for path in SOURCES:
-        copy = executed / "first" / path.name
+        copy = executed / path.name
         assert pictures(copy), path.name
         assert not [output.text for output in outputs(copy) if output.get("name") == "stderr"], path.name
         assert "widgets" not in nbformat.read(copy, as_version=4).metadata
-        assert str(executed) not in copy.read_text()
-        assert str(ROOT) not in copy.read_text()
         assert copy.stat().st_size < 1.5e6
+        for shown in [output for output in outputs(copy) if "data" in output]:
+            text = "".join(shown.data.get("text/plain", ""))
+            assert not re.match(r"\w+Box\(|<IPython\.core\.display\.Javascript", text), path.name
+            assert "image/png" not in shown.data or shown.metadata["image/png"]["alt"], path.name
 
 
 @pytest.mark.notebooks
 @pytest.mark.timeout(600)
-def test_a_second_execution_trains_nothing_and_shows_the_same(executed: Path) -> None:
+def test_a_panel_is_a_picture_where_nobody_is_and_in_html_too(executed: Path) -> None:
+    panels = {"01_pretrain": 3, "03_distill": 1, "05_ablations": 1, "07_your_images": 1}
+    for name, count in panels.items():
+        cells = [cell for cell in code(executed / f"{name}.ipynb") if "controls.show(" in cell.source]
+        assert len(cells) == count
+        assert all("image/png" in cell.outputs[0].data for cell in cells), name
+        html, _ = HTMLExporter().from_filename(str(executed / f"{name}.ipynb"))
+        assert "widget-view" not in html
+        assert html.count('src="data:image/png') == len(pictures(executed / f"{name}.ipynb")), name
+
+
+@pytest.mark.notebooks
+@pytest.mark.timeout(600)
+def test_a_knob_of_plain_papermill_reaches_the_runs(executed: Path) -> None:
+    found = [json.loads(Path(path).read_text()) for path in records(executed / "results")]
+    assert 0.1 in [each["config"]["temperature"] for each in found if each["stage"] == "pretrain"]
+
+
+@pytest.mark.notebooks
+@pytest.mark.timeout(600)
+def test_a_headless_execution_trains_nothing_again_and_shows_the_same_without_a_trace(executed: Path) -> None:
     before = records(executed / "results")
     assert before
-    for path in SOURCES[1:4]:
-        execute(path, executed / "second" / path.name, {"preset": "smoke"}, executed / "results")
-        first, second = (outputs(executed / name / path.name) for name in ("first", "second"))
-        pictures = [
-            [o.data["image/png"] for o in found if "image/png" in o.get("data", {})]
-            for found in (first, second)
-        ]
-        assert pictures[0] == pictures[1], path.name
+    for source, knobs in zip(SOURCES[1:4], ({"temperature": 0.1}, {}, {}), strict=True):
+        copy = executed / "headless" / source.name
+        execute(source, copy, {"preset": "smoke", **knobs}, executed / "results")
+        assert pictures(copy) == pictures(executed / source.name), source.name
+        for trace in (executed, ROOT):
+            assert str(trace) not in copy.read_text()
     assert records(executed / "results") == before
 
 
 @pytest.mark.notebooks
-@pytest.mark.timeout(600)
-def test_plain_papermill_takes_a_knob_from_any_folder(
-    executed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        (["-p", "temprature", "0.1"], "Unknown parameter 'temprature'; did you mean temperature?"),
+        (["-p", "width", "wide"], "width must be a number or None, not 'wide'."),
+    ],
+)
+def test_plain_papermill_refuses_what_a_notebook_does_not_take_from_any_folder(
+    tmp_path: Path, knobs: list[str], sentence: str
 ) -> None:
-    results = executed / "results"
-    monkeypatch.setenv("CLRKIT_RESULTS", str(results))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = records(results)
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(SOURCES[1]), "out.ipynb"]
-    knobs = ["-p", "preset", "smoke", "-p", "temperature", "0.1"]
-    done = subprocess.run([*command, *knobs], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    added = [json.loads(Path(path).read_text()) for path in records(results).keys() - before.keys()]
-    pretrained = [each for each in added if each["stage"] == "pretrain"]
-    assert [each["config"]["temperature"] for each in pretrained] == [0.1]
+    done = papermill(tmp_path, tmp_path / "results", str(SOURCES[1]), "out.ipynb", *knobs)
+    assert done.returncode != 0
+    assert done.stderr.strip().endswith(f"ConfigError: {sentence}")
+    (error,) = [output for output in outputs(tmp_path / "out.ipynb") if output.output_type == "error"]
+    assert error.traceback == [f"ConfigError: {sentence}"]
+    assert not (tmp_path / "results").exists()

@@ -157,10 +157,21 @@ def test_tiles_are_the_images_in_rows() -> None:
 
 def svg(images: torch.Tensor) -> str:
     points = np.random.RandomState(0).randn(10, 2)
-    (content,) = re.findall(
-        'srcdoc="([^"]*)"', str(embedding_map(points, images, LABELS, CLASSES, near()).data)
-    )
+    (content,) = re.findall('srcdoc="([^"]*)"', embedding_map(points, images, LABELS, CLASSES, near()).html)
     return unescape(content)
+
+
+def test_the_map_has_a_picture_for_what_shows_no_frame_or_no_html() -> None:
+    made = embedding_map(np.random.RandomState(0).randn(10, 2), VIEWS, LABELS, CLASSES, near())
+    forms, about = made._repr_mimebundle_()
+    png = made.still.png()
+    assert b64decode(forms["image/png"]) == png
+    assert about["image/png"]["alt"] == forms["text/plain"] == made.still.alt
+    # What a sanitizer leaves: no style and no frame.
+    left = re.sub(r"<(style|iframe)\b.*?</\1>", "", forms["text/html"], flags=re.S)
+    ((alt, content),) = re.findall(r'<img .*alt="([^"]*)" src="data:image/png;base64,([^"]*)">', left)
+    assert (unescape(alt), b64decode(content)) == (made.still.alt, png)
+    assert re.sub("<[^>]*>", "", left) == ""  # and no text that would stand for the map
 
 
 @pytest.mark.parametrize(("side", "shown"), [(16, 16), (28, 28), (100, 40)])

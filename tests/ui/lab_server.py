@@ -42,7 +42,6 @@ class Lab:
         self.headers = {"Authorization": f"token {self.token}"}
         for name in ("root", "app", "user", "config", "ipython"):
             (base / name).mkdir()
-        (base / "tests").symlink_to(Path(__file__).parents[1])  # notebook 06 has a file beside the notebooks
         (base / "app/overrides.json").write_text(json.dumps(SETTINGS))
         (base / "config/jupyter_lab_config.json").write_text(json.dumps(self.config()))
         folders = {f"JUPYTER_{name.upper()}_DIR": str(base / name) for name in ("config", "data", "runtime")}

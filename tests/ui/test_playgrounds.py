@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import nbformat
 import pytest
 from lab_server import Lab, Notebook
 
@@ -14,11 +15,13 @@ pytestmark = pytest.mark.ui
 
 Opener = Callable[..., Notebook]
 Screenshot = Callable[[str, Any], Any]
+PANEL = "application/vnd.jupyter.widget-view+json"
+HELD = 'div[id^="still-"]'  # the picture that stands where JupyterLab would have an error
 
 
 def panel_of(page: Any, control: Any) -> Any:
     """The playground that a control is in."""
-    return page.locator(".jupyter-widgets.widget-vbox").filter(has=control)
+    return page.locator(".clrkit-panel").filter(has=control)
 
 
 def move(page: Any, slider: Any) -> None:
@@ -45,7 +48,7 @@ def test_the_playgrounds_of_pretraining_follow_keyboard_and_pointer(
     notebook: Opener, page: Any, lab: Lab, screenshot: Screenshot
 ) -> None:
     book = notebook("01_pretrain", preset="smoke")
-    book.run_all()
+    shown = [output for output in book.run_all() if "data" in output]
     names = ("colour strength", "blur half", "temperature", "query image")
     sliders = {name: page.get_by_role("slider", name=name) for name in names}
     for slider in sliders.values():
@@ -57,14 +60,31 @@ def test_the_playgrounds_of_pretraining_follow_keyboard_and_pointer(
     screenshot("augmentation", views)
     screenshot("nt-xent", panel_of(page, sliders["temperature"]))
     screenshot("embedding-map", point_at_the_map(page))
-    # The saved notebook has the map without a kernel.
+    assert not page.locator(f"{HELD}:visible").count()
+    # What was saved has pictures in place of panels, and the map, without the kernel that made them.
     assert book.command("docmanager:save")["ok"]
+    assert book.command("kernelmenu:shutdown")["ok"]
     saved = Notebook(page, lab, "01_pretrain.ipynb")
+    expect(page.locator(f"{HELD}:visible")).to_have_count(sum(PANEL in each["data"] for each in shown))
+    expect(page.get_by_text("Error displaying widget").filter(visible=True)).to_have_count(0)
+    for held in page.locator(HELD).all():
+        assert held.get_attribute("aria-label")
+        assert held.bounding_box()["height"] > 100
+    screenshot("saved", page)
     assert saved.command("kernelmenu:shutdown")["ok"]
     plane = point_at_the_map(page)
     plane.locator(".point > circle").last.click()
     page.mouse.move(0, 0)
     expect(plane.locator(".card:visible")).to_have_count(1)
+    # A copy is not trusted: no widget, no frame, no style; one picture each, the map's among them.
+    document = nbformat.read(lab.root / "01_pretrain.ipynb", as_version=4)
+    document.cells[0].source += " (a copy)"
+    nbformat.write(document, lab.root / "copy.ipynb")
+    Notebook(page, lab, "copy.ipynb")
+    pictures = page.locator(".jp-RenderedImage:visible, .clrkit-map img:visible")
+    expect(pictures).to_have_count(sum("image/png" in each["data"] for each in shown))
+    expect(page.locator(f"{HELD}:visible")).to_have_count(0)
+    expect(page.get_by_text("VBox(")).to_have_count(0)
 
 
 def test_teacher_and_student_follow_the_temperature(

@@ -18,9 +18,10 @@ expect = sync_api.expect
 pytestmark = pytest.mark.ui
 
 CELL = """from pathlib import Path
-from clrkit import controls, labelling
+from clrkit import controls, label_file, labelling
 root = Path({root!r})
-controls.show(labelling.LabellingPanel(root, root / "labels.csv").box)"""
+still = labelling.proposals(root, label_file.read_table(root / "labels.csv"))
+controls.show(labelling.LabellingPanel(root, root / "labels.csv").box, still)"""
 
 
 @pytest.fixture
