@@ -84,7 +84,7 @@ class PointwiseConvolution(nn.Conv2d):
     """1x1 convolution without bias that takes every `stride`-th row and column.
 
     From fewer than 8 channels they are picked here. oneDNN picks them into too small a buffer there: on a
-    processor with AVX2 alone the process dies (uxlfoundation/oneDNN#6035). The function is the same, and other
+    processor with AVX2 alone the process dies (uxlfoundation/oneDNN#6035). The function is the same; other
     networks' rounding stays.
     """
 
