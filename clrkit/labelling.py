@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,7 @@ from clrkit import controls
 from clrkit.images import DataError, read_photo, to_square, upright
 from clrkit.label_file import Row, close, read_table, set_label
 from clrkit.pictures import Picture, bare, plain
+from clrkit.survey import counted
 
 SHOWN = 320  # longer side of the image on the screen, in pixels
 WIDTH = {"width": "auto", "min_width": "90px"}
@@ -185,5 +187,5 @@ def proposals(root: Path, rows: Sequence[Row]) -> Picture:
         for axes, row in zip(grid.flat[: len(rows)], rows, strict=True):
             axes.imshow(to_square(read_photo(str(root / row["file"])), THUMB).transpose(1, 2, 0))
             axes.set_title(row["label"], size=8, loc="center", parse_math=False)
-    labels = ", ".join(row["label"] or "none" for row in rows)
+    labels = counted(Counter(row["label"] or "none" for row in rows))
     return Picture(figure, f"{len(rows)} images, labels: {labels}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import ipywidgets as w
 import pytest
 from matplotlib.figure import Figure
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from clrkit import controls
 from clrkit.pictures import Picture
@@ -97,6 +99,15 @@ def test_where_styles_are_taken_out_the_panel_s_second_output_is_empty(displayed
     assert re.fullmatch(r'<div id="still-\w+" role="img" aria-label="([^"<>]*)"></div>', left)
     assert unescape(left).count(HOSTILE) == 1
     assert data["text/plain"] == ""
+
+
+def test_a_page_made_of_a_saved_panel_has_its_picture_once(displayed: Any) -> None:
+    controls.show(w.HTML("x"), PICTURE)
+    saved = [new_output("display_data", data=data, metadata=about) for data, about in displayed]
+    page, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[new_code_cell("", outputs=saved)]))
+    body = re.sub("<style.*?</style>", "", page, flags=re.S)
+    assert re.findall('src="data:image/png;base64,([^"]*)"', body) == [b64encode(PICTURE.png()).decode()]
+    assert "widget-view" not in body
 
 
 class Shell:

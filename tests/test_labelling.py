@@ -186,6 +186,7 @@ def test_there_must_be_something_to_label(tmp_path):
 
 @pytest.mark.slow
 def test_the_proposals_are_one_picture(images):
+    set_label(images / "labels.csv", "b.png", "cat", seen="")
     picture = labelling.proposals(images, read_table(images / "labels.csv"))
-    assert picture.alt == "4 images, labels: none, none, none, none."
+    assert picture.alt == "4 images, labels: none 3, cat 1."
     assert picture.png().startswith(b"\x89PNG")

@@ -52,7 +52,7 @@ def takers() -> set[str]:
         for name, function in inspect.getmembers(home, inspect.isfunction):
             signature = inspect.signature(function)
             annotations = [str(each.annotation) for each in signature.parameters.values()]
-            shown = str(signature.return_annotation) in ("Picture", "Playground", "HTML")
+            shown = str(signature.return_annotation) in ("Picture", "Playground", "EmbeddingMap")
             if shown and any(mark in text for text in annotations for mark in MARKS):
                 found.add(f"{home.__name__.rpartition('.')[2]}.{name}")
     return found
