@@ -57,7 +57,7 @@ class Crosscheck:
         return (
             f"Linear probes on the pretrained features, each asked about labels that it did not see ({FOLDS}-"
             f"fold cross-validation), place {wrong:,} of {len(self.truth):,} training images in another class"
-            f"{shown}. Is the label wrong, or the image unusual? More labels of such images help."
+            f"{shown}. Is the label wrong, or the image unusual? If it is unusual, label more of its kind."
         )
 
     def picture(self) -> Picture:
