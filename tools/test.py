@@ -25,8 +25,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "lint": (str(BIN / "ruff"), "check", "."),
     "types": (str(BIN / "mypy"),),
     "unit": (*PYTEST, *AT_ONCE, "--check-exactness", "-m", "not slow and not notebooks and not ui"),
-    "slow": (*PYTEST, *AT_ONCE, "-m", "slow and not notebooks and not ui"),
-    "notebooks": (*PYTEST, "-m", "notebooks or ui"),
+    "slow": (*PYTEST, *AT_ONCE, "-m", "(slow or notebooks) and not ui"),
+    "browser": (*PYTEST, "-m", "ui"),  # alone: it looks at how long things take
 }
 CLOSING = re.compile(r"^=* ?((?:\d+ \w+, )*\d+ \w+) in [\d.]+s")
 FAILED = re.compile(r"^(?:FAILED|ERROR) \S+")
