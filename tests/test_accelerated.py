@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clrkit import stages
 from clrkit import training as training_module
 from clrkit.config import ConfigError, Stage, key, keyed_fields, with_fields
 from clrkit.devices import check_precision, compiled, why_not_compiled
@@ -58,6 +59,7 @@ class Uploads(TorchDispatchMode):
 def on_meta(stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str = "lars") -> Uploads:
     """A run on the meta device: as from a GPU that is at work, nothing can be read back."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    monkeypatch.setattr(stages, "monitor", lambda *_: {})  # after the last step it reads features back
     training = begin(
         with_fields(stage, {"optimizer.optimizer": kind, "blur": True}), DATA, META, parent(stage)
     )
@@ -82,7 +84,8 @@ def test_no_step_waits_for_the_device(stage, kind, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: stage.name)
-def test_no_step_waits_for_a_gpu(stage):
+def test_no_step_waits_for_a_gpu(stage, monkeypatch):
+    monkeypatch.setattr(stages, "monitor", lambda *_: {})  # after the last step it reads features back
     device = torch.device("cuda")
     training, teacher = begin(stage, DATA, device, parent(stage)), parent(stage)
     run = steps(stage, DATA, training, teacher and teacher.to(device))

@@ -70,7 +70,7 @@ def test_claims_of_one_seed_are_undecided(tmp_path: Path, capsys: pytest.Capture
     claims = json.loads(capsys.readouterr().out)
     assert {"C1", "C2", "C3", "C4", "C5", "C6"} <= {claim["claim"] for claim in claims}
     assert {claim["verdict"] for claim in claims} <= {"undecided", "reported"}
-    assert all({"effect", "stderr", "seeds"} <= claim.keys() for claim in claims)
+    assert all({"effect", "half_width", "seeds"} <= claim.keys() for claim in claims)
 
 
 @pytest.mark.parametrize(
