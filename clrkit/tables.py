@@ -50,9 +50,12 @@ def grid(cells: pd.DataFrame, row: Sequence[str], column: str) -> pd.DataFrame:
 
 def accuracy_table(runs: pd.DataFrame) -> Table:
     """Table 1: supervised, linear and fine-tuned accuracy of every network."""
-    cells = with_budget(accuracy_cells(runs), runs)
-    names = {name: name for name in ("supervised", WHOLE_BUDGET)}
-    names |= {"linear": "linear probe", "finetuned": "fine-tuned"}
+    cells = accuracy_cells(runs)
+    names = {"supervised": "supervised", "linear": "linear probe", "finetuned": "fine-tuned"}
+    if runs["whole_budget"].any():
+        longer = budget_cells(runs)
+        longer = longer.assign(method="supervised", network=longer["network"] + ", whole budget")
+        cells = pd.concat([cells, longer], ignore_index=True)
     shares = fractions_of(cells)
     keys = [(method, share) for method in names for share in shares]
     cells["column"] = list(zip(cells["method"], cells["fraction"], strict=True))
