@@ -34,10 +34,10 @@ audit: .venv/installed-audit  ## Are vulnerabilities known of the pinned depende
 
 exactness: .venv/installed-test  ## Write docs/exactness.md anew: how far every part is from the official code.
 	@test -n "$$CLRKIT_GOLDEN" || { echo "Set CLRKIT_GOLDEN to the whole set of official numbers."; exit 1; }
-	$(BIN)/python -m pytest $$(grep -lE 'def test.*\bexact\b' tests/test_*.py) --exactness docs/exactness.md
+	$(BIN)/python -m pytest $$(grep -lE 'def test.*\bexact\b' $$(git ls-files "tests/*.py")) --exactness docs/exactness.md
 
 faults: .venv/installed-test  ## Write docs/faults.md anew: what goes wrong in the tests, and what it costs.
-	$(BIN)/python -m pytest $$(grep -lE '\bfault\(' tests/test_*.py) --faults docs/faults.md
+	$(BIN)/python -m pytest $$(grep -lE '\bfault\(' $$(git ls-files "tests/*.py")) --faults docs/faults.md
 
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"

@@ -27,9 +27,9 @@ from benchmarks.step import endless
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
 from clrkit.augment import cut_views, draw_view, random_view
 from clrkit.config import Augmentation
-from clrkit.data import stored_side
-from clrkit.pixels import cores
-from clrkit.presets import preset
+from clrkit.data.datasets import stored_side
+from clrkit.data.sources import cores
+from clrkit.experiments.presets import preset
 
 
 class Load(NamedTuple):

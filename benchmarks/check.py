@@ -17,7 +17,7 @@ import torch
 from benchmarks import augmentation, loss
 from benchmarks.memory import in_child
 from benchmarks.timing import contestant, interleaved, ratio
-from clrkit.presets import preset
+from clrkit.experiments.presets import preset
 
 SECONDS = 0.5  # of a turn
 ANCHORS, MANY_ANCHORS = 2048, 8192

@@ -2,7 +2,8 @@
 
 Computed from the network's shapes and the algorithms of gloo and NCCL (rings): of an all-reduce of n bytes
 every process sends 2 (K - 1) / K n, of an all-gather to which it gives n bytes (K - 1) n. The sums are
-compared with what gloo really sent in tests/test_parallel.py. Run: python -m benchmarks.communication
+compared with what gloo really sent in tests/scale/test_distributed.py.
+Run: python -m benchmarks.communication
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from clrkit.config import Pretrain
+from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
-from clrkit.presets import preset
 from clrkit.resnet import BatchNorm
 
 FLOAT = 4  # bytes

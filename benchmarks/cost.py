@@ -27,8 +27,8 @@ from benchmarks.memory import extra_megabytes, in_child
 from benchmarks.step import FOREVER, noise, ours
 from benchmarks.timing import RESULTS, interleaved, machine, ratio, report, summary
 from clrkit.config import Augmentation, Data, Network, Optimizer, Pretrain, with_fields
+from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
-from clrkit.presets import preset
 
 BASE = Pretrain(
     data=Data(dataset="cifar10", image_size=32),

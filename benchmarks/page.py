@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from benchmarks.timing import RESULTS
-from clrkit.drawing import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, canvas, encode, tint
+from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, canvas, encode, tint
 
 Record = Mapping[str, Any]
 Spread = Mapping[str, float]

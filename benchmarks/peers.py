@@ -27,7 +27,7 @@ from clrkit.augment import (
     JITTER_PROBABILITY,
 )
 from clrkit.config import Augmentation
-from clrkit.pixels import cores
+from clrkit.data.sources import cores
 
 Transform = Callable[[Image.Image], Any]
 BatchTransform = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ from benchmarks.step import images_of
 from benchmarks.timing import machine, report
 from clrkit import stages
 from clrkit.config import Pretrain
-from clrkit.devices import choose_device
-from clrkit.presets import preset
+from clrkit.device import choose_device
+from clrkit.experiments.presets import preset
 
 SEEDS, EPOCHS = (0, 1, 2), 20
 

@@ -21,10 +21,10 @@ import torch
 from benchmarks.step import FOREVER, noise
 from benchmarks.timing import Contestant, Work, contestant, interleaved, machine, ratio, report, summary
 from clrkit.config import Pretrain, with_fields
-from clrkit.materialise import STATE_SECONDS
-from clrkit.presets import preset
+from clrkit.experiments.presets import preset
+from clrkit.runs.checkpoint import StateWriter, on_host
+from clrkit.runs.run import STATE_SECONDS
 from clrkit.stages import begin, pretrain
-from clrkit.states import StateWriter, on_host
 from clrkit.training import Training
 
 CPU = torch.device("cpu")

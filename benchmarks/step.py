@@ -20,15 +20,15 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
-from clrkit import data as datasets
 from clrkit import stages
 from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
-from clrkit.data import DataSet, Part, PixelArray
-from clrkit.devices import choose_device, compiled
+from clrkit.data import datasets as datasets
+from clrkit.data.datasets import DataSet, Part, PixelArray
+from clrkit.device import choose_device, compiled
+from clrkit.experiments.presets import preset
 from clrkit.losses import in_float, nt_xent
 from clrkit.model import Model
-from clrkit.presets import preset
 from clrkit.training import Training, step_generator
 
 FOREVER = 10**6  # epochs

@@ -33,8 +33,8 @@ from benchmarks.peers import torchvision_pil_transform
 from benchmarks.timing import Contestant, Work, contestant, interleaved, machine, ratio, report, summary
 from clrkit.augment import random_view
 from clrkit.config import Augmentation
-from clrkit.images import ImageFiles, Squashed, read_photo, stored_side, to_square
-from clrkit.pixels import PixelStream, cores
+from clrkit.data.images import ImageFiles, Squashed, read_photo, stored_side, to_square
+from clrkit.data.sources import PixelStream, cores
 
 VIEW = 224
 SIDE = stored_side(VIEW)

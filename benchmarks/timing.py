@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from clrkit.provenance import provenance
+from clrkit.runs.provenance import provenance
 
 ROUNDS = 5
 LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

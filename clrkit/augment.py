@@ -3,7 +3,7 @@
 Random draws and pixel operations are apart: `draw_*` returns parameters, the operations are deterministic
 and follow the official `tf2/data_util.py`, not torchvision, wherever the two differ. Draws are made on the
 CPU, so every device sees the same augmentation. The operations below define a view and make it on a GPU; on
-the CPU compiled loops make the same view (`clrkit.kernels`).
+the CPU compiled loops make the same view (`clrkit.fast.augment_numba`).
 
 Images are float (batch, 3, height, width) in [0, 1].
 """
@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
-from clrkit import kernels
 from clrkit.config import Augmentation
-from clrkit.images import Resize
-from clrkit.provenance import available_cores, processes_here
+from clrkit.data.images import Resize
+from clrkit.fast import augment_numba
+from clrkit.runs.provenance import available_cores, processes_here
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
@@ -112,7 +112,9 @@ def draw_boxes(
     smallest, largest = area[0] * side**2, area[1] * side**2
     bounds = np.array((side, smallest, largest, max(smallest, MIN_COVERED * side**2)), np.float32)
     boxes = torch.empty(count, 4)
-    kernels.fit_boxes(*(drawn.numpy() for drawn in (aspect, heights, tops, lefts)), *bounds, boxes.numpy())
+    augment_numba.fit_boxes(
+        *(drawn.numpy() for drawn in (aspect, heights, tops, lefts)), *bounds, boxes.numpy()
+    )
     return Boxes(*boxes.T)
 
 
@@ -341,7 +343,7 @@ def crew(threads: int) -> ThreadPoolExecutor:
 def cut_views_compiled(
     pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """The same views by `clrkit.kernels`, on the CPU, in channels-last memory."""
+    """The same views by `clrkit.fast.augment_numba`, on the CPU, in channels-last memory."""
     boxes, jitter, count = torch.stack(drawn.boxes, 1).int(), drawn.jitter, len(pixels)
     factors = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue), 1)
     tensors = (pixels, boxes, drawn.flip, jitter.applied, jitter.order, factors, jitter.grey, drawn.sigma)
@@ -350,7 +352,7 @@ def cut_views_compiled(
 
     def cut(part: slice) -> None:
         columns = (array[part] for array in arrays)
-        kernels.cut_views(*columns, size // 10, brightness == "added", views[part])
+        augment_numba.cut_views(*columns, size // 10, brightness == "added", views[part])
 
     threads = cutting_threads() if views.size > 3 * SHARED_OUT else 1
     if threads == 1:

@@ -506,7 +506,7 @@ def key(config: Stage, fingerprint: str) -> str:
 
     Args:
         config: the stage, with what it builds on.
-        fingerprint: of the data set (`clrkit.data.fingerprint`).
+        fingerprint: of the data set (`clrkit.data.datasets.fingerprint`).
     """
     versions = {stage.name: stage.version for stage in config.chain}
     content = {

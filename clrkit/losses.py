@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clrkit.blockwise import BlockwiseNTXent
+from clrkit.fast.nt_xent_blocks import BlockwiseNTXent
 
 WHOLE = 2**18  # similarities that are held at once; of more, a block at a time
 

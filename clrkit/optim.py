@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
-from clrkit import parallel
 from clrkit.config import Optimizer
+from clrkit.scale import distributed
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -112,7 +112,7 @@ def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
     parameters alone (ZeRO stage 1), updates these and sends them to the others. Results are the same.
     """
     groups, (kind, settings) = parameter_groups(model), rule(config)
-    if parallel.world_size() > 1 and os.environ.get("CLRKIT_SHARD", "0") == "1":
+    if distributed.world_size() > 1 and os.environ.get("CLRKIT_SHARD", "0") == "1":
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         return ZeroRedundancyOptimizer(groups, kind, **settings)
@@ -133,7 +133,7 @@ def whole_state(optimizer: TorchOptimizer) -> dict[str, Any]:
     """The state of an optimiser; of one that is shared out, all of it in the first process, else nothing."""
     if hasattr(optimizer, "consolidate_state_dict"):
         optimizer.consolidate_state_dict(to=0)
-        if not parallel.is_first():
+        if not distributed.is_first():
             return {}
     return optimizer.state_dict()
 

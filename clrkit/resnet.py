@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit import parallel
 from clrkit.config import ConfigError, Network
+from clrkit.scale import distributed
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 VECTOR = 8  # float32 numbers in a vector of AVX2
@@ -39,8 +39,8 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Maps) -> Maps:
         if not self.training:
             return super().forward(x)
-        if parallel.world_size() > 1:
-            y, mean, variance = parallel.GlobalBatchNorm.apply(x, self.weight, self.bias, self.eps)
+        if distributed.world_size() > 1:
+            y, mean, variance = distributed.GlobalBatchNorm.apply(x, self.weight, self.bias, self.eps)
             if self.follows:
                 self.follow(mean, variance)
             return cast(Tensor, y)

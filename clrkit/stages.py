@@ -16,16 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clrkit import data as datasets
-from clrkit import parallel
 from clrkit.augment import sent
 from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
-from clrkit.data import DataSet, Part
-from clrkit.devices import compiled
+from clrkit.data import datasets as datasets
+from clrkit.data.datasets import DataSet, Part
+from clrkit.device import compiled
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
 from clrkit.model import Model, ModelConfig
 from clrkit.resnet import statistics_kept
+from clrkit.scale import distributed
 from clrkit.training import Division, Scalar, Step, Training, Views, batches, own_order, seed_of
 
 MONITOR_IMAGES = 2000
@@ -98,8 +98,8 @@ def check(config: Stage, data: DataSet) -> None:
         smallest = min(map(min, Division(stage.batch_size, stage.micro_batch or stage.batch_size).counts))
         if smallest == 0:
             raise ConfigError(
-                f"The batches of {stage.name} cannot be shared out among {parallel.world_size()} processes; "
-                "raise batch_size or micro_batch."
+                f"The batches of {stage.name} cannot be shared out among {distributed.world_size()} "
+                "processes; raise batch_size or micro_batch."
             )
         if isinstance(stage, Pretrain) and stage.memory and stage.memory_size > images:
             raise ConfigError(
@@ -228,11 +228,11 @@ def compare(
         counts: images that each process has here.
     """
     rows = [2 * count for count in counts]
-    everyones = parallel.gather(F.normalize(in_float(z)), rows)
+    everyones = distributed.gather(F.normalize(in_float(z)), rows)
     training.watch.see_projections(training.step + 1, everyones)
     negatives = training.memory.negatives if training.memory else None
     if len(everyones) > len(z):
-        others = parallel.of_others(everyones, rows)
+        others = distributed.of_others(everyones, rows)
         negatives = others if negatives is None else torch.cat((others, negatives))
     z1, z2 = z.chunk(2)
     pair = None if keys is None else (keys[: len(z1)], keys[len(z1) :])

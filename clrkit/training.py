@@ -20,14 +20,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
-from clrkit import parallel
 from clrkit.augment import draw_view, drawn_view, sent
 from clrkit.config import Augmentation, Pretrain, Stage
-from clrkit.data import Part
-from clrkit.memory import Memory
+from clrkit.data.datasets import Part
+from clrkit.health import Watch
 from clrkit.model import Model
+from clrkit.momentum_queue import Memory
 from clrkit.optim import learning_rate, make_optimizer, whole_state
-from clrkit.watch import Watch
+from clrkit.scale import distributed
 
 Scalar = Float[Tensor, ""]
 Views = Float[Tensor, "views 3 height width"]
@@ -86,7 +86,7 @@ class Division:
         number = math.ceil(self.size / self.micro_batch)
         ends = [self.size * i // number for i in range(number + 1)]
         blocks = [range(*each) for each in pairwise(ends)]
-        return [[block[part] for part in parallel.shares(len(block))] for block in blocks]
+        return [[block[part] for part in distributed.shares(len(block))] for block in blocks]
 
     @cached_property
     def counts(self) -> list[list[int]]:
@@ -99,7 +99,7 @@ class Division:
 
     @cached_property
     def mine(self) -> Int64[np.ndarray, " rows"]:
-        return self.rows(parallel.rank())
+        return self.rows(distributed.rank())
 
     def weight(self, images: int) -> float:
         """What the mean over some images of the batch counts in the mean over all."""
@@ -109,16 +109,16 @@ class Division:
         """This process's rows by micro-batch; each has its rows of every copy, one after the other."""
         if len(self.counts) == 1:
             return [values]
-        lengths = [counts[parallel.rank()] for counts in self.counts]
+        lengths = [counts[distributed.rank()] for counts in self.counts]
         split = [copy.split_with_sizes(lengths) for copy in values.chunk(copies)]
         return [torch.cat(parts) for parts in zip(*split, strict=True)]
 
     def whole(self, mine: Float[Tensor, "rows dim"]) -> Float[Tensor, "batch dim"]:
         """The rows of all processes, in the order of the batch."""
-        if parallel.world_size() == 1:
+        if distributed.world_size() == 1:
             return mine
-        rows = [self.rows(process) for process in range(parallel.world_size())]
-        gathered = parallel.gather(mine, [len(each) for each in rows])
+        rows = [self.rows(process) for process in range(distributed.world_size())]
+        gathered = distributed.gather(mine, [len(each) for each in rows])
         return gathered[sent(torch.from_numpy(np.concatenate(rows).argsort()), mine.device)]
 
 
@@ -157,7 +157,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        loss = parallel.add_up(backward(losses), self.model.parameters())
+        loss = distributed.add_up(backward(losses), self.model.parameters())
         self.step += 1
         self.watch.see(self.step, loss, self.model)
         self.optimizer.step()
@@ -173,7 +173,7 @@ class Training:
         count, rng = copies * self.config.batch_size, step_generator(self.config, batch.step)
         aspects = None if batch.aspects is None else batch.aspects.repeat(copies)
         drawn = draw_view(count, batch.pixels.shape[-1], augmentation, rng, aspects)
-        if parallel.world_size() > 1:
+        if distributed.world_size() > 1:
             firsts = range(0, count, self.config.batch_size)
             drawn = drawn.of(torch.from_numpy(np.concatenate([self.division.mine + i for i in firsts])))
         pixels = batch.pixels if copies == 1 else batch.pixels.repeat(copies, 1, 1, 1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from annotations import Exact, Golden, Record
 from exactness import WHOLE_SET, Deviation, ExactnessTable
 from faults import Fault, FaultTable, function_of
 from hypothesis import settings
@@ -27,16 +27,6 @@ settings.register_profile("clrkit", deadline=None, derandomize=True)
 settings.load_profile("clrkit")
 
 COMMITTED = Path(__file__).parent / "golden"
-
-Golden = Callable[[str], dict[str, Any]]
-
-
-class Exact(Protocol):
-    def __call__(self, part: str, ours: Any, official: Any, bound: float, remark: str = "") -> None: ...
-
-
-class Record(Protocol):
-    def __call__(self, name: str, injected: str, lost: str, times: int = 1) -> None: ...
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clrkit.tensor_bundle import TensorBundle
+from clrkit.weights.tensor_bundle import TensorBundle
 
 HERE = Path(__file__).parent
 Arrays = dict[str, np.ndarray]

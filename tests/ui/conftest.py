@@ -12,7 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from lab_server import Lab, Notebook
+from lab_server import Lab, Notebook, Screenshot
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -27,7 +27,6 @@ ARGUMENTS = [
     "--disable-dev-shm-usage",
 ]
 Opener = Callable[..., Notebook]
-Screenshot = Callable[[str, Any], Path]
 REPORTS = pytest.StashKey[list[Any]]()
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Screenshot
-from lab_server import Lab, Notebook
+from lab_server import Lab, Notebook, Screenshot
 
-from clrkit.settings import SETTINGS
+from clrkit.experiments.ablation_settings import SETTINGS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip: .[ui])")
 expect = sync_api.expect

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from clrkit import claims, drawing, figures, frames
-from clrkit.comparison import compare
-from clrkit.contents import Report
-from clrkit.presets import preset
-from clrkit.report import write_report
-from clrkit.reproduce import complete
-from clrkit.runs import Store
+from clrkit.experiments.presets import preset
+from clrkit.results import claims, figures, style
+from clrkit.results import records as run_records
+from clrkit.results.comparison import compare
+from clrkit.results.contents import Report
+from clrkit.results.report import write_report
+from clrkit.runs.reproduce import complete
+from clrkit.runs.store import Store
 
 pytestmark = pytest.mark.ui
 
@@ -60,10 +61,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("report")
     (home / "figures").mkdir()
     recorded = Store(REFERENCE, "mini").find_all(complete(preset("mini").runs))
-    runs = frames.frame((run.record for run in recorded), preset("mini"))
+    runs = run_records.frame((run.record for run in recorded), preset("mini"))
     drawings, missing = figures.draw_all(runs, "mini")
     for each in drawings:
-        (home / "figures" / f"{each.name}.svg").write_bytes(drawing.encode(each.figure, "svg"))
+        (home / "figures" / f"{each.name}.svg").write_bytes(style.encode(each.figure, "svg"))
     shown = Report(
         preset="mini",
         source="own runs",

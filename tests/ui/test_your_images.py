@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from lab_server import Lab, Notebook
 
-from clrkit.example import digits
-from clrkit.label_file import add_rows, read_table
+from clrkit.own_images.example import digits
+from clrkit.own_images.label_csv import add_rows, read_table
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip: .[ui])")
 expect = sync_api.expect

@@ -1,0 +1,1 @@
+"""From a folder of one's own images to an evaluated model."""

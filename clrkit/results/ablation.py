@@ -1,0 +1,304 @@
+"""What was measured along a setting while the others are held, what is missing, and what the records say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clrkit.runs.checksums import Damaged
+from clrkit.config import ConfigError, Stage, known
+from clrkit.runs.timing import Kind, median_seconds, seconds_expected
+from clrkit.results.records import links
+from clrkit.experiments.grid import Preset
+from clrkit.runs.store import Run, Store, progress_noted, read_run
+from clrkit.experiments.ablation_settings import (
+    OUTCOMES,
+    SETTINGS,
+    Point,
+    depends,
+    network_of,
+    run_at,
+    standard_point,
+    supervised_at,
+    text_of,
+    values_in,
+)
+from clrkit.results.statistics import mean_and_half_width
+from clrkit.results.table import decimal
+
+SEEDS_NEEDED = 3  # of fewer, none is called the best
+
+Along = list[tuple[Any, Run]]  # runs with the setting's value
+
+
+class Recorded:
+    """The finished runs of a store and of its reference, each read once; `refresh` reads new ones."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.reference = store, store.reference
+        self.runs: dict[Any, Run | None] = {}
+        self.names: dict[Stage, str] = {}
+        self.times: dict[Kind, float] = {}
+        self.damaged: dict[Path, str] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look for runs that have come or gone; whether there may be any. Damaged ones are left out."""
+        folders = [*self.reference.folders(), *self.store.folders()]
+        if folders == [*self.runs] and not self.damaged:
+            return False
+        self.damaged = {}
+        self.runs = {folder: self.runs.get(folder) or self.read(folder) for folder in folders}
+        self.times = median_seconds(run for run in self.runs.values() if run)
+        return True
+
+    def read(self, folder: Path) -> Run | None:
+        try:
+            return read_run(folder)
+        except Damaged as damage:
+            self.damaged[folder] = damage.problem
+            return None
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the damaged runs; nothing where there are none."""
+        if not self.damaged:
+            return ""
+        first, more = next(iter(self.damaged.values())), len(self.damaged) - 1
+        others = f", and {more} more {'is' if more == 1 else 'are'} damaged" if more else ""
+        return f"{first}{others}; left out here, see: python -m clrkit check."
+
+    @property
+    def own_runs(self) -> list[Run]:
+        return [run for folder, run in self.runs.items() if run and folder.parent == self.store.runs]
+
+    def find(self, config: Stage) -> Run | None:
+        """The own run, else the reference's."""
+        return self.own(config) or self.runs.get(self.reference.runs / self.name(config))
+
+    def own(self, config: Stage) -> Run | None:
+        return self.runs.get(self.store.runs / self.name(config))
+
+    def name(self, config: Stage) -> str:
+        if config not in self.names:
+            self.names[config] = self.store.path(config).name
+        return self.names[config]
+
+    def todo(self, configs: Iterable[Stage]) -> tuple[list[Stage], float | None]:
+        """What making runs takes: those to be made, what they build on first, and the seconds if known."""
+        links = dict.fromkeys(chain.from_iterable(config.chain for config in configs))
+        lacking = [link for link in links if not self.own(link)]
+        seconds = [seconds_expected(link, self.times) for link in lacking]
+        if None in seconds:
+            return lacking, None
+        noted = [progress_noted(self.store.runs / self.name(link)) or (0, 1) for link in lacking]
+        left = [1 - step / total for step, total in noted]
+        return lacking, sum(each * (whole or 0.0) for each, whole in zip(left, seconds, strict=True))
+
+
+@dataclass(frozen=True)
+class Series:
+    """The runs along one setting.
+
+    Attributes:
+        outcome: what is measured.
+        along: the setting.
+        held: values of all settings where they are not varied.
+        runs: that measure the outcome.
+        supervised: of the same network, on the labels alone.
+        missing: runs that are not recorded, with the setting's value.
+        sources: where the recorded ones come from.
+    """
+
+    outcome: str
+    along: str
+    held: Point
+    runs: Along
+    supervised: Along
+    missing: list[tuple[Any, Stage]]
+    sources: str
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return summary(self.runs)
+
+    @property
+    def lacking(self) -> list[Any]:
+        """Values of which not all seeds are recorded."""
+        return list(dict.fromkeys(value for value, _ in self.missing))
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The settings of a preset's runs, and the values each may take, rising."""
+
+    preset: Preset
+    recorded: Recorded
+    choices: Mapping[str, tuple[Any, ...]]
+    configs: dict[Any, Stage | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def standard(self) -> dict[str, Any]:
+        return standard_point(self.preset)
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings with more than one value."""
+        return [name for name, values in self.choices.items() if len(values) > 1]
+
+    def series(self, outcome: str, along: str, **held: Any) -> Series:
+        """What is recorded along a setting; settings that are not held have the preset's value.
+
+        Raises:
+            ConfigError: for an unknown outcome or setting, naming the nearest, or one the outcome does not
+                depend on.
+        """
+        known(outcome, [*OUTCOMES], "outcome")
+        for name in (along, *held):
+            known(name, [*SETTINGS], "setting")
+        if not depends(outcome, along):
+            raise ConfigError(f"The {OUTCOMES[outcome]} does not depend on {along}.")
+        held = {**self.standard, **held}
+        points = [(value, {**held, along: value}) for value in self.choices[along]]
+        wanted = [(value, config) for value, point in points for config in self.at(outcome, point) if config]
+        runs = [(value, run) for value, config in wanted if (run := self.recorded.find(config))]
+        missing = [(value, config) for value, config in wanted if not self.recorded.find(config)]
+        alone = [(value, run) for value, point in points for run in self.alone(outcome, point)]
+        return Series(outcome, along, held, runs, alone, missing, self.sources(runs))
+
+    def at(self, outcome: str, point: Point) -> list[Stage | None]:
+        """The runs of a point, each once; None where the head has no such layer."""
+        needed = {name: value for name, value in point.items() if depends(outcome, name)}
+        return list(dict.fromkeys(self.config(outcome, needed, seed) for seed in self.preset.grid.seeds))
+
+    def config(self, outcome: str, point: Point, seed: int) -> Stage | None:
+        place = (outcome, seed, *point.items())
+        if place not in self.configs:
+            alone = outcome == "supervised"
+            make = partial(supervised_at, self.preset) if alone else partial(run_at, self.preset, outcome)
+            self.configs[place] = make(point, seed)
+        return self.configs[place]
+
+    def alone(self, outcome: str, point: Point) -> list[Run]:
+        """Runs on the labels alone, of the network whose accuracy is measured; a probe sees all labels."""
+        if outcome == "linear":
+            return []
+        width = network_of(self.preset).width if outcome == "distilled" else point["width"]
+        about = {"fraction": point["fraction"], "width": width}
+        configs = [self.config("supervised", about, seed) for seed in self.preset.grid.seeds]
+        return [run for config in configs if config and (run := self.recorded.find(config))]
+
+    def sources(self, runs: Along) -> str:
+        """Where runs come from, in words."""
+        own = {run.folder.parent == self.recorded.store.runs for _, run in runs}
+        names = {True: "own runs", False: "the committed reference"}
+        return " and ".join(name for key, name in names.items() if key in own)
+
+    def says(self, series: Series) -> str:
+        """The best value of a series, or those not distinguishable from the highest, and what lacks runs.
+
+        Values that lack seeds are left out: seeds differ too much for that. One value is called best only if
+        the 95% interval (Student's t over paired seeds) of its lead over every other value is above 0. That
+        needs no correction for the number of values: it happens by chance in at most 5% of cases, which is
+        where two values are equally good, and less often where more are. Nothing is said of an order among
+        the others. Fewer than three seeds decide nothing.
+        """
+        lacking = ", ".join(text_of(series.along, value) for value in series.lacking)
+        return self.best(series) + (f" Runs are missing at {lacking}." if lacking and series.runs else "")
+
+    def best(self, series: Series) -> str:
+        """The best value of a series with its lead, or what is not distinguishable from it, as a sentence."""
+        cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
+        if cells.empty:
+            return "Nothing is recorded here."
+        cells = cells[cells["seeds"] == cells["seeds"].max()]
+        best, *others = cells["value"]
+        named = {
+            value: f"{text_of(series.along, value)} ({decimal(mean)}%)"
+            for value, mean in zip(cells["value"], cells["mean"], strict=True)
+        }
+        if not others:
+            return f"Only {named[best]} is recorded."
+        leads = {other: paired(series.runs, best, other) for other in others}
+        fewest = min(map(len, leads.values()))
+        if fewest < SEEDS_NEEDED:
+            seeds = "no seed" if not fewest else "1 seed" if fewest == 1 else f"{fewest} seeds"
+            return (
+                f"{named[best]} is highest, over {seeds} in common; fewer than {SEEDS_NEEDED} decide nothing."
+            )
+        image = 100 / series.runs[0][1].record["dataset"]["evaluation"]
+        if alike := [named[other] for other in others if not leads_by_more(leads[other], image)]:
+            return f"{named[best]} is highest; not distinguishable over {fewest} seeds: {', '.join(alike)}."
+        lead, half = mean_and_half_width(leads[others[0]])
+        interval = f"{decimal(lead)} ± {decimal(half)} points (95% interval, {fewest} seeds)"
+        return f"{named[best]} is best, {interval} above the next, {named[others[0]]}."
+
+
+def leads_by_more(leads: Sequence[float] | np.ndarray, image: float) -> bool:
+    """Whether the 95% interval of a lead is above 0, and the lead above what one test image makes."""
+    mean, half_width = mean_and_half_width(leads)
+    return mean > max(half_width, image + 1e-9)
+
+
+def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
+    """Every value that a setting has in the preset or in own runs, and values that are to be `tried`.
+
+    Raises:
+        ConfigError: for an unknown setting, naming the nearest, or a value it cannot have.
+    """
+    recorded, standard = Recorded(store), standard_point(preset)
+    points = [standard, *(values_in(run.record["stage"], run.record["config"]) for run in recorded.own_runs)]
+    for name, value in tried.items():
+        known(name, [*SETTINGS], "setting")
+        if value is not None:
+            run_at(preset, "distilled", {name: value}, seed=0)
+            points.append({name: type(standard[name])(value)})
+    values = {name: {point[name] for point in points if name in point} for name in SETTINGS}
+    grid = preset.grid
+    values["fraction"] |= {each.fraction for each in grid.labelled}
+    values["head_layers"] |= {*grid.head_layers}
+    values["tap_layer"] |= {*grid.tap_layers}
+    values["width"] |= {network.width for network in grid.networks}
+    values["memory"] |= {False, True} if grid.memory_size else set()
+    for cross in grid.ablations:
+        for name, each in cross.settings.items():
+            values[name] |= {*each}
+    return Ablation(preset, recorded, {name: tuple(sorted(found)) for name, found in values.items()})
+
+
+def summary(runs: Along, metric: str = "top1") -> pd.DataFrame:
+    """Mean (%), standard error (NaN for one seed) and seeds by value, whose runs differ in the seed only."""
+    found = defaultdict[Any, list[float]](list)
+    for value, run in runs:
+        found[value].append(100 * run.metrics[metric])
+    rows = [(value, float(np.mean(each)), stderr(each), len(each)) for value, each in found.items()]
+    return pd.DataFrame(rows, columns=["value", "mean", "stderr", "seeds"]).astype({"value": object})
+
+
+def stderr(values: Sequence[float]) -> float:
+    """The standard error of a mean."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def paired(runs: Along, one: Any, other: Any) -> list[float]:
+    """By how much (points) one value's accuracy is above another's, for each seed that both have.
+
+    Between different pretrainings it is the mean over the seeds on each: these share its luck.
+    """
+    found = {(value, run.record["config"]["seed"]): run for value, run in runs}
+    leads = defaultdict[int, list[float]](list)
+    for seed in [seed for value, seed in found if value == one and (other, seed) in found]:
+        high, low = found[one, seed], found[other, seed]
+        base, other_base = (links(run.record["config"])[-1] for run in (high, low))
+        leads[seed if base == other_base else base["seed"]].append(
+            100 * (high.metrics["top1"] - low.metrics["top1"])
+        )
+    return [float(np.mean(each)) for each in leads.values()]

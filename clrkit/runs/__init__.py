@@ -1,0 +1,1 @@
+"""Run or load: content-addressed, atomic, resumable runs."""

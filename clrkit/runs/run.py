@@ -1,0 +1,378 @@
+"""From a config to a finished run: train with periodic states, measure, record."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save
+
+from clrkit import config as configs
+from clrkit import stages
+from clrkit.config import ConfigError, Data, Stage
+from clrkit.data.datasets import DataSet, fingerprint, load
+from clrkit.data.folders import root_of
+from clrkit.device import check_precision, choose_device, compiling, computing
+from clrkit.files import write_whole
+from clrkit.health import TrainingError
+from clrkit.model import Model, ModelConfig
+from clrkit.runs.checkpoint import StateWriter, read_state
+from clrkit.runs.provenance import provenance
+from clrkit.runs.record import describe, encoder_parameters, label_count, measured, model_settings
+from clrkit.runs.store import (
+    NOTE_SECONDS,
+    Busy,
+    Progress,
+    Run,
+    RunError,
+    Store,
+    conclude,
+    fingerprint_once,
+    partial_of,
+    progress_noted,
+    working_folder,
+    write_json,
+)
+from clrkit.scale import distributed
+from clrkit.training import Step
+
+STATE_SECONDS = 20.0  # between saved states, at least
+SPARED = 50  # times as long as saving one held training up
+HISTORY_ROWS = 200
+
+
+@lru_cache(maxsize=2)
+def loaded(data: Data, digest: str) -> DataSet:
+    return load(data)
+
+
+def load_once(data: Data) -> DataSet:
+    """The data set, kept for the next run of a sweep while its fingerprint stays. Raises as `load`."""
+    return loaded(data, fingerprint_once(data))
+
+
+@dataclass
+class Logbook:
+    """What a run has to tell of its course; saved with its state.
+
+    Attributes:
+        step, loss, learning_rate: of every logged step.
+        monitored: [step, value] pairs by name.
+        seconds: of work, over all its sessions.
+        threads: numbers of PyTorch threads that its sessions had, in the order they came.
+        peak_memory_mb: of the process (CUDA: of the device), sampled.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    monitored: dict[str, list[list[float]]] = field(default_factory=dict)
+    seconds: float = 0.0
+    threads: list[int] = field(default_factory=list)
+    peak_memory_mb: float = 0.0
+
+    def note(self, step: Step) -> None:
+        """Log a step's loss and rate."""
+        self.step.append(step.step)
+        self.loss.append(float(step.loss))
+        self.learning_rate.append(step.learning_rate)
+
+    def monitor(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.monitored.setdefault(name, []).append([step, value])
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last loss, and the last of each monitored value."""
+        return {"loss": self.loss[-1]} | {name: rows[-1][1] for name, rows in self.monitored.items()}
+
+    def history(self) -> dict[str, Any]:
+        rows = {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+        return rows | self.monitored
+
+
+def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
+    """Make a run, and before it those it builds on; a run that is there already is only returned.
+
+    Closing the generator saves a state from which the next call goes on. On a CPU the run has one thread, or
+    as many as CLRKIT_THREADS says, wherever it is made; between its steps the caller has as many as before.
+
+    Args:
+        config: what to run.
+        store: where runs are kept.
+        device: "auto", "cpu", "cuda", "mps".
+
+    Raises:
+        RunError: for a loss that is not finite, or a results folder that cannot be written.
+        ConfigError: for settings that the data set or the device does not allow, or images that changed.
+    """
+    if run := find(config, store):
+        return run
+    where = choose_device(device)
+    with closing(made(config, store, device)) as work:
+        while True:
+            with computing(where):
+                try:
+                    progress = next(work)
+                except StopIteration as end:
+                    made_run: Run = end.value
+                    return made_run
+            yield progress
+
+
+def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, Run]:
+    """A run that is not there, made with the threads that its caller has set; the rest as `materialise`."""
+    distributed.in_turn(lambda: check_unchanged(config))
+    stages.check(config, data_of(config))
+    check_precision(config, choose_device(device))
+    parent = (yield from materialise(config.source, store, device)) if config.source else None
+    path = store.path(config)
+    while not (run := find(config, store)):
+        try:
+            with common_folder(path) as folder:
+                # Another process may have made it since we looked.
+                if not find(config, store):
+                    work = Work(config, folder, choose_device(device), parent)
+                    yield from work.train()
+                    work.conclude(path, parent)
+                elif distributed.is_first():
+                    folder.rmdir()
+        except Busy:
+            step, total = progress_noted(path) or (0, 1)
+            yield Progress(config, step, total, math.nan, 0.0, math.nan, {}, elsewhere=True)
+    return run
+
+
+def find(config: Stage, store: Store) -> Run | None:
+    """The finished run of a config or None, as the first process of the run sees it."""
+    if distributed.world_size() == 1:
+        return store.find(config)
+
+    def record() -> bytes:
+        run = store.find(config)
+        return json.dumps(run.record).encode() if run else b""
+
+    content = distributed.from_first(record)
+    return Run(store.path(config), json.loads(content)) if content else None
+
+
+def check_unchanged(config: Stage) -> None:
+    """Whether one's own images are those that the keys of the chain were made of.
+
+    Raises:
+        RunError: naming their folder; keys are made anew afterwards.
+    """
+    for data in {stage.images for stage in config.chain if stage.images.dataset in ("folder", "images")}:
+        if fingerprint(data) != fingerprint_once(data):
+            fingerprint_once.cache_clear()
+            raise RunError(f"The images of {root_of(data)} have changed meanwhile; begin again with a look.")
+
+
+def data_of(config: Stage) -> DataSet:
+    """The data set of a stage; the same in all processes of a run, or ConfigError."""
+    data = distributed.in_turn(lambda: load_once(config.images))
+    first = distributed.from_first(data.fingerprint.encode).decode()
+
+    def compare() -> None:
+        if data.fingerprint != first:
+            raise ConfigError(
+                f"{platform.node()} has other images of {config.images.dataset} than the first."
+            )
+
+    distributed.together(compare)
+    return data
+
+
+@contextmanager
+def common_folder(path: Path) -> Iterator[Path]:
+    """The partial folder of a run, which the first of its processes holds for all; errors in all of them."""
+    with ExitStack() as stack:
+
+        def enter() -> bytes:
+            try:
+                stack.enter_context(working_folder(path))
+            except Busy as error:
+                return str(error).encode()
+            return b""
+
+        if busy := distributed.from_first(enter):
+            raise Busy(busy.decode())
+        yield partial_of(path)
+
+
+def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None] | None = None) -> Run:
+    """Carry a run to its end, showing where it stands."""
+    try:
+        while True:
+            progress = next(work)
+            if show:
+                show(progress)
+    except StopIteration as end:
+        run: Run = end.value
+        return run
+
+
+class Work:
+    """One run in its partial folder, into which the first of its processes writes."""
+
+    def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.data = data_of(config)
+        self.parent = common_model(parent) if parent else None
+        self.training = stages.begin(config, self.data, device, self.parent)
+        self.log = Logbook()
+        self.states = StateWriter(folder / "state")
+        self.load_state()
+        self.kept = self.training.step  # of the last state that was saved; 0 for none
+
+    def train(self) -> Iterator[Progress]:
+        """Train to the end, logging, noting progress and saving states on the way."""
+        log, training = self.log, self.training
+        log.threads = list(dict.fromkeys([*log.threads, torch.get_num_threads()]))
+        log.monitor(training.step, stages.monitored_before(self.config, self.data, training))
+        every = max(1, training.total // HISTORY_ROWS)
+        begun, first, spent = time.monotonic(), training.step, log.seconds
+        due, noted = begun + STATE_SECONDS, begun
+        try:
+            for step in stages.steps(self.config, self.data, training, self.parent):
+                now = time.monotonic()
+                log.seconds = spent + now - begun
+                log.monitor(step.step, step.metrics)
+                if step.step % every == 0 or step.step == step.total:
+                    self.check()
+                    log.note(step)
+                if now - noted > NOTE_SECONDS:
+                    self.note_progress(step.step)
+                    noted = now
+                if distributed.any_of(distributed.is_first() and now > due):
+                    self.save_state()
+                    stall = time.monotonic() - now
+                    due = now + max(STATE_SECONDS, SPARED * stall)
+                try:
+                    yield self.progress(step, (step.step - first) / max(now - begun, 1e-9))
+                except GeneratorExit:
+                    self.save_state()
+                    raise
+        finally:
+            self.states.wait()
+
+    def check(self) -> None:
+        """Whether training goes well. Raises RunError, which says what was kept and what to try."""
+        try:
+            self.training.watch.check()
+        except TrainingError as error:
+            kept = (
+                f"the state of step {self.kept} is kept in {self.folder}"
+                if self.kept
+                else "no state was kept"
+            )
+            raise RunError(f"{error}; {kept}.") from None
+
+    def progress(self, step: Step, steps_a_second: float) -> Progress:
+        loss = self.log.loss[-1] if self.log.loss else math.nan
+        metrics = {name: rows[-1][1] for name, rows in self.log.monitored.items()}
+        left = (step.total - step.step) / steps_a_second
+        rate = steps_a_second * self.config.batch_size
+        return Progress(self.config, step.step, step.total, loss, rate, left, metrics)
+
+    def note_progress(self, step: int) -> None:
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.device)
+        else:
+            memory = psutil.Process().memory_info().rss
+        self.log.peak_memory_mb = max(self.log.peak_memory_mb, round(memory / 2**20, 1))
+        if distributed.is_first():
+            note = {"step": step, "total": self.training.total, "seconds": self.log.seconds}
+            write_json(self.folder / "progress.json", note)
+
+    def save_state(self) -> None:
+        """Everything a resumed run needs, in one file; a state that has gone wrong is not kept."""
+        self.check()
+        state = {"training": self.training.state_dict(), "log": asdict(self.log)}
+        if distributed.is_first():
+            self.states.write(state)
+        self.kept = self.training.step
+        self.note_progress(self.kept)
+
+    def load_state(self) -> None:
+        content = distributed.from_first(lambda: read_state(self.states.path))
+        if not content:
+            return
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.training.load_state_dict(state["training"])
+            self.log = Logbook(**state["log"])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            raise RunError(
+                f"{self.states.path} is of another version; delete {self.folder} and the run begins anew."
+            ) from None
+
+    def conclude(self, path: Path, parent: Run | None) -> None:
+        """Measure, and make a result of the folder."""
+        record = self.record(path.name.rpartition("-")[2], parent)
+        if distributed.is_first():
+            self.write(record)
+            conclude(self.folder, path)
+
+    def record(self, key: str, parent: Run | None) -> dict[str, Any]:
+        self.note_progress(self.training.total)
+        return {
+            "stage": self.config.name,
+            "key": key,
+            "parent": parent.key if parent else None,
+            "version": self.config.version,
+            "config": configs.to_dict(self.config),
+            "dataset": describe(self.config, self.data),
+            "labels": label_count(self.config, self.data),
+            "parameters": encoder_parameters(self.training.model, self.parent),
+            "model": model_settings(self.training.model),
+            **measured(self.config, self.data, self.training, self.parent, self.log.last),
+            "provenance": self.provenance(),
+        }
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Weights, history and record; the record last."""
+        weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
+        write_whole(self.folder / "weights.safetensors", save(weights))
+        write_json(self.folder / "history.json", self.log.history())
+        write_json(self.folder / "record.json", record)
+
+    def provenance(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        threads = torch.get_num_threads()
+        before = [number for number in self.log.threads if number != threads]
+        return {
+            "seconds": round(self.log.seconds, 2),
+            "peak_memory_mb": self.log.peak_memory_mb,
+            "device": device,
+            "threads": threads,
+            **({"threads_before": before} if before else {}),  # of sessions that it went on from
+            **({"compiled": True} if compiling(self.device) else {}),
+            **({"processes": distributed.world_size()} if distributed.world_size() > 1 else {}),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance(),
+        }
+
+
+def common_model(run: Run) -> Model:
+    """The model of a finished run in all processes, of which the first reads it."""
+    if distributed.world_size() == 1:
+        return run.model()
+    empty = partial(Model, configs.from_dict(ModelConfig, run.record["model"]))
+    model = distributed.together(run.model if distributed.is_first() else empty)
+    distributed.copy_from_first(model)
+    return model.eval()

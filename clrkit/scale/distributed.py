@@ -1,0 +1,344 @@
+"""One run by several processes: what they share, gather and agree on under `torchrun`.
+
+Every process computes its share of each global batch. A loss is the process's share of the batch's loss, so
+that losses and gradients add up over processes to those of one process with the whole batch; batch norm takes
+the statistics of all shares together, and every anchor of NT-Xent meets the projections of all processes.
+In a process that is alone every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clrkit.config import ConfigError
+from clrkit.runs.provenance import processes_here
+
+T = TypeVar("T")
+
+Rows = Float[Tensor, "_ dim"]
+Maps = Float[Tensor, "batch channels height width"]
+PerChannel = Float[Tensor, " channels"]
+
+ANSWERED = 0.05  # seconds between looks for other processes
+STALLED = timedelta(minutes=30)  # a collective of training that takes longer is an error
+WAITING = timedelta(days=7)  # for what one process does for all, such as unpacking a data set
+BUCKET = 2**25  # gradients in a message: 128 MiB
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; the first, 0, is the only one that writes."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that shows, writes and measures."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Which process of its machine this is, and so which of its GPUs it has."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
+
+
+@contextmanager
+def group(cuda: bool) -> Iterator[None]:
+    """Within, the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        ConfigError: in the process that is the first to fail, or to notice that another has ended.
+        SystemExit: in the others, which have nothing to add.
+    """
+    meet(cuda)
+    try:
+        yield
+    except ConfigError as error:
+        raise error if is_first_to_tell() else SystemExit(1) from None
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise ConfigError(LOST) if is_first_to_tell() else SystemExit(1) from None
+    finally:
+        control.cache_clear()
+        dist.destroy_process_group()
+
+
+def meet(cuda: bool) -> None:
+    """Join the other processes. Raises ConfigError in one process of a machine, SystemExit in the others."""
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        if cuda:
+            choose_gpu()
+        store, mine, size = next(rendezvous("env://", timeout=STALLED))
+        own = PrefixStore(attempt(store, mine, size), store)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=STALLED, store=own, rank=mine, world_size=size)
+    except (ConfigError, RuntimeError, ValueError) as error:
+        if local_rank() > 0:
+            raise SystemExit(1) from None
+        if isinstance(error, ConfigError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"The processes of this run do not find each other: {reason}") from None
+
+
+def choose_gpu() -> None:
+    """Take this process's GPU. Raises ConfigError where a machine has fewer GPUs than processes."""
+    there = torch.cuda.device_count()
+    if processes_here() > there:
+        raise ConfigError(
+            f"This machine has {there} GPUs for {processes_here()} processes; lower --nproc-per-node, "
+            "or use --device cpu."
+        )
+    torch.cuda.set_device(local_rank())
+
+
+def attempt(store: Any, mine: int, size: int) -> str:
+    """A name for these very processes, the same in all of them.
+
+    torchrun keeps one store for all attempts, and in it are the addresses of processes that are gone
+    (pytorch/pytorch#135712); nor does it number attempts alike on all machines. So each process leaves a mark
+    that nobody had before, and the first one answers marks until all say that they have the answer.
+    """
+    mark = uuid4().hex
+    store.set(f"clrkit/mark/{mine}", mark)
+    ready = "clrkit/ready/{}/{}".format
+    if mine == 0:
+        while not store.check([ready(mark, other) for other in range(1, size)]):
+            for other in range(1, size):
+                store.set(f"clrkit/answer/{store.get(f'clrkit/mark/{other}').decode()}", mark)
+            time.sleep(ANSWERED)
+        return mark
+    name: str = store.get(f"clrkit/answer/{mark}").decode()
+    store.set(ready(name, mine), "")
+    return name
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone or stuck."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def is_first_to_tell() -> bool:
+    """Whether no other process of the run has told of an error yet."""
+    try:
+        return int(dist.distributed_c10d._get_default_store().add("clrkit/told", 1)) == 1
+    except RuntimeError:  # the machine with the store is gone: one process of each other machine tells
+        return local_rank() == 0
+
+
+@cache
+def control() -> Any:
+    """The gloo group for what is settled before and after training; it has patience."""
+    return dist.new_group(backend="gloo", timeout=WAITING)
+
+
+# What the processes agree on
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process; the same answer in all of them."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def together(make: Callable[[], T]) -> T:
+    """`make` in every process; where it fails in one, it fails in all, with the same message.
+
+    Raises:
+        ConfigError: of the first process that had one.
+    """
+    if world_size() == 1:
+        return make()
+    failure, made = "", None
+    try:
+        made = make()
+    except ConfigError as error:
+        failure = str(error)
+    failed = torch.tensor([rank() if failure else world_size()])
+    dist.all_reduce(failed, dist.ReduceOp.MIN, group=control())
+    if int(failed) < world_size():
+        raise ConfigError(broadcast(failure.encode(), int(failed)).decode())
+    return made  # type: ignore[return-value]
+
+
+def broadcast(content: bytes, source: int = 0) -> bytes:
+    """The bytes that process `source` has, in all of them."""
+    length = torch.tensor([len(content)])
+    dist.broadcast(length, source, group=control())
+    buffer = bytearray(content if rank() == source else int(length))
+    if buffer:
+        dist.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), source, group=control())
+    return bytes(buffer)
+
+
+def from_first(make: Callable[[], bytes]) -> bytes:
+    """What `make` returns in the first process, in all of them. Raises its ConfigError in all of them."""
+    if world_size() == 1:
+        return make()
+    return broadcast(together(make if is_first() else bytes))
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """`make` in the first process of each machine, then in the others, which find what it left on disk."""
+    if world_size() == 1:
+        return make()
+    made: list[T] = []
+    for first in (True, False):
+        mine = (local_rank() == 0) == first
+        made += together(lambda: [make()]) if mine else together(list)
+    return made[0]
+
+
+# Shares
+
+
+def shares(count: int) -> list[slice]:
+    """Which of `count` things in a row each process has; their numbers differ by at most one."""
+    size = world_size()
+    return [slice(count * i // size, count * (i + 1) // size) for i in range(size)]
+
+
+class Gather(torch.autograd.Function):
+    """The rows of every process, one after the other; the gradient of a row is the sum over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Rows, counts: Sequence[int]) -> Rows:
+        start = sum(counts[: rank()])
+        ctx.mine = slice(start, start + counts[rank()])
+        # All send as much: those with fewer rows send some that nobody reads.
+        padded = mine.new_zeros(max(counts), *mine.shape[1:])
+        padded[: len(mine)] = mine
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        return torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Rows) -> tuple[Rows, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.mine], None
+
+
+def gather(mine: Rows, counts: Sequence[int]) -> Rows:
+    """The rows of all processes in their order, with gradient; `counts` says how many each has."""
+    gathered: Rows = mine if world_size() == 1 else Gather.apply(mine, counts)
+    return gathered
+
+
+def of_others(gathered: Rows, counts: Sequence[int]) -> Rows:
+    """Of gathered rows, those of the other processes."""
+    start = sum(counts[: rank()])
+    return torch.cat((gathered[:start], gathered[start + counts[rank()] :]))
+
+
+def add_up(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+    """Sums gradients over processes, in place, and returns the sum of the losses; in few large messages."""
+    if world_size() == 1:
+        return loss
+    total = loss.clone()
+    for bucket in buckets([total, *(p.grad for p in parameters if p.grad is not None)]):
+        flat = torch.cat([values.flatten() for values in bucket])
+        dist.all_reduce(flat)
+        summed = flat.split_with_sizes([values.numel() for values in bucket])
+        for values, new in zip(bucket, summed, strict=True):
+            values.copy_(new.view(values.shape))
+    return total
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in groups of about BUCKET numbers: of what is sent at once there is a copy."""
+    bucket: list[Tensor] = []
+    for values in tensors:
+        bucket.append(values)
+        if sum(each.numel() for each in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def copy_from_first(model: nn.Module) -> None:
+    """Gives every process the first one's weights and statistics."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+# Batch norm over all processes
+
+
+class GlobalBatchNorm(torch.autograd.Function):
+    """Batch norm in training mode, on the statistics of all processes' batches (official `global_bn`).
+
+    Returns the normalised maps, and the mean and (biased) variance of all values of a channel.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Maps, weight: PerChannel, bias: PerChannel | None, eps: float
+    ) -> tuple[Maps, PerChannel, PerChannel]:
+        mean, variance, count = global_statistics(x)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.count, ctx.has_bias = count, bias is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Maps, *_: Any) -> tuple[Maps, PerChannel, PerChannel | None, None]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        slope = upstream.to(mean.dtype)
+        normal = (x.to(mean.dtype) - of_channel(mean)) * of_channel(inverse)
+        mine = torch.stack((slope.sum((0, 2, 3)), (slope * normal).sum((0, 2, 3))))
+        everyones = mine.clone()
+        dist.all_reduce(everyones)
+        along, across = everyones / ctx.count
+        slope = slope - of_channel(along) - normal * of_channel(across)
+        gradient = slope * of_channel(inverse * weight)
+        return gradient.to(x.dtype), mine[1], mine[0] if ctx.has_bias else None, None
+
+
+def of_channel(values: PerChannel) -> Float[Tensor, "channels 1 1"]:
+    return values[:, None, None]
+
+
+def global_statistics(x: Maps) -> tuple[PerChannel, PerChannel, Float[Tensor, ""]]:
+    """Mean and biased variance of each channel over all processes, and how many values they are of.
+
+    From each process's own mean and variance: sums of squares would lose digits.
+    """
+    variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float)), (0, 2, 3), correction=0)
+    count = mean.new_full((1,), x.numel() // x.shape[1])
+    mine = torch.cat((mean, variance, count))
+    received = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(received, mine)
+    means, variances, counts = torch.stack(received).split_with_sizes([len(mean), len(mean), 1], 1)
+    weights = counts / counts.sum()
+    mean = (weights * means).sum(0)
+    return mean, (weights * (variances + (means - mean).square())).sum(0), counts.sum()

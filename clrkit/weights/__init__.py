@@ -1,0 +1,1 @@
+"""Models from elsewhere: official TensorFlow checkpoints."""

@@ -1,0 +1,280 @@
+"""The ablation panel without a browser: what its controls show, and what its thread makes."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import ipywidgets as w
+import pytest
+import synthetic
+
+from clrkit.config import Stage, with_fields
+from clrkit.experiments.ablation_settings import SETTINGS, depends, run_at
+from clrkit.experiments.presets import preset
+from clrkit.notebook import lab as module
+from clrkit.notebook.lab import TURN, AblationPanel
+from clrkit.results.ablation import ablation
+from clrkit.runs.run import materialise
+from clrkit.runs.store import Progress, Store, working_folder
+
+SMOKE = preset("smoke")
+SMOKE = replace(SMOKE, distill=with_fields(SMOKE.distill, {"teacher.pretrain.monitor_epochs": 1}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "results/reference").mkdir(parents=True)  # else the checkout's is the reference
+    return Store(tmp_path / "results", "smoke")
+
+
+@pytest.fixture
+def panel(store: Store) -> Iterator[AblationPanel]:
+    panel = AblationPanel(ablation(SMOKE, store))
+    yield panel
+    panel.training.stopping.set()
+    join(panel)
+
+
+def join(panel: AblationPanel) -> None:
+    """Wait for the panel's thread, if it has one."""
+    if thread := panel.training.thread:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def standard(seed: int = 0) -> Stage:
+    config = run_at(SMOKE, "finetuned", {}, seed)
+    assert config is not None
+    return config
+
+
+def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: AblationPanel) -> None:
+    sliders = panel.columns[0].sliders
+    assert list(sliders) == list(SETTINGS)
+    assert [value for _, value in sliders["fraction"].options] == [0.01, 0.1]
+    before = panel.figure.value
+    sliders["fraction"].value = 0.1
+    assert panel.figure.value != before
+
+
+@pytest.mark.parametrize("outcome", ["linear", "finetuned", "distilled"])
+def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel, outcome: str) -> None:
+    panel.outcome.value = outcome
+    along = panel.along.value
+    for column in panel.columns:
+        for name, slider in column.sliders.items():
+            assert slider.disabled == (name == along or not depends(outcome, name))
+            assert not slider.disabled or SETTINGS[name].name in column.note.value
+
+
+def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None:
+    panel.outcome.value = "linear"  # of which the start layer is no setting
+    assert panel.along.value == "temperature"
+    assert "fraction" not in dict(panel.along.options).values()
+    panel.outcome.value = "distilled"
+    assert [name for _, name in panel.along.options] == list(SETTINGS)
+    assert panel.along.value == "temperature"
+
+
+def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel) -> None:
+    _, other = panel.columns
+    assert other.box.layout.display == "none"
+    assert panel.training.run.description.startswith("Run the missing 2")
+    panel.both.value = True
+    assert other.box.layout.display != "none"
+    assert panel.training.run.description.startswith("Run the missing 2,")  # the same runs
+    other.sliders["fraction"].value = 0.1
+    assert panel.training.run.description.startswith("Run the missing 4")
+    assert "A: label fraction 1%" in panel.beside.value
+    assert "B: label fraction 10%" in panel.beside.value
+
+
+def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None:
+    assert panel.published.value == ""  # of the start layer there is a sentence
+    assert "SimCLRv2, Fig. 5, as recalled" in panel.beside.value
+    panel.along.value = "temperature"
+    assert 'alt="As published, ImageNet: temperature' in panel.published.value
+    assert "As published" not in panel.figure.value
+
+
+@pytest.mark.slow
+def test_run_makes_the_missing_runs_and_says_when_it_is_done(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    watched: list[int] = []
+    monkeypatch.setattr(panel.training, "show", lambda course, progress: watched.append(len(course.knn)))
+    before = panel.figure.value
+    panel.training.run.click()
+    panel.training.run.click()  # a second click changes nothing
+    join(panel)
+    assert "Done." in panel.training.status.value
+    assert sorted(run.record["stage"] for run in store.all()) == ["finetune", "finetune", "pretrain"]
+    told = (panel.training.run.description, panel.training.run.disabled, panel.training.stop.disabled)
+    assert told == ("Nothing is missing", True, True)
+    assert panel.figure.value != before
+    assert max(watched) > 0
+
+
+def test_stop_leaves_a_partial_run(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel.training, "show", lambda *told: panel.training.stop.click())
+    panel.training.run.click()
+    join(panel)
+    assert "Stopped; Run goes on from there." in panel.training.status.value
+    assert store.state(SMOKE.pretrain)[0] == "partial"
+    assert not panel.training.run.disabled
+
+
+def test_what_ends_the_kernel_waits_for_the_state(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    monkeypatch.setattr(panel.training, "show", lambda *told: begun.set())
+    panel.training.run.click()
+    assert begun.wait(60)
+    module.end_all()
+    assert store.state(SMOKE.pretrain)[0] == "partial"
+    assert panel.training.thread is None
+
+
+@pytest.mark.slow
+def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, said, lock = AblationPanel(ablation(SMOKE, store)), threading.Event(), threading.Lock()
+    other.training.status.observe(
+        lambda change: said.set() if "Another panel" in change["new"] else None, "value"
+    )
+
+    def alone(config: Stage, store: Store) -> Iterator[Progress]:
+        assert lock.acquire(blocking=False)
+        try:
+            yield from materialise(config, store)
+        finally:
+            lock.release()
+
+    monkeypatch.setattr(module, "materialise", alone)
+    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    begun = threading.Event()
+    monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))
+    panel.training.run.click()
+    assert begun.wait(60)
+    other.training.run.click()
+    for each in (panel, other):
+        join(each)
+        assert "Done." in each.training.status.value
+    assert said.is_set()
+    assert len(store.all()) == 3
+
+
+def test_a_panel_that_waits_for_another_can_be_stopped(panel: AblationPanel) -> None:
+    said = threading.Event()
+    panel.training.status.observe(
+        lambda change: said.set() if "Another panel" in change["new"] else None, "value"
+    )
+    with TURN:
+        panel.training.run.click()
+        assert said.wait(60)
+        panel.training.stop.click()
+        join(panel)
+    assert "Stopped" in panel.training.status.value
+
+
+def test_a_panel_that_is_closed_is_released(store: Store) -> None:
+    closed = weakref.ref(AblationPanel(ablation(SMOKE, store)).training)
+    w.Widget.close_all()
+    gc.collect()
+    assert closed() is None
+
+
+def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Store) -> None:
+    folder = synthetic.put(store, standard(), lambda stage: 50.0)
+    (folder / "record.json").write_text("{}")
+    panel = AblationPanel(ablation(SMOKE, store))
+    before = panel.figure.value
+    panel.columns[0].sliders["fraction"].value = 0.1
+    assert panel.figure.value != before
+    assert f"{folder.name}/record.json was changed" in panel.warning.value
+    assert "see: python -m clrkit check" in panel.warning.value
+
+
+def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for made in (SMOKE.pretrain, with_fields(standard(), {"tap_layer": 0})):
+        synthetic.put(store, made)  # of a kind whose time is known, as the note is read for what is left
+    folder = store.path(standard()).with_suffix(".partial")
+    folder.mkdir()
+    (folder / "progress.json").write_text("{")
+    panel.redraw()
+    assert "progress.json cannot be read; delete it." in panel.warning.value
+    at_end: list[tuple[bool, str]] = []
+    training = panel.training
+    monkeypatch.setattr(training, "make", lambda configs: False)
+    monkeypatch.setattr(
+        training, "made", lambda: at_end.append((training.stop.disabled, training.status.value))
+    )
+    training.run.click()
+    join(panel)
+    assert at_end == [(True, "Stopped; Run goes on from there.")]
+    assert not training.run.disabled
+
+
+def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
+    panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Store) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(store.runs))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "folders", refused)
+        panel.columns[0].sliders["fraction"].value = 0.1
+        assert "Permission denied" in panel.warning.value
+    before = panel.figure.value
+    panel.columns[0].sliders["fraction"].value = 0.01
+    assert "Permission denied" not in panel.warning.value
+    panel.along.value = "temperature"
+    assert panel.figure.value != before
+
+
+def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare", lambda *_: {}["figure"])
+    with pytest.raises(KeyError):
+        panel.redraw()
+    assert "KeyError: " in panel.warning.value
+    assert "The figure is not of these settings." in panel.warning.value
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
+    said = threading.Event()
+    panel.training.status.observe(
+        lambda change: said.set() if "made by another process" in change["new"] else None, "value"
+    )
+    with working_folder(store.path(SMOKE.pretrain)):
+        panel.training.run.click()
+        assert said.wait(60)
+        panel.training.stop.click()
+        join(panel)
+
+
+def test_an_error_in_the_thread_is_shown(panel: AblationPanel, store: Store) -> None:
+    store.results.joinpath("smoke").write_text("a file where a folder should be")
+    panel.training.run.click()
+    join(panel)
+    assert "cannot be written" in panel.training.status.value
+    assert not panel.training.run.disabled
+
+
+def test_runs_that_appear_are_seen_at_the_next_move(panel: AblationPanel, store: Store) -> None:
+    synthetic.put(store, standard(), lambda stage: 50.0)
+    panel.redraw()
+    assert "1 50.0%" in panel.figure.value
+    assert panel.training.run.description.startswith("Run the missing 1")

@@ -1,0 +1,250 @@
+"""Playgrounds without a browser: what they compute, what they show, and that a moved control redraws."""
+
+from __future__ import annotations
+
+import io
+import re
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from clrkit.augment import draw_view, drawn_view, random_view
+from clrkit.config import Augmentation
+from clrkit.losses import distillation, nt_xent, partners
+from clrkit.notebook import illustrations_images, illustrations_losses, playground
+from clrkit.notebook.embedding_map import embedding_map, unit
+
+RANDOM = torch.Generator().manual_seed(0)
+PIXELS = torch.randint(0, 256, (3, 3, 16, 16), generator=RANDOM).to(torch.uint8)
+FULL = Augmentation(crop_area=0.2, color_strength=0.5, blur=True)
+Z = torch.randn(10, 6, generator=RANDOM)
+VIEWS = torch.rand(10, 3, 16, 16, generator=RANDOM)
+TEACHER, STUDENT = torch.randn(2, 30, 4, generator=RANDOM)
+LABELS, CLASSES = np.arange(10) % 4, ["cat", "<dog>", "fish", "bird"]
+TEMPERATURES = playground.CONTRAST_TEMPERATURES
+
+
+def near(count: int = 4) -> illustrations_images.Near:
+    return illustrations_images.nearest(Z, count)
+
+
+# What is computed
+
+
+def test_with_every_operation_on_the_views_are_those_of_training() -> None:
+    pixels = PIXELS[:1].expand(16, -1, -1, -1)
+    drawn = illustrations_images.steady_draw(16, 16, FULL, seed=3)
+    trained = random_view(pixels, FULL, 12, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn_view(pixels, drawn, FULL, 12), trained)
+
+
+@pytest.mark.parametrize("change", [{"flip": False}, {"blur": False}, {"color_strength": 0.0}], ids=str)
+def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dict[str, Any]) -> None:
+    off = replace(FULL, **change)
+    whole, drawn = (illustrations_images.steady_draw(64, 16, each, seed=1) for each in (FULL, off))
+    assert torch.equal(torch.stack(drawn.boxes), torch.stack(whole.boxes))
+    assert torch.equal(drawn.flip, whole.flip & off.flip)
+    assert torch.equal(drawn.sigma, whole.sigma * off.blur)
+    assert bool(drawn.jitter.grey.any() | drawn.jitter.applied.any()) == (off.color_strength > 0)
+    # The law is that of training: what is off there is off here.
+    law = draw_view(64, 16, off, torch.Generator().manual_seed(1))
+    for each in (drawn, law):
+        assert bool(each.flip.any()) == off.flip
+        assert bool(each.sigma.any()) == off.blur
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_candidates_of_a_batch_cost_what_nt_xent_says(temperature: float) -> None:
+    found = illustrations_losses.log_candidates(Z, temperature)
+    own = -found[torch.arange(10), partners(10)].mean()
+    torch.testing.assert_close(own, nt_xent(*Z.chunk(2), temperature))
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(10))
+
+
+def test_the_picture_tells_the_loss() -> None:
+    alt = illustrations_losses.contrast(Z, VIEWS, 0.2, anchor=4).alt
+    assert alt.startswith(f"Temperature 0.2: loss {nt_xent(*Z.chunk(2), 0.2):.3f}; guessing costs 2.197.")
+    assert "View 5" in alt
+
+
+def test_a_negative_weighs_as_much_as_it_pushes() -> None:
+    similarity = (F.normalize(Z) @ F.normalize(Z).T).requires_grad_()
+    logits = (similarity / 0.3).masked_fill(torch.eye(10, dtype=torch.bool), float("-inf"))
+    F.cross_entropy(logits, partners(10), reduction="sum").backward()
+    push = similarity.grad
+    assert push is not None
+    push[torch.arange(10), partners(10)] = 0
+    weights = illustrations_losses.negative_weights(illustrations_losses.log_candidates(Z, 0.3))
+    torch.testing.assert_close(weights, push / push.sum(1, keepdim=True))
+
+
+def test_the_lower_the_temperature_the_fewer_negatives_count() -> None:
+    weights = [
+        illustrations_losses.negative_weights(illustrations_losses.log_candidates(Z, t))
+        for t in (1e-3, *TEMPERATURES)
+    ]
+    counted = [illustrations_losses.spread(each) for each in weights]
+    assert counted == sorted(counted)
+    assert counted[0] == pytest.approx(1, abs=0.01)
+    assert counted[-1] == pytest.approx(8, abs=0.5)
+
+
+def test_the_nearest_are_the_most_similar_others() -> None:
+    chosen, similar = near(3)
+    for row in range(10):
+        others = [
+            (float(F.cosine_similarity(Z[row], Z[each], dim=0)), each) for each in range(10) if each != row
+        ]
+        values, found = zip(*sorted(others, reverse=True)[:3], strict=True)
+        assert chosen[row].tolist() == list(found)
+        assert similar[row].tolist() == pytest.approx(values, abs=1e-6)
+
+
+def test_of_few_images_all_others_are_neighbours() -> None:
+    assert near(50)[0].shape == (10, 9)
+
+
+def test_images_are_chosen_from_the_best_to_the_worst_agreement() -> None:
+    kl = F.kl_div(STUDENT.log_softmax(1), TEACHER.log_softmax(1), log_target=True, reduction="none").sum(1)
+    chosen = kl[illustrations_losses.by_disagreement(TEACHER, STUDENT, 7)]
+    assert chosen.tolist() == sorted(chosen.tolist())
+    assert (len(chosen), chosen[0], chosen[-1]) == (7, kl.min(), kl.max())
+    assert len(illustrations_losses.by_disagreement(TEACHER, STUDENT, 99)) == 30
+
+
+@pytest.mark.parametrize("temperature", playground.SOFTMAX_TEMPERATURES)
+def test_the_loss_of_an_image_is_entropy_and_divergence(temperature: float) -> None:
+    alt = illustrations_losses.softened(VIEWS[0], TEACHER[0], STUDENT[0], 2, CLASSES, temperature).alt
+    loss, entropy, kl = map(float, re.findall(r"(?:loss|entropy|divergence) (\d+\.\d+)", alt)[:3])
+    assert loss == pytest.approx(float(distillation(STUDENT[:1], TEACHER[:1], temperature)), abs=1e-3)
+    p = torch.distributions.Categorical(logits=TEACHER[0] / temperature)
+    q = torch.distributions.Categorical(logits=STUDENT[0] / temperature)
+    assert entropy == pytest.approx(float(p.entropy()), abs=1e-3)
+    assert kl == pytest.approx(float(torch.distributions.kl_divergence(p, q)), abs=1e-3)
+
+
+def test_of_many_classes_the_likeliest_are_shown() -> None:
+    logits = torch.arange(100.0)
+    figure = illustrations_losses.softened(
+        VIEWS[0], logits, logits, 0, [f"c{number}" for number in range(100)], 1.0
+    ).figure
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [f"c{n}" for n in range(90, 100)]
+
+
+# What is shown
+
+
+def test_a_class_is_marked_where_a_neighbour_has_another() -> None:
+    chosen, _ = near()
+    axes = illustrations_images.neighbours(VIEWS, LABELS, CLASSES, {"one": near()}, 2).figure.axes[1]
+    marked = [text.get_weight() == "bold" for text in axes.texts]
+    assert marked == (LABELS[chosen[2].numpy()] != LABELS[2]).tolist()
+
+
+def test_tiles_are_the_images_in_rows() -> None:
+    whole = illustrations_images.tiles(VIEWS[:3], 2)
+    assert whole.shape == (34, 34, 3)
+    np.testing.assert_array_equal(whole[18:, :16], VIEWS[2].permute(1, 2, 0))
+    assert (whole[18:, 18:] == 1).all()
+
+
+def svg(images: torch.Tensor) -> str:
+    points = np.random.RandomState(0).randn(10, 2)
+    (content,) = re.findall('srcdoc="([^"]*)"', embedding_map(points, images, LABELS, CLASSES, near()).html)
+    return unescape(content)
+
+
+def test_the_map_has_a_picture_for_what_shows_no_frame_or_no_html() -> None:
+    made = embedding_map(np.random.RandomState(0).randn(10, 2), VIEWS, LABELS, CLASSES, near())
+    forms, about = made._repr_mimebundle_()
+    png = made.still.png()
+    assert b64decode(forms["image/png"]) == png
+    assert about["image/png"]["alt"] == forms["text/plain"] == made.still.alt
+    # What a sanitizer leaves: no style and no frame.
+    left = re.sub(r"<(style|iframe)\b.*?</\1>", "", forms["text/html"], flags=re.S)
+    ((alt, content),) = re.findall(r'<img .*alt="([^"]*)" src="data:image/png;base64,([^"]*)">', left)
+    assert (unescape(alt), b64decode(content)) == (made.still.alt, png)
+    assert re.sub("<[^>]*>", "", left) == ""  # and no text that would stand for the map
+
+
+@pytest.mark.parametrize(("side", "shown"), [(16, 16), (28, 28), (100, 40)])
+def test_a_thumbnail_of_the_map_is_its_image(side: int, shown: int) -> None:
+    colors = torch.rand(10, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(10, 3, side, side)
+    found = svg(colors)
+    (content,) = re.findall(r"base64,([^']+)", found)
+    sheet = np.asarray(Image.open(io.BytesIO(b64decode(content)))) / 255
+    drawn = re.findall(r"<symbol \S+ viewBox='([\d ]+)'", found)
+    boxes = [[int(number) for number in box.split()] for box in drawn]
+    assert len(boxes) == 10
+    for color, (left, top, width, height) in zip(colors[:, :, 0, 0].numpy(), boxes, strict=True):
+        assert (width, height) == (shown, shown)
+        part = sheet[top : top + height, left : left + width]
+        np.testing.assert_allclose(part, np.broadcast_to(color, part.shape), atol=0.03)
+
+
+def test_a_card_has_the_image_and_its_neighbours_with_class_and_similarity() -> None:
+    chosen, similar = near()
+    cards = svg(VIEWS).split("class='point'")[1:]
+    assert len(cards) == 10
+    for index, card in enumerate(cards):
+        assert [int(n) for n in re.findall(r"href='#i(\d+)'", card)] == [index, *chosen[index].tolist()]
+        assert f"{similar[index, 0]:.2f}" in card
+    assert any("&lt;dog&gt;" in card for card in cards)
+    assert not any("<dog>" in card for card in cards)
+
+
+def test_points_fill_the_plane_and_point_upwards() -> None:
+    moved = unit(np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]]))
+    np.testing.assert_allclose(moved, [[0, 1], [1, 1], [0, 0]])
+    assert np.isfinite(unit(np.zeros((3, 2)))).all()
+
+
+# Controls
+
+MAKE: dict[str, Callable[[], playground.Playground]] = {
+    "augmentation": lambda: playground.augmentation(PIXELS, replace(FULL, crop_area=0.4), 12),
+    "contrast": lambda: playground.contrast(Z, VIEWS, 0.15),
+    "neighbours": lambda: playground.neighbours(VIEWS, LABELS, CLASSES, {"one": near(), "two": near()}),
+    "distillation": lambda: playground.distillation(
+        VIEWS, TEACHER[:10], STUDENT[:10], LABELS, CLASSES, temperature=3.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_every_control_redraws_and_the_picture_is_told_in_words(name: str) -> None:
+    panel = MAKE[name]()
+    first = panel.picture.value
+    for control in panel.controls.values():
+        assert control.description
+        was = control.value
+        control.index = (control.index + 1) % len(control.options)
+        assert panel.picture.value != first, control.description
+        assert f'alt="{panel.status.value}"' in panel.picture.value
+        control.value = was
+        assert panel.picture.value == first
+
+
+def test_a_slider_of_numbers_starts_at_the_runs_own() -> None:
+    made = playground.number("temperature", (0.1, 1.0), 0.15)
+    assert made.value == 0.15
+    assert [value for _, value in made.options] == [0.1, 0.15, 1.0]
+
+
+def test_the_draws_stay_until_others_are_asked_for() -> None:
+    panel = MAKE["augmentation"]()
+    first, area = panel.picture.value, panel.controls["crop_area"]
+    area.index += 1
+    area.index -= 1
+    assert panel.picture.value == first
+    (again,) = [child for child in panel.box.children if child.description == "Draw again"]
+    again.click()
+    assert panel.picture.value != first

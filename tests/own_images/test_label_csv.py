@@ -1,0 +1,91 @@
+"""The CSV of labels: whatever its writer put there stays, and who comes second is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clrkit.data.images import DataError
+from clrkit.own_images.label_csv import add_rows, read_table, set_label
+
+PLAIN = b"file,note,label\na.png,ask Ann,\nb.png,,green\n"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return tmp_path / "labels.csv"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (PLAIN, PLAIN.replace(b"Ann,", b"Ann,red")),
+        (b"\xef\xbb\xbf" + PLAIN, b"\xef\xbb\xbf" + PLAIN.replace(b"Ann,", b"Ann,red")),
+        (PLAIN.replace(b"\n", b"\r\n"), PLAIN.replace(b"Ann,", b"Ann,red").replace(b"\n", b"\r\n")),
+        (b"file;label;note\na.png;;1,5 m\n", b"file;label;note\na.png;red;1,5 m\n"),
+        (b"label\tpart\tfile\n\ttest\ta.png\n", b"label\tpart\tfile\nred\ttest\ta.png\n"),
+        (b"label,file,note\n,a.png,  far off \n", b"label,file,note\nred,a.png,  far off \n"),
+        (
+            b'label,file,note\n,a.png,"lovely, but\nblurred"\n',
+            b'label,file,note\nred,a.png,"lovely, but\nblurred"\n',
+        ),
+        (b"file,label,by\na.png,,Ann\na.png,,Bob\n", b"file,label,by\na.png,red,Ann\na.png,red,Bob\n"),
+    ],
+    ids=["columns", "mark", "crlf", "semicolons", "tabs", "blanks", "quotes", "rows"],
+)
+def test_writing_a_label_keeps_all_else(labels, before, after):
+    labels.write_bytes(before)
+    set_label(labels, "a.png", " red ", seen="")
+    assert labels.read_bytes() == after
+    assert [path.name for path in labels.parent.iterdir()] == ["labels.csv"]
+
+
+def test_added_rows_keep_the_form_of_the_file(labels):
+    labels.write_bytes(b"\xef\xbb\xbflabel;file\r\nred;a.png\r\n")
+    add_rows(labels, [{"file": name, "label": "", "part": "test"} for name in ("a.png", " b.png")])
+    assert labels.read_bytes() == b"\xef\xbb\xbflabel;file;part\r\nred;a.png;\r\n; b.png;test\r\n"
+    assert [row["file"] for row in read_table(labels)] == ["a.png", " b.png"]
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o600])
+def test_writing_keeps_who_may_read_and_write(labels, mode):
+    labels.write_bytes(PLAIN)
+    labels.chmod(mode)
+    set_label(labels, "a.png", "red", seen="")
+    assert labels.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"file,label,note\na.png,,x\nb.png,,lovely, but blurred\n",
+            "Line 3 of .* has 4 cells, .* 3 columns",
+        ),
+        (b"file,label,note,note\na.png,,x,y\n", "has two columns note; rename one"),
+        (b"file,label,,\na.png,,,\n", "has two columns without a name"),
+        (b"File,Label\na.png,\n", "it has File, Label; write them in small letters, without blanks"),
+        (b"name;class\na.png;\n", "needs the columns file and label; it has name;class"),
+    ],
+)
+def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
+    labels.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        set_label(labels, "a.png", "red", seen="")
+    assert labels.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("file", "seen", "message"),
+    [
+        ("c.png", "", "has no row for c.png any more"),
+        ("b.png", "", "b.png was given the label green meanwhile"),
+        ("a.png", "blue", "a.png was given the label none meanwhile"),
+    ],
+)
+def test_a_label_replaces_the_one_that_was_seen(labels, file, seen, message):
+    labels.write_bytes(PLAIN)
+    with pytest.raises(DataError, match=message):
+        set_label(labels, file, "red", seen=seen)
+    assert labels.read_bytes() == PLAIN
