@@ -25,7 +25,7 @@ from benchmarks import peers
 from benchmarks.peers import BatchTransform, Transform
 from benchmarks.step import endless
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
-from clrkit.augment import cut_views, draw_view, random_view
+from clrkit.augment import cut_views, random_view, sample_view_params
 from clrkit.config import Augmentation
 from clrkit.data.datasets import stored_side
 from clrkit.data.sources import cores
@@ -107,7 +107,10 @@ def ours_in_pytorch(augmentation: Augmentation, size: int) -> BatchTransform:
     """What a GPU does, on the CPU."""
     rng = torch.Generator().manual_seed(0)
     return lambda pixels: cut_views(
-        pixels, draw_view(len(pixels), pixels.shape[-1], augmentation, rng), size, augmentation.brightness
+        pixels,
+        sample_view_params(len(pixels), pixels.shape[-1], augmentation, rng),
+        size,
+        augmentation.brightness,
     )
 
 

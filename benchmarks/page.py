@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from benchmarks.timing import RESULTS
-from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, canvas, encode, tint
+from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, ORDERED, PINK, RED, SKY, encode, new_figure, tint
 
 Record = Mapping[str, Any]
 Spread = Mapping[str, float]
@@ -119,7 +119,7 @@ def steps(records: Mapping[str, Record]) -> list[str]:
         shown = {each: rates[each] for each in rates if each != "bare"}
         where = f"{record['preset']}, batch {record['batch_size']}, {record['image_size']} pixels"
         where += ", images of noise" if record["images"] == "noise" else ""
-        with canvas(
+        with new_figure(
             f"Images a second of a whole step: {record['preset']}",
             conditions(record),
             height=2.6,
@@ -147,7 +147,7 @@ def losses(records: Mapping[str, Record]) -> list[str]:
     record = records["loss"]
     batch, names = record["batch"], list(next(iter(record["batch"].values()))["extra_mb"])
     title = f"NT-Xent, forward and backward, d = {record['dim']}"
-    with canvas(title, conditions(record), columns=2, width=8.4) as (figure, (left, right)):
+    with new_figure(title, conditions(record), columns=2, width=8.4) as (figure, (left, right)):
         for look, name in zip(ORDERED[: len(names)], names, strict=True):
             seconds = {
                 int(size): row["seconds"][name]["median"]
@@ -204,7 +204,9 @@ def switches(records: Mapping[str, Record]) -> list[str]:
         if not name.startswith("switches-"):
             continue
         where = f"{record['preset']}, batch {record['batch_size']}, {record['machine']['device']}"
-        with canvas(f"Time without a switch over time with it: {where}", conditions(record), height=3) as (
+        with new_figure(
+            f"Time without a switch over time with it: {where}", conditions(record), height=3
+        ) as (
             figure,
             axes,
         ):
@@ -238,7 +240,7 @@ def cost(records: Mapping[str, Record]) -> list[str]:
     record = records["cost"]
     axes_of = record["points"]
     title = "Time and memory of a pretraining step as one thing grows"
-    with canvas(title, conditions(record), 2, len(axes_of), width=10.5, height=5.2) as (figure, axes):
+    with new_figure(title, conditions(record), 2, len(axes_of), width=10.5, height=5.2) as (figure, axes):
         for column, (name, rows) in enumerate(axes_of.items()):
             values = [row["value"] for row in rows]
             series = ([row["time"]["median"] for row in rows], [row["memory"] for row in rows])
@@ -315,7 +317,7 @@ def augmentations(records: Mapping[str, Record]) -> list[str]:
         return []
     record = records["augmentation"]
     sizes = [key for key in record if key.isdigit()]
-    with canvas("Views a second", conditions(record), 2, 2, width=9.5, height=6.4) as (figure, axes):
+    with new_figure("Views a second", conditions(record), 2, 2, width=9.5, height=6.4) as (figure, axes):
         panels = iter(axes)
         for size in sizes:
             for where in ("one core", "all cores"):
@@ -339,7 +341,7 @@ def streams(records: Mapping[str, Record]) -> list[str]:
         return []
     record = records["streaming"]
     title = f"Images a second from JPEGs to two views of {record['view']} pixels"
-    with canvas(title, conditions(record), height=2.2) as (figure, axes):
+    with new_figure(title, conditions(record), height=2.2) as (figure, axes):
         bars(axes[0], record["images_per_second"], "images/s")
     blurred, sharp = (record["ratio_to"][f"torchvision{recipe}"] for recipe in ("", ", no blur"))
     held = record["memory"]

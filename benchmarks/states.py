@@ -19,10 +19,19 @@ from typing import Any
 import torch
 
 from benchmarks.step import FOREVER, noise
-from benchmarks.timing import Contestant, Work, contestant, interleaved, machine, ratio, report, summary
+from benchmarks.timing import (
+    Contestant,
+    Work,
+    contestant,
+    interleaved,
+    machine,
+    ratio,
+    report,
+    summary,
+)
 from clrkit.config import Pretrain, with_fields
 from clrkit.experiments.presets import preset
-from clrkit.runs.checkpoint import StateWriter, on_host
+from clrkit.runs.checkpoint import CheckpointWriter, on_host
 from clrkit.runs.run import STATE_SECONDS
 from clrkit.stages import begin, pretrain
 from clrkit.training import Training
@@ -82,7 +91,7 @@ def cost(beside: float, alone: float, write: float) -> float:
 
 def written(training: Training, path: Path) -> None:
     """A state from memory to disk, with nothing beside it."""
-    writer = StateWriter(path)
+    writer = CheckpointWriter(path)
     writer.write(training.state_dict())
     writer.wait()
 
@@ -92,7 +101,7 @@ def beside_a_writer(step: Callable[[], Any], training: Training, path: Path) -> 
 
     @contextmanager
     def session() -> Iterator[Work]:
-        writer = StateWriter(path)
+        writer = CheckpointWriter(path)
 
         def work() -> None:
             if writer.writing is None or writer.writing.done():

@@ -24,7 +24,7 @@ from clrkit import stages
 from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
 from clrkit.data import datasets as datasets
-from clrkit.data.datasets import DataSet, Part, PixelArray
+from clrkit.data.datasets import DataSet, PixelArray, Split
 from clrkit.device import choose_device, compiled
 from clrkit.experiments.presets import preset
 from clrkit.losses import in_float, nt_xent
@@ -93,7 +93,7 @@ def images_of(config: Data) -> DataSet:
 def noise(config: Data, count: int) -> DataSet:
     side = datasets.stored_side(config.image_size)
     pixels = np.random.RandomState(0).randint(0, 256, (count, 3, side, side), dtype=np.uint8)
-    part = Part(PixelArray(pixels), np.zeros(count, dtype=np.int64), [str(i) for i in range(count)])
+    part = Split(PixelArray(pixels), np.zeros(count, dtype=np.int64), [str(i) for i in range(count)])
     return DataSet(part, part, ("0",), "")
 
 

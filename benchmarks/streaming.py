@@ -30,10 +30,19 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.peers import torchvision_pil_transform
-from benchmarks.timing import Contestant, Work, contestant, interleaved, machine, ratio, report, summary
+from benchmarks.timing import (
+    Contestant,
+    Work,
+    contestant,
+    interleaved,
+    machine,
+    ratio,
+    report,
+    summary,
+)
 from clrkit.augment import random_view
 from clrkit.config import Augmentation
-from clrkit.data.images import ImageFiles, Squashed, read_photo, stored_side, to_square
+from clrkit.data.images import ImageFiles, ResizedImage, read_photo, stored_side, to_square
 from clrkit.data.sources import PixelStream, cores
 
 VIEW = 224
@@ -119,7 +128,9 @@ def stream_of(folder: Path, listed: int | None = None) -> PixelStream:
     """The folder's images, or as many listed, again and again."""
     names = np.array([path.name.encode() for path in sorted(folder.iterdir())])
     names = np.resize(names, listed or len(names))
-    return PixelStream(Squashed(ImageFiles(str(folder), names, np.ones(len(names), dtype=np.int64)), SIDE))
+    return PixelStream(
+        ResizedImage(ImageFiles(str(folder), names, np.ones(len(names), dtype=np.int64)), SIDE)
+    )
 
 
 def views_of(stream: PixelStream, recipe: Augmentation) -> Iterator[list[torch.Tensor]]:

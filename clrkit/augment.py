@@ -62,7 +62,7 @@ class Jitter(NamedTuple):
     grey: Bool[Tensor, " batch"]
 
 
-class Drawn(NamedTuple):
+class ViewParams(NamedTuple):
     """All that is drawn for one view of every image of a batch, on the CPU; `sigma` is 0 for no blur."""
 
     boxes: Boxes
@@ -70,11 +70,11 @@ class Drawn(NamedTuple):
     jitter: Jitter
     sigma: PerImage
 
-    def of(self, rows: Int[Tensor, " some"]) -> Drawn:
+    def of(self, rows: Int[Tensor, " some"]) -> ViewParams:
         """What was drawn for some of the images."""
         boxes = Boxes(*(values[rows] for values in self.boxes))
         jitter = Jitter(*(values[rows] for values in self.jitter))
-        return Drawn(boxes, self.flip[rows], jitter, self.sigma[rows])
+        return ViewParams(boxes, self.flip[rows], jitter, self.sigma[rows])
 
 
 def uniform(count: int, low: float | Tensor, high: float | Tensor, rng: Generator) -> PerImage:
@@ -297,9 +297,9 @@ def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
     return pixels.float().div_(255)
 
 
-def draw_view(
+def sample_view_params(
     count: int, side: int, augmentation: Augmentation, rng: Generator, aspects: PerImage | None = None
-) -> Drawn:
+) -> ViewParams:
     """What `random_view` draws for `count` squares of `side` pixels."""
     boxes = draw_boxes(count, side, (augmentation.crop_area, 1.0), rng, aspects)
     never, zero, sigma = torch.zeros(count, dtype=torch.bool), torch.zeros(count), torch.zeros(count)
@@ -311,11 +311,14 @@ def draw_view(
     if augmentation.blur:
         blurred = chance(count, BLUR_PROBABILITY, rng)
         sigma[blurred] = uniform(int(blurred.sum()), *BLUR_SIGMA, rng)
-    return Drawn(boxes, flip, jitter, sigma)
+    return ViewParams(boxes, flip, jitter, sigma)
 
 
 def cut_views(
-    pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
+    pixels: UInt8[Tensor, "batch 3 height width"],
+    drawn: ViewParams,
+    size: int,
+    brightness: str = "multiplied",
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """The views with the parameters `drawn`, on the device of the pixels: crop, flip, colours, grey, blur."""
     images = to_float(pixels)
@@ -341,7 +344,10 @@ def crew(threads: int) -> ThreadPoolExecutor:
 
 
 def cut_views_compiled(
-    pixels: UInt8[Tensor, "batch 3 height width"], drawn: Drawn, size: int, brightness: str = "multiplied"
+    pixels: UInt8[Tensor, "batch 3 height width"],
+    drawn: ViewParams,
+    size: int,
+    brightness: str = "multiplied",
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """The same views by `clrkit.fast.augment_numba`, on the CPU, in channels-last memory."""
     boxes, jitter, count = torch.stack(drawn.boxes, 1).int(), drawn.jitter, len(pixels)
@@ -386,12 +392,12 @@ def random_view(
         rng: a CPU generator; the same state gives the same view on every device.
         aspects: width over height of the images before they were squashed, on the CPU; None: all square.
     """
-    drawn = draw_view(len(pixels), pixels.shape[-1], augmentation, rng, aspects)
-    return drawn_view(pixels, drawn, augmentation, size)
+    drawn = sample_view_params(len(pixels), pixels.shape[-1], augmentation, rng, aspects)
+    return apply_view(pixels, drawn, augmentation, size)
 
 
-def drawn_view(
-    pixels: UInt8[Tensor, "batch 3 side side"], drawn: Drawn, augmentation: Augmentation, size: int
+def apply_view(
+    pixels: UInt8[Tensor, "batch 3 side side"], drawn: ViewParams, augmentation: Augmentation, size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """`random_view` with what was drawn before."""
     cut = cut_views_compiled if pixels.device.type == "cpu" else cut_views

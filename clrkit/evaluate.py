@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
 from clrkit.augment import to_float
-from clrkit.data.datasets import Part
+from clrkit.data.datasets import Split
 from clrkit.data.images import WHOLE
 from clrkit.scale import distributed
 
@@ -28,7 +28,7 @@ Labels = Int[Tensor, " count"]
 def evaluation_view(
     pixels: UInt8[Tensor, "batch 3 side side"] | Float[Tensor, "batch 3 side side"], size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """What `Part.views` holds, as floats in [0, 1]: it was cropped and resized where it was decoded.
+    """What `Split.views` holds, as floats in [0, 1]: it was cropped and resized where it was decoded.
 
     Raises:
         ValueError: for images that are not of the view's size, such as the squares to train on.
@@ -52,7 +52,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def outputs(
     function: Callable[[Tensor], Tensor],
-    part: Part,
+    part: Split,
     size: int,
     device: torch.device,
     chosen: Int64[np.ndarray, " chosen"],
@@ -71,7 +71,7 @@ def at_once(size: int, device: torch.device) -> int:
     return max(1, min(BATCH, pixels // size**2))
 
 
-def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
+def predict(model: nn.Module, part: Split, size: int, device: torch.device) -> Rows:
     """Logits of every image, (count, classes); several processes each compute a share, and all have all."""
     each = -(-len(part) // distributed.world_size())
     places = np.arange(distributed.rank() * each, (distributed.rank() + 1) * each)
@@ -82,7 +82,7 @@ def predict(model: nn.Module, part: Part, size: int, device: torch.device) -> Ro
         return distributed.gather(mine, [each] * distributed.world_size())[: len(part)]
 
 
-def extract(encoder: nn.Module, part: Part, size: int, device: torch.device) -> Rows:
+def extract(encoder: nn.Module, part: Split, size: int, device: torch.device) -> Rows:
     """Frozen features of every image, (count, features)."""
     return predict(encoder, part, size, device)
 

@@ -13,7 +13,7 @@ HOUR = 3600.0  # seconds in which whoever writes a file has surely written it
 NAMED = 32  # characters of a file's name that the file under way has, too: all names end at 255 bytes
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all.
 
     The content goes to a new file beside it, of a name that nobody can guess, so that a link cannot lead it

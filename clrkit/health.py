@@ -29,7 +29,7 @@ class TrainingError(ConfigError):
     """Training that has failed by its numbers; says at which step, and what to try."""
 
 
-class Watch:
+class TrainingMonitor:
     """Looks at the loss and the gradient of every step, and at projections; `check` tells.
 
     What it has seen stays on the device until it is asked, and is saved with a run's state, so that a resumed

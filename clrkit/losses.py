@@ -52,11 +52,11 @@ def nt_xent(
             positives = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
         further = z.new_empty(0, z.shape[1]) if negatives is None else negatives.to(z.dtype)
         small = len(z) * (len(z) + len(further)) <= WHOLE
-        loss = (at_once if small else BlockwiseNTXent.apply)(z, positives, further, temperature)
+        loss = (dense_nt_xent if small else BlockwiseNTXent.apply)(z, positives, further, temperature)
     return loss * (2 if summed_views else 1)
 
 
-def at_once(
+def dense_nt_xent(
     z: Projections, keys: Projections | None, negatives: Float[Tensor, "further dim"], temperature: float
 ) -> Scalar:
     """NT-Xent with the whole matrix of similarities; arguments as `BlockwiseNTXent`."""

@@ -13,7 +13,7 @@ from clrkit.losses import in_float
 from clrkit.model import Images, Model
 
 
-class Memory(nn.Module):
+class MomentumQueue(nn.Module):
     """A network that follows the trained one slowly, and its latest projections as further negatives.
 
     After MoCo (He et al., 2020). The paper says that the memory's projections are further negatives beside

@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clrkit.augment import sent
 from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
 from clrkit.data import datasets as datasets
-from clrkit.data.datasets import DataSet, Part
+from clrkit.data.datasets import DataSet, Split
 from clrkit.device import compiled
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
 from clrkit.model import Model, ModelConfig
 from clrkit.resnet import statistics_kept
 from clrkit.scale import distributed
-from clrkit.training import Division, Scalar, Step, Training, Views, batches, own_order, seed_of
+from clrkit.training import BatchPartition, Scalar, Step, Training, Views, batches, own_order, seed_of
 
 MONITOR_IMAGES = 2000
 
@@ -34,7 +34,7 @@ Network = Callable[[Tensor], Tensor]
 Projections = Float[Tensor, "_ dim"]
 
 
-class DrawnFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class UseGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Random numbers come from a generator, in this thread only; the process's is neither used nor changed.
 
     Layers draw their weights from the process's generator, from which other threads may draw meanwhile.
@@ -55,7 +55,7 @@ class DrawnFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def new_model(config: Stage, settings: ModelConfig) -> Model:
     """A model with weights drawn from the stage's seed."""
-    with DrawnFrom(Generator().manual_seed(seed_of(config.seed, "weights"))):
+    with UseGenerator(Generator().manual_seed(seed_of(config.seed, "weights"))):
         return Model(settings)
 
 
@@ -66,7 +66,7 @@ def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " cho
     return datasets.label_subset(data.train.labels, config.fraction, config.seed)
 
 
-def transfer_part(config: Distill, data: DataSet) -> Part:
+def transfer_part(config: Distill, data: DataSet) -> Split:
     """The images a student is distilled on."""
     if config.transfer == "all":
         return data.train
@@ -95,7 +95,9 @@ def check(config: Stage, data: DataSet) -> None:
             raise ConfigError(
                 f"batch_size {stage.batch_size} of {stage.name} is larger than its {images} training images."
             )
-        smallest = min(map(min, Division(stage.batch_size, stage.micro_batch or stage.batch_size).counts))
+        smallest = min(
+            map(min, BatchPartition(stage.batch_size, stage.micro_batch or stage.batch_size).counts)
+        )
         if smallest == 0:
             raise ConfigError(
                 f"The batches of {stage.name} cannot be shared out among {distributed.world_size()} "
@@ -136,7 +138,7 @@ def initial_model(config: Stage, classes: int, parent: Model | None) -> nn.Modul
     assert parent is not None
     if isinstance(config, Finetune):
         return classifier_on(parent, config, classes)
-    with DrawnFrom(Generator()):  # random weights are drawn before they are set to zero
+    with UseGenerator(Generator()):  # random weights are drawn before they are set to zero
         linear = nn.Linear(parent.encoder.features, classes)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

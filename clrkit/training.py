@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
-from clrkit.augment import draw_view, drawn_view, sent
+from clrkit.augment import apply_view, sample_view_params, sent
 from clrkit.config import Augmentation, Pretrain, Stage
-from clrkit.data.datasets import Part
-from clrkit.health import Watch
+from clrkit.data.datasets import Split
+from clrkit.health import TrainingMonitor
 from clrkit.model import Model
-from clrkit.momentum_queue import Memory
+from clrkit.momentum_queue import MomentumQueue
 from clrkit.optim import learning_rate, make_optimizer, whole_state
 from clrkit.scale import distributed
 
@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Division:
+class BatchPartition:
     """How a batch is divided: into micro-batches, computed in turn, and each of these over the processes.
 
     Attributes:
@@ -139,8 +139,8 @@ class Training:
         self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config.optimizer, model)
         self.memory = empty_memory(config, self.model)
-        self.division = Division(config.batch_size, config.micro_batch or config.batch_size)
-        self.watch = Watch(device)
+        self.division = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
+        self.watch = TrainingMonitor(device)
         self.features: Float[Tensor, "images features"] | None = None
         self.step = 0
         self.steps_per_epoch = images // config.batch_size
@@ -172,12 +172,12 @@ class Training:
         """Random views of side `size` of a batch's images, by micro-batch: of each image `copies` ones."""
         count, rng = copies * self.config.batch_size, step_generator(self.config, batch.step)
         aspects = None if batch.aspects is None else batch.aspects.repeat(copies)
-        drawn = draw_view(count, batch.pixels.shape[-1], augmentation, rng, aspects)
+        drawn = sample_view_params(count, batch.pixels.shape[-1], augmentation, rng, aspects)
         if distributed.world_size() > 1:
             firsts = range(0, count, self.config.batch_size)
             drawn = drawn.of(torch.from_numpy(np.concatenate([self.division.mine + i for i in firsts])))
         pixels = batch.pixels if copies == 1 else batch.pixels.repeat(copies, 1, 1, 1)
-        views = drawn_view(pixels, drawn, augmentation, size)
+        views = apply_view(pixels, drawn, augmentation, size)
         return self.division.parts(views.contiguous(memory_format=torch.channels_last), copies)
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,12 +209,12 @@ def backward(losses: Iterable[Scalar]) -> Scalar:
     return torch.stack(values).sum()
 
 
-def empty_memory(config: Stage, model: nn.Module) -> Memory | None:
+def empty_memory(config: Stage, model: nn.Module) -> MomentumQueue | None:
     """The memory of a pretraining run that has one, as it is before the first step."""
     if not (isinstance(config, Pretrain) and config.memory):
         return None
     assert isinstance(model, Model)
-    return Memory(model, config.memory_size, config.memory_momentum)
+    return MomentumQueue(model, config.memory_size, config.memory_momentum)
 
 
 def seed_of(*parts: int | str) -> int:
@@ -246,7 +246,7 @@ def own_order(training: Training, images: int) -> Iterator[Int64[np.ndarray, " r
     return (indices[training.division.mine] for indices in order)
 
 
-def batches(part: Part, training: Training) -> Iterator[Batch]:
+def batches(part: Split, training: Training) -> Iterator[Batch]:
     """Every batch that is still to be trained on: of its images, those that are this process's."""
     first, device = training.step, training.device
     squares = part.pixels.squares(own_order(training, len(part)))

@@ -156,7 +156,7 @@ def refuse_target(place: str) -> None:
 
 def write(place: str, text: str) -> None:
     """To a file, whole or not at all, or for - to the screen."""
-    from clrkit.files import write_whole
+    from clrkit.files import write_atomically
 
     if place == "-":
         return say(text)
@@ -166,6 +166,6 @@ def write(place: str, text: str) -> None:
         if special:
             path.write_text(text, encoding="utf-8")
         else:
-            write_whole(path, text.encode())
+            write_atomically(path, text.encode())
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error.strerror}.") from None

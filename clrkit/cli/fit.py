@@ -14,7 +14,7 @@ from clrkit.config import ConfigError, Distill, Stage
 if TYPE_CHECKING:
     import torch
 
-    from clrkit.own_images.scan import Survey
+    from clrkit.own_images.scan import FolderScan
     from clrkit.runs.store import Run, Store
 
 Command = Callable[[argparse.Namespace], int]
@@ -69,7 +69,7 @@ def fit(options: argparse.Namespace) -> int:
 
 
 def stages(
-    options: argparse.Namespace, survey: Survey, store: Store, labels: Path, device: torch.device
+    options: argparse.Namespace, survey: FolderScan, store: Store, labels: Path, device: torch.device
 ) -> int:
     from clrkit.own_images import fit as own
     from clrkit.own_images.recipe import expected, recipe
@@ -99,7 +99,7 @@ def finish(
     options: argparse.Namespace, chain: Distill, store: Store, told: list[str], pretrained: Run
 ) -> int:
     """Fine-tune, distil, measure, and write the page and the model."""
-    from clrkit.files import write_whole
+    from clrkit.files import write_atomically
     from clrkit.own_images.cross_validation import crosscheck
     from clrkit.own_images.evaluation_report import assess, page
     from clrkit.own_images.fit import exported
@@ -110,7 +110,7 @@ def finish(
     print("\n".join([found.sentence(), *found.remarks(), *found.lines()]))
     doubtful = crosscheck(chain.teacher, pretrained, options.device)
     content = page(f"{store.preset}: a small model", told, found, doubtful).encode()
-    written(store, lambda: write_whole(store.folder / "model.html", content))
+    written(store, lambda: write_atomically(store.folder / "model.html", content))
     print(f"Page with figures, and labels to look at again: {store.folder / 'model.html'}")
     print(f"Exported model: {exported(run, store)}")
     return 0
@@ -124,7 +124,7 @@ def make(stage: Stage, store: Store, device: str) -> Run:
     """
     from clrkit.cli.progress import ProgressLine, handled
     from clrkit.runs.run import finish as to_end
-    from clrkit.runs.run import materialise
+    from clrkit.runs.run import run_or_load
 
     line, stopped = ProgressLine(), list[int]()
 
@@ -138,7 +138,7 @@ def make(stage: Stage, store: Store, device: str) -> Run:
             raise KeyboardInterrupt
         line.run(progress)  # type: ignore[arg-type]
 
-    with handled(STOPPING, note), closing(materialise(stage, store, device)) as work:
+    with handled(STOPPING, note), closing(run_or_load(stage, store, device)) as work:
         try:
             made = to_end(work, show)
         finally:

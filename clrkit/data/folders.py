@@ -20,7 +20,7 @@ from clrkit.config import Data
 from clrkit.data.archives import unpacked
 from clrkit.data.images import DataError, ImageFiles, reason
 from clrkit.data.sheet import read_sheet
-from clrkit.data.sources import Originals, Parts
+from clrkit.data.sources import LabelledImages, Splits
 from clrkit.data.subsets import hold_out
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -47,17 +47,17 @@ class Listing(NamedTuple):
     test: list[ImageFile]
     classes: tuple[str, ...]
 
-    def parts(self, image_size: int) -> Parts:
+    def parts(self, image_size: int) -> Splits:
         """The files as parts that decode them when they are read."""
         train, test = self.originals(self.train), self.originals(self.test)
-        return Parts(train.to_train(image_size), test.to_measure(image_size), self.classes)
+        return Splits(train.to_train(image_size), test.to_measure(image_size), self.classes)
 
-    def originals(self, files: list[ImageFile]) -> Originals:
+    def originals(self, files: list[ImageFile]) -> LabelledImages:
         """Some of the files as images."""
         names = np.array([os.fsencode(file.name) for file in files])
         sizes = np.array([file.size for file in files], dtype=np.int64)
         images = ImageFiles(str(self.root), names, sizes)
-        return Originals(images, numbers(files, self.classes), [file.name for file in files])
+        return LabelledImages(images, numbers(files, self.classes), [file.name for file in files])
 
     def identity(self) -> str:
         """16 hex digits that change with any file's part, name, size, time of change or label."""

@@ -1,7 +1,7 @@
 """Image files as squares of RGB pixels, one at a time. Importing this module does not load torch.
 
-Training wants an image `Squashed` to a square, of which crops are cut; measuring wants its `View`, the
-official central crop.
+Training takes a `ResizedImage`, a square that crops are cut from; evaluation takes an `EvalView`, the official
+central crop.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
 
 
 @runtime_checkable
-class Found(Protocol):
+class ImageSource(Protocol):
     """Images as they were found, in any process."""
 
     @property
@@ -216,7 +216,7 @@ class Images(Protocol):
     """Images of one size, made one at a time of what was found."""
 
     @property
-    def found(self) -> Found: ...
+    def found(self) -> ImageSource: ...
 
     @property
     def side(self) -> int:
@@ -229,10 +229,10 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Squashed:
+class ResizedImage:
     """Whole images as squares, whose crops are views to train on."""
 
-    found: Found
+    found: ImageSource
     side: int
 
     def read(self, index: int) -> tuple[Square, float]:
@@ -241,7 +241,7 @@ class Squashed:
 
 
 @dataclass(frozen=True)
-class View:
+class EvalView:
     """What is measured: the official central crop, rounded to uint8 or exact; up to 32 pixels, all of it.
 
     (JPEG decoders differ in the last bits, and images are turned upright here.)
@@ -253,7 +253,7 @@ class View:
         resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
     """
 
-    found: Found
+    found: ImageSource
     side: int
     exact: bool = False
     resize: Resize = "tf2"

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from clrkit.data.images import WHOLE, DataError, Found, Images, Resize, Squashed, View, stored_side
+from clrkit.data.images import (
+    WHOLE,
+    DataError,
+    EvalView,
+    Images,
+    ImageSource,
+    Resize,
+    ResizedImage,
+    stored_side,
+)
 from clrkit.runs.provenance import available_cores, processes_here
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ Indices = Int64[np.ndarray, "_"]  # as many as the batch has; the last may be sh
 CHUNK = 32  # images a worker decodes at once: a batch is shared out, and little waits in shared memory
 
 
-class Squares(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch of square images on the CPU.
 
     Attributes:
@@ -39,7 +48,7 @@ class Pixels(Protocol):
 
     def __len__(self) -> int: ...
 
-    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+    def squares(self, order: Iterable[Indices]) -> Iterator[ImageBatch]:
         """The images of each index array."""
         ...
 
@@ -58,12 +67,12 @@ class PixelArray:
     def __len__(self) -> int:
         return len(self.array)
 
-    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+    def squares(self, order: Iterable[Indices]) -> Iterator[ImageBatch]:
         import torch
 
         for indices in order:
             aspects = None if self.aspects is None else torch.from_numpy(self.aspects[indices])
-            yield Squares(torch.from_numpy(self.array[indices]), aspects)
+            yield ImageBatch(torch.from_numpy(self.array[indices]), aspects)
 
     def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
         return (squares.pixels for squares in self.squares(order))
@@ -79,7 +88,7 @@ class PixelSubset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+    def squares(self, order: Iterable[Indices]) -> Iterator[ImageBatch]:
         return self.source.squares(self.indices[chosen] for chosen in order)
 
     def batches(self, order: Iterable[Indices]) -> Iterator[torch.Tensor]:
@@ -115,7 +124,7 @@ class PixelStream:
     def __len__(self) -> int:
         return len(self.images.found.sizes)
 
-    def squares(self, order: Iterable[Indices]) -> Iterator[Squares]:
+    def squares(self, order: Iterable[Indices]) -> Iterator[ImageBatch]:
         lengths: deque[int] = deque()
         chunks = self.decoded(self.cut(order, lengths))
         for chunk in chunks:
@@ -153,7 +162,7 @@ class PixelStream:
             yield chunk
 
 
-def unwritten(count: int, like: torch.Tensor) -> Squares:
+def unwritten(count: int, like: torch.Tensor) -> ImageBatch:
     """Room for a batch, NumPy's.
 
     PyTorch's is aligned; glibc seldom finds aligned memory again that was freed, and the heap grows to dozens
@@ -162,10 +171,10 @@ def unwritten(count: int, like: torch.Tensor) -> Squares:
     import torch
 
     pixels = np.empty((count, *like.shape[1:]), like.numpy().dtype)
-    return Squares(torch.from_numpy(pixels), torch.empty(count))
+    return ImageBatch(torch.from_numpy(pixels), torch.empty(count))
 
 
-def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: Squares, start: int) -> int:
+def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: ImageBatch, start: int) -> int:
     """Copy a chunk into a batch; returns where it ends.
 
     By NumPy: PyTorch's threads would wait for cores that the workers have.
@@ -189,7 +198,7 @@ def of_labelled(views: PixelArray, labels: Int64[np.ndarray, " count"]) -> Pixel
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """Images with their classes (-1: no label) and names (paths within the set).
 
     Attributes:
@@ -212,33 +221,33 @@ class Part:
         """The images as they are measured."""
         return self.pixels if self.measured is None else self.measured
 
-    def subset(self, indices: Int64[np.ndarray, " chosen"]) -> Part:
+    def subset(self, indices: Int64[np.ndarray, " chosen"]) -> Split:
         names = [self.names[index] for index in indices]
         measured = None if self.measured is None else PixelSubset(self.measured, indices)
-        return Part(PixelSubset(self.pixels, indices), self.labels[indices], names, measured)
+        return Split(PixelSubset(self.pixels, indices), self.labels[indices], names, measured)
 
 
-class Originals(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images as they were found, with their classes and names, to be decoded when they are read."""
 
-    found: Found
+    found: ImageSource
     labels: Int64[np.ndarray, " count"]
     names: Sequence[str]
 
-    def to_train(self, image_size: int) -> Part:
+    def to_train(self, image_size: int) -> Split:
         """Squares to cut views of `image_size` from, and the views to measure."""
-        squares = PixelStream(Squashed(self.found, stored_side(image_size)))
-        measured = PixelStream(View(self.found, image_size)) if image_size > WHOLE else None
-        return Part(squares, self.labels, self.names, measured)
+        squares = PixelStream(ResizedImage(self.found, stored_side(image_size)))
+        measured = PixelStream(EvalView(self.found, image_size)) if image_size > WHOLE else None
+        return Split(squares, self.labels, self.names, measured)
 
-    def to_measure(self, image_size: int, exact: bool = False, resize: Resize = "tf2") -> Part:
-        """The views alone, arguments as `View`."""
-        return Part(PixelStream(View(self.found, image_size, exact, resize)), self.labels, self.names)
+    def to_measure(self, image_size: int, exact: bool = False, resize: Resize = "tf2") -> Split:
+        """The views alone, arguments as `EvalView`."""
+        return Split(PixelStream(EvalView(self.found, image_size, exact, resize)), self.labels, self.names)
 
 
-class Parts(NamedTuple):
+class Splits(NamedTuple):
     """A data set before the choice of the part that is measured; class names in the order of the labels."""
 
-    train: Part
-    test: Part
+    train: Split
+    test: Split
     classes: tuple[str, ...]

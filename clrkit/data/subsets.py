@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from clrkit.data.images import DataError, reason
-from clrkit.data.sources import Part
+from clrkit.data.sources import Split
 
 Labels = Int64[np.ndarray, " count"]
 Chosen = Int64[np.ndarray, " chosen"]
@@ -61,7 +61,7 @@ def hold_out(labels: Labels, share: int, classes: Sequence[str]) -> tuple[Kept, 
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def listed_subset(part: Part, path: str) -> Chosen:
+def listed_subset(part: Split, path: str) -> Chosen:
     """Indices of the images that a list file names, one a line, sorted.
 
     A name is a path within the set, or its last parts (the official ImageNet lists have the file name alone),

@@ -27,7 +27,7 @@ from clrkit.data.archives import unpack
 from clrkit.data.cache import Show
 from clrkit.data.folders import class_folders, folders_in
 from clrkit.data.images import DataError, ImageArray, read_photo, reason
-from clrkit.data.sources import Originals
+from clrkit.data.sources import LabelledImages
 from clrkit.runs.checksums import digest_of
 
 LARGEST_DOWNLOAD = 4 * 2**30  # bytes
@@ -148,7 +148,7 @@ KNOWN = {
 }
 
 
-def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Originals, tuple[str, ...]]:
+def known_images(name: str, part: str, root: Path, show: Show) -> tuple[LabelledImages, tuple[str, ...]]:
     """The part ("train", with the unlabelled images, or "test") of a known set, and its classes.
 
     Args:
@@ -172,7 +172,7 @@ def known_images(name: str, part: str, root: Path, show: Show) -> tuple[Original
     names = [f"{index:06d}" for index in range(len(array))]
     if known.names:
         array, labels, names = in_order(array, labels)
-    return Originals(ImageArray(array), labels, [f"{part}/{name}" for name in names]), classes
+    return LabelledImages(ImageArray(array), labels, [f"{part}/{name}" for name in names]), classes
 
 
 def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from clrkit.config import Distill, Network, Stage, Supervised, known, locate, to_dict, with_fields
-from clrkit.experiments.grid import Cross, Preset
+from clrkit.experiments.grid import AblationGrid, Preset
 
 Point = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ FIRST_PARTS = {"linear": "teacher.pretrain.", "finetuned": "teacher.", "distille
 
 
 @dataclass(frozen=True)
-class Setting:
+class Factor:
     """A setting one may vary.
 
     Attributes:
@@ -35,24 +35,22 @@ class Setting:
 
 
 # A head's depth comes before its tap layer: a layer that the head does not have is an error.
-SETTINGS = {
-    "fraction": Setting("teacher.fraction", "label fraction", "labels"),
-    "head_layers": Setting("teacher.pretrain.head_layers", "head depth", "layers of the projection head"),
-    "tap_layer": Setting("teacher.tap_layer", "start layer", "head layer started from (0: encoder)"),
-    "width": Setting("teacher.pretrain.network.width", "network size", "width of the pretrained network"),
-    "temperature": Setting("teacher.pretrain.temperature", "temperature", "temperature of NT-Xent"),
-    "color_strength": Setting(
+FACTORS = {
+    "fraction": Factor("teacher.fraction", "label fraction", "labels"),
+    "head_layers": Factor("teacher.pretrain.head_layers", "head depth", "layers of the projection head"),
+    "tap_layer": Factor("teacher.tap_layer", "start layer", "head layer started from (0: encoder)"),
+    "width": Factor("teacher.pretrain.network.width", "network size", "width of the pretrained network"),
+    "temperature": Factor("teacher.pretrain.temperature", "temperature", "temperature of NT-Xent"),
+    "color_strength": Factor(
         "teacher.pretrain.augmentation.color_strength", "colour strength", "strength of the colour distortion"
     ),
-    "crop_area": Setting(
+    "crop_area": Factor(
         "teacher.pretrain.augmentation.crop_area", "crop area", "smallest crop, part of the image"
     ),
-    "batch_size": Setting("teacher.pretrain.batch_size", "batch size", "images in a batch of pretraining"),
-    "memory": Setting("teacher.pretrain.memory", "memory", "memory of further negatives"),
-    "distill_temperature": Setting("temperature", "distill temperature", "temperature of distillation"),
-    "label_weight": Setting(
-        "label_weight", "distill mix", "weight of the labels in distillation (1 - alpha)"
-    ),
+    "batch_size": Factor("teacher.pretrain.batch_size", "batch size", "images in a batch of pretraining"),
+    "memory": Factor("teacher.pretrain.memory", "memory", "memory of further negatives"),
+    "distill_temperature": Factor("temperature", "distill temperature", "temperature of distillation"),
+    "label_weight": Factor("label_weight", "distill mix", "weight of the labels in distillation (1 - alpha)"),
 }
 
 
@@ -67,7 +65,7 @@ def text_of(name: str, value: Any) -> str:
 
 def depends(outcome: str, setting: str) -> bool:
     """Whether what is measured depends on a setting."""
-    return SETTINGS[setting].field.startswith(FIRST_PARTS[outcome])
+    return FACTORS[setting].field.startswith(FIRST_PARTS[outcome])
 
 
 def network_of(preset: Preset) -> Network:
@@ -78,19 +76,19 @@ def network_of(preset: Preset) -> Network:
 def standard_point(preset: Preset) -> dict[str, Any]:
     """The preset's value of every setting."""
     values = to_dict(preset.distill)
-    return {name: value_of(values, name) for name in SETTINGS} | {"width": network_of(preset).width}
+    return {name: value_of(values, name) for name in FACTORS} | {"width": network_of(preset).width}
 
 
 def value_of(distilled: Mapping[str, Any], name: str) -> Any:
     """A setting's value in a distilled run's config, given as a dict."""
-    return reduce(lambda inner, field: inner[field], locate(Distill(), SETTINGS[name].field), distilled)
+    return reduce(lambda inner, field: inner[field], locate(Distill(), FACTORS[name].field), distilled)
 
 
 def values_in(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a recorded run's config, given as a dict, has a value of."""
     place = {"pretrain": "teacher.pretrain.", "probe": "teacher.", "finetune": "teacher.", "distill": ""}
     found = {}
-    for name, setting in SETTINGS.items():
+    for name, setting in FACTORS.items():
         if stage in place and setting.field.startswith(place[stage]):
             with suppress(KeyError):
                 path = locate(Distill(), setting.field)[place[stage].count(".") :]
@@ -108,11 +106,11 @@ def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | Non
     """
     known(outcome, [*OUTCOMES], "outcome")
     for name in point:
-        known(name, [*SETTINGS], "setting")
+        known(name, [*FACTORS], "setting")
     point = {**standard_point(preset), **point}
     if outcome != "linear" and point["tap_layer"] > point["head_layers"]:
         return None
-    changes = {SETTINGS[name].field: value for name, value in point.items() if depends(outcome, name)}
+    changes = {FACTORS[name].field: value for name, value in point.items() if depends(outcome, name)}
     changes |= {f"teacher.{name}": value for name, value in recipe(preset, point["fraction"]).items()}
     if point["memory"]:
         changes["teacher.pretrain.memory_size"] = preset.grid.memory_size
@@ -150,7 +148,7 @@ def with_ablations(preset: Preset, wanted: bool) -> tuple[Stage, ...]:
     return (*preset.runs, *(ablation_runs(preset) if wanted else ()))
 
 
-def runs_of(preset: Preset, cross: Cross) -> Iterator[Stage]:
+def runs_of(preset: Preset, cross: AblationGrid) -> Iterator[Stage]:
     for seed, values in product(preset.grid.seeds, product(*cross.settings.values())):
         point = dict(zip(cross.settings, values, strict=True))
         for outcome in cross.outcomes:

@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
+class LabelSchedule:
     """A label fraction, and how long supervised and fine-tuned training go on at it, the same for both."""
 
     fraction: float
@@ -31,12 +31,12 @@ class Labelling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cross:
+class AblationGrid:
     """Runs for the ablation lab: every combination of some settings, the others at the preset's value.
 
     Attributes:
         outcomes: what is measured at each combination (`clrkit.experiments.ablation_settings.OUTCOMES`).
-        settings: values by the name of a setting (`clrkit.experiments.ablation_settings.SETTINGS`).
+        settings: values by the name of a setting (`clrkit.experiments.ablation_settings.FACTORS`).
     """
 
     outcomes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Cross:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class ExperimentGrid:
     """The extent of an experiment.
 
     Attributes:
@@ -73,7 +73,7 @@ class Grid:
     networks: tuple[Network, ...]
     self_distilled: tuple[Network, ...] = ()
     self_temperature: float
-    labelled: tuple[Labelling, ...]
+    labelled: tuple[LabelSchedule, ...]
     head_layers: tuple[int, ...]
     tap_layers: tuple[int, ...]
     memory_size: int = 0
@@ -81,7 +81,7 @@ class Grid:
     memory_network: Network | None = None
     whole_budget: bool = False
     ablated: Network | None = None
-    ablations: tuple[Cross, ...] = ()
+    ablations: tuple[AblationGrid, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Preset:
     probe: Probe
     supervised: Supervised
     distill: Distill
-    grid: Grid
+    grid: ExperimentGrid
 
     @property
     def finetune(self) -> Finetune:
@@ -139,7 +139,7 @@ class Preset:
         """The head layer that fine-tuning starts from in the size comparisons: 0 with the most labels."""
         return 0 if fraction >= self.grid.labelled[-1].fraction else self.finetune.tap_layer
 
-    def whole_budget(self, labelling: Labelling) -> int:
+    def whole_budget(self, labelling: LabelSchedule) -> int:
         """Epochs on the labels that draw as many images as pretraining and fine-tuning together."""
         return labelling.epochs + round(self.pretrain.epochs / labelling.fraction)
 
@@ -210,16 +210,16 @@ class Preset:
         """Linear evaluation, once of each pretraining: no labels are drawn for it."""
         return replace(self.probe, pretrain=pretrain, seed=pretrain.seed)
 
-    def alone(self, seed: int, network: Network, labelling: Labelling, epochs: int) -> Supervised:
+    def alone(self, seed: int, network: Network, labelling: LabelSchedule, epochs: int) -> Supervised:
         """Supervised training on the labels alone."""
         changes = {**asdict(labelling), "epochs": epochs}
         return replace(lasting(self.supervised, epochs), network=network, seed=seed, **changes)
 
-    def tuned(self, seed: int, pretrain: Pretrain, labelling: Labelling, tap_layer: int) -> Finetune:
+    def tuned(self, seed: int, pretrain: Pretrain, labelling: LabelSchedule, tap_layer: int) -> Finetune:
         changes = {"tap_layer": tap_layer, "seed": seed, **asdict(labelling)}
         return replace(self.finetune, pretrain=pretrain, **changes)
 
-    def student(self, seed: int, labelling: Labelling, teacher: Network, student: Network) -> Distill:
+    def student(self, seed: int, labelling: LabelSchedule, teacher: Network, student: Network) -> Distill:
         pretrain = self.pretraining(seed, network=teacher)
         tuned = self.tuned(seed, pretrain, labelling, self.finetune.tap_layer)
         return replace(self.distill, teacher=tuned, network=student, seed=seed)

@@ -17,7 +17,7 @@ from clrkit.config import (
     known,
     with_fields,
 )
-from clrkit.experiments.grid import Cross, Grid, Labelling, Preset, lasting
+from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule, Preset, lasting
 
 
 def preset(name: str) -> Preset:
@@ -51,12 +51,12 @@ def mini() -> Preset:
         temperature=0.2,
     )
     labelled = (
-        Labelling(fraction=0.01, epochs=150, batch_size=32),
-        Labelling(fraction=0.1, epochs=30, batch_size=50),
-        Labelling(fraction=1.0, epochs=8, batch_size=125),
+        LabelSchedule(fraction=0.01, epochs=150, batch_size=32),
+        LabelSchedule(fraction=0.1, epochs=30, batch_size=50),
+        LabelSchedule(fraction=1.0, epochs=8, batch_size=125),
     )
     probe = Probe(pretrain=pretrain, optimizer=adamw(1e-2, 0.0), epochs=30, batch_size=250)
-    grid = Grid(
+    grid = ExperimentGrid(
         seeds=(0, 1, 2),
         networks=of_widths(pretrain.network, 0.25, 0.5, 1.0),
         self_temperature=1.0,
@@ -88,12 +88,12 @@ def cifar10_cpu() -> Preset:
         temperature=0.2,
     )
     labelled = (
-        Labelling(fraction=0.01, epochs=60, batch_size=50),
-        Labelling(fraction=0.1, epochs=20, batch_size=100),
-        Labelling(fraction=1.0, epochs=6, batch_size=250),
+        LabelSchedule(fraction=0.01, epochs=60, batch_size=50),
+        LabelSchedule(fraction=0.1, epochs=20, batch_size=100),
+        LabelSchedule(fraction=1.0, epochs=6, batch_size=250),
     )
     probe = Probe(pretrain=pretrain, optimizer=adamw(1e-2, 0.0), epochs=20, batch_size=500)
-    grid = Grid(
+    grid = ExperimentGrid(
         seeds=(0, 1, 2),
         networks=of_widths(pretrain.network, 0.5, 1.0, 2.0),
         self_temperature=1.0,
@@ -109,7 +109,9 @@ def cifar10_cpu() -> Preset:
     return for_cpu("cifar10_cpu", probe, grid, finetuning_rate=8e-3, distillation_epochs=6)
 
 
-def for_cpu(name: str, probe: Probe, grid: Grid, finetuning_rate: float, distillation_epochs: int) -> Preset:
+def for_cpu(
+    name: str, probe: Probe, grid: ExperimentGrid, finetuning_rate: float, distillation_epochs: int
+) -> Preset:
     """What the presets for a CPU share: AdamW, crops without colour distortion wherever there are labels."""
     pretrain, first = probe.pretrain, asdict(grid.labelled[0])
     crops = replace(pretrain.augmentation, color_strength=0.0)
@@ -141,7 +143,7 @@ def of_widths(network: Network, *widths: float) -> tuple[Network, ...]:
 FEW = (0.01, 0.1)
 TUNED, DISTILLED = ("linear", "finetuned"), ("distilled",)
 MINI_ABLATIONS = (
-    Cross(
+    AblationGrid(
         outcomes=TUNED,
         settings={
             "temperature": (0.05, 0.1, 0.2, 0.5, 1.0),
@@ -149,7 +151,7 @@ MINI_ABLATIONS = (
             "fraction": FEW,
         },
     ),
-    Cross(
+    AblationGrid(
         outcomes=TUNED,
         settings={
             "head_layers": (1, 2, 3, 4),
@@ -157,15 +159,15 @@ MINI_ABLATIONS = (
             "fraction": (*FEW, 1.0),
         },
     ),
-    Cross(outcomes=TUNED, settings={"crop_area": (0.08, 0.25, 0.5, 0.8), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"batch_size": (32, 64, 128, 256), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"width": (0.25, 0.5, 1.0), "fraction": (*FEW, 1.0)}),
-    Cross(
+    AblationGrid(outcomes=TUNED, settings={"crop_area": (0.08, 0.25, 0.5, 0.8), "fraction": FEW}),
+    AblationGrid(outcomes=TUNED, settings={"batch_size": (32, 64, 128, 256), "fraction": FEW}),
+    AblationGrid(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
+    AblationGrid(outcomes=TUNED, settings={"width": (0.25, 0.5, 1.0), "fraction": (*FEW, 1.0)}),
+    AblationGrid(
         outcomes=DISTILLED,
         settings={"distill_temperature": (0.25, 0.5, 1.0, 2.0, 4.0), "label_weight": (0.0, 0.5, 0.9)},
     ),
-    Cross(
+    AblationGrid(
         outcomes=DISTILLED,
         settings={
             "distill_temperature": (0.25, 0.5, 1.0, 2.0, 4.0),
@@ -177,12 +179,14 @@ MINI_ABLATIONS = (
 
 # Of the smallest network, which a core pretrains in five minutes.
 CIFAR10_CPU_ABLATIONS = (
-    Cross(outcomes=TUNED, settings={"temperature": (0.1, 0.2, 0.5), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"color_strength": (0.0, 0.5, 1.0), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"head_layers": (1, 2, 3), "tap_layer": (0, 1, 2, 3), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"width": (0.5, 1.0, 2.0), "fraction": FEW}),
-    Cross(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
-    Cross(outcomes=DISTILLED, settings={"distill_temperature": (0.25, 1.0, 4.0)}),
+    AblationGrid(outcomes=TUNED, settings={"temperature": (0.1, 0.2, 0.5), "fraction": FEW}),
+    AblationGrid(outcomes=TUNED, settings={"color_strength": (0.0, 0.5, 1.0), "fraction": FEW}),
+    AblationGrid(
+        outcomes=TUNED, settings={"head_layers": (1, 2, 3), "tap_layer": (0, 1, 2, 3), "fraction": FEW}
+    ),
+    AblationGrid(outcomes=TUNED, settings={"width": (0.5, 1.0, 2.0), "fraction": FEW}),
+    AblationGrid(outcomes=TUNED, settings={"memory": (False, True), "fraction": FEW}),
+    AblationGrid(outcomes=DISTILLED, settings={"distill_temperature": (0.25, 1.0, 4.0)}),
 )
 
 
@@ -193,8 +197,8 @@ def smoke() -> Preset:
     """
     full = mini()
     labelled = (
-        Labelling(fraction=0.01, epochs=2, batch_size=40),
-        Labelling(fraction=0.1, epochs=1, batch_size=100),
+        LabelSchedule(fraction=0.01, epochs=2, batch_size=40),
+        LabelSchedule(fraction=0.1, epochs=1, batch_size=100),
     )
     short = {"epochs": 1, "batch_size": 250}
     network = {"width": 0.25}
@@ -207,7 +211,7 @@ def smoke() -> Preset:
         probe=with_fields(replace(full.probe, pretrain=finetune.pretrain), short),
         supervised=with_fields(full.supervised, {**network, **asdict(labelled[0])}),
         distill=with_fields(replace(full.distill, teacher=finetune), {**network, **short}),
-        grid=Grid(
+        grid=ExperimentGrid(
             seeds=(0,),
             networks=(finetune.pretrain.network,),
             self_temperature=1.0,
@@ -216,7 +220,7 @@ def smoke() -> Preset:
             tap_layers=(0, 1),
             memory_size=500,
             memory_momentum=0.9,
-            ablations=(Cross(outcomes=TUNED, settings={"temperature": (0.2, 0.5)}),),
+            ablations=(AblationGrid(outcomes=TUNED, settings={"temperature": (0.2, 0.5)}),),
         ),
     )
 
@@ -254,9 +258,9 @@ def cifar10_official() -> Preset:
         summed_views=True,
     )
     labelled = (
-        Labelling(fraction=0.01, epochs=60, batch_size=250),
-        Labelling(fraction=0.1, epochs=30, batch_size=500),
-        Labelling(fraction=1.0, epochs=30, batch_size=500),
+        LabelSchedule(fraction=0.01, epochs=60, batch_size=250),
+        LabelSchedule(fraction=0.1, epochs=30, batch_size=500),
+        LabelSchedule(fraction=1.0, epochs=30, batch_size=500),
     )
     return official("cifar10_official", pretrain, (pretrain.network,), labelled, 100, 512, 0.0)
 
@@ -283,10 +287,10 @@ def cifar10() -> Preset:
     big = Network(depth=50, width=2.0, sk_ratio=0.0625, stem="cifar")
     pretrain = replace(cifar10_official().pretrain, network=big, precision="bfloat16")
     labelled = (  # LARS moves weights by a set share a step: it takes steps, which few labels have few of
-        Labelling(fraction=0.001, epochs=1000, batch_size=40),
-        Labelling(fraction=0.01, epochs=300, batch_size=100),
-        Labelling(fraction=0.1, epochs=100, batch_size=250),
-        Labelling(fraction=1.0, epochs=50, batch_size=500),
+        LabelSchedule(fraction=0.001, epochs=1000, batch_size=40),
+        LabelSchedule(fraction=0.01, epochs=300, batch_size=100),
+        LabelSchedule(fraction=0.1, epochs=100, batch_size=250),
+        LabelSchedule(fraction=1.0, epochs=50, batch_size=500),
     )
     networks = (small, replace(big, width=1.0), replace(small, width=2.0), big)
     standard = official("cifar10", pretrain, networks, labelled, 100, 512, 0.0)
@@ -307,9 +311,9 @@ def cifar10() -> Preset:
 
 CIFAR10_FEW = (0.001, *FEW)
 CIFAR10_ABLATIONS = (
-    Cross(outcomes=TUNED, settings={"temperature": (0.1, 0.2, 0.5, 1.0), "fraction": CIFAR10_FEW}),
-    Cross(outcomes=TUNED, settings={"color_strength": (0.0, 0.25, 0.5, 1.0), "fraction": CIFAR10_FEW}),
-    Cross(
+    AblationGrid(outcomes=TUNED, settings={"temperature": (0.1, 0.2, 0.5, 1.0), "fraction": CIFAR10_FEW}),
+    AblationGrid(outcomes=TUNED, settings={"color_strength": (0.0, 0.25, 0.5, 1.0), "fraction": CIFAR10_FEW}),
+    AblationGrid(
         outcomes=TUNED,
         settings={
             "head_layers": (1, 2, 3, 4),
@@ -317,15 +321,15 @@ CIFAR10_ABLATIONS = (
             "fraction": (*CIFAR10_FEW, 1.0),
         },
     ),
-    Cross(
+    AblationGrid(
         outcomes=TUNED,
         settings={"memory": (False, True), "batch_size": (256, 512, 1024), "fraction": CIFAR10_FEW},
     ),
-    Cross(
+    AblationGrid(
         outcomes=DISTILLED,
         settings={"distill_temperature": (0.1, 0.5, 1.0, 2.0), "fraction": CIFAR10_FEW},
     ),
-    Cross(outcomes=DISTILLED, settings={"label_weight": (0.0, 0.5, 0.9), "fraction": CIFAR10_FEW}),
+    AblationGrid(outcomes=DISTILLED, settings={"label_weight": (0.0, 0.5, 0.9), "fraction": CIFAR10_FEW}),
 )
 
 
@@ -374,9 +378,9 @@ def imagenet(name: str, networks: tuple[Network, ...]) -> Preset:
         memory=True,
     )
     labelled = (
-        Labelling(fraction=0.01, epochs=60, batch_size=1024),
-        Labelling(fraction=0.1, epochs=30, batch_size=1024),
-        Labelling(fraction=1.0, epochs=30, batch_size=1024),
+        LabelSchedule(fraction=0.01, epochs=60, batch_size=1024),
+        LabelSchedule(fraction=0.1, epochs=30, batch_size=1024),
+        LabelSchedule(fraction=1.0, epochs=30, batch_size=1024),
     )
     return official(name, pretrain, networks, labelled, 90, 4096, 1e-6)
 
@@ -385,7 +389,7 @@ def official(
     name: str,
     pretrain: Pretrain,
     networks: tuple[Network, ...],
-    labelled: tuple[Labelling, ...],
+    labelled: tuple[LabelSchedule, ...],
     probe_epochs: int,
     probe_batch: int,
     probe_decay: float,
@@ -429,7 +433,7 @@ def official(
         precision=pretrain.precision,
         temperature=1.0,
     )
-    grid = Grid(
+    grid = ExperimentGrid(
         seeds=(0,),
         networks=networks,
         self_temperature=0.1,

@@ -20,13 +20,13 @@ from torch.export import Dim, ExportedProgram
 from clrkit.config import Data
 from clrkit.data.datasets import EMBEDDED, known_root, load_evaluation
 from clrkit.data.folders import root_of
-from clrkit.data.images import WHOLE, DataError, ImageArray, Rgb, View, upright
+from clrkit.data.images import WHOLE, DataError, EvalView, ImageArray, Rgb, upright
 from clrkit.data.sources import PixelArray, PixelStream
 from clrkit.data.torchvision_sets import KNOWN
-from clrkit.export.exported_module import Portable
+from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
-from clrkit.export.source import Origin, read_origin
-from clrkit.files import write_whole
+from clrkit.export.source import ModelSource, read_source
+from clrkit.files import write_atomically
 from clrkit.results.table import Table
 from clrkit.runs.model_files import WEIGHTS, ModelError, new_folder, refuse_existing, write_files
 from clrkit.runs.provenance import cpu_name, provenance
@@ -76,7 +76,7 @@ def export(source: Path, out: Path, image_size: int | None = None) -> Exported:
         Damaged: where a run's files are not what was written.
     """
     refuse_existing(out)
-    origin = read_origin(source, image_size)
+    origin = read_source(source, image_size)
     photos, named = sample(origin)
     wanted = [original(origin, photo) for photo in photos]
     with new_folder(out) as folder, torch.no_grad():
@@ -85,13 +85,13 @@ def export(source: Path, out: Path, image_size: int | None = None) -> Exported:
         checks = {name: deviation(engines[name], photos, wanted) for name in TOLERANCES}
         refuse_deviating(checks, source)
         table = table_of(folder, origin, engines, checks, named)
-        write_whole(folder / CARD, card(origin, table).encode())
+        write_atomically(folder / CARD, card(origin, table).encode())
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         write_sums(folder, files)
     return Exported(out, files, checks, table)
 
 
-def about(origin: Origin) -> dict[str, object]:
+def about(origin: ModelSource) -> dict[str, object]:
     """What the description says beside the model: enough to predict, to evaluate and to export again."""
     known = {"image_size": origin.image_size, "classes": origin.names}
     records = [{**each, "config": without_folders(each["config"])} for each in origin.records.values()]
@@ -108,14 +108,14 @@ def without_folders(config: object, field: str = "") -> object:
 # The forms
 
 
-def write_programs(folder: Path, origin: Origin) -> dict[str, Engine]:
+def write_programs(folder: Path, origin: ModelSource) -> dict[str, Engine]:
     """Write the programs; returns what was written as functions, with the original's under its weights."""
-    portable = Portable(origin.model, origin.image_size).eval()
+    portable = ExportedModule(origin.model, origin.image_size).eval()
     program = traced(portable)
     write_onnx(folder / ONNX, program, portable, origin.classes)
     content = io.BytesIO()
     torch.export.save(program, content)
-    write_whole(folder / PROGRAM, content.getbuffer())
+    write_atomically(folder / PROGRAM, content.getbuffer())
     # Reading such a file unpickles, so that none is ever read but this one, which was made just now.
     reread = torch.export.load(io.BytesIO((folder / PROGRAM).read_bytes())).module()
     return {
@@ -125,7 +125,7 @@ def write_programs(folder: Path, origin: Origin) -> dict[str, Engine]:
     }
 
 
-def traced(portable: Portable) -> ExportedProgram:
+def traced(portable: ExportedModule) -> ExportedProgram:
     """The model as a graph for any number of images of any size, without the paths of this machine."""
     side = portable.size
     example = torch.zeros(2, side + 7, side + 13, 3, dtype=torch.uint8)
@@ -136,7 +136,9 @@ def traced(portable: Portable) -> ExportedProgram:
     return program
 
 
-def write_onnx(path: Path, program: ExportedProgram, portable: Portable, classes: Sequence[str]) -> None:
+def write_onnx(
+    path: Path, program: ExportedProgram, portable: ExportedModule, classes: Sequence[str]
+) -> None:
     """The graph as ONNX; of more than 2 GB with its weights beside it. Class names lie in its metadata."""
     made = torch.onnx.export(
         program,
@@ -173,7 +175,7 @@ def by_onnx(path: Path, outputs: Sequence[str]) -> Engine:
 # Checks
 
 
-def sample(origin: Origin) -> tuple[list[Rgb], str]:
+def sample(origin: ModelSource) -> tuple[list[Rgb], str]:
     """Photographs to check on and what they are: of the data set where it is at hand, and noise."""
     random, side = np.random.default_rng(0), origin.image_size
     shapes = [(side, side), (2 * side, side + 5), (side // 2, 3 * side)]
@@ -206,9 +208,9 @@ def photos_of(data: Data) -> list[Rgb]:
     return [np.ascontiguousarray(upright(photo.pixels, photo.orientation)) for photo in found]
 
 
-def original(origin: Origin, photo: Rgb) -> Outputs:
+def original(origin: ModelSource, photo: Rgb) -> Outputs:
     """What the original model makes of the view that clrkit measures."""
-    model, view = origin.model, View(ImageArray(photo[None]), origin.image_size, exact=True).read(0)[0]
+    model, view = origin.model, EvalView(ImageArray(photo[None]), origin.image_size, exact=True).read(0)[0]
     with torch.no_grad():
         images = torch.from_numpy(view[None])
         if model.classifier is None:
@@ -239,7 +241,7 @@ def refuse_deviating(checks: dict[str, float], source: Path) -> None:
 
 
 def table_of(
-    folder: Path, origin: Origin, engines: dict[str, Engine], checks: dict[str, float], named: str
+    folder: Path, origin: ModelSource, engines: dict[str, Engine], checks: dict[str, float], named: str
 ) -> Table:
     """A row for each form, timed one after the other in this process."""
     forms = {WEIGHTS: "PyTorch (clrkit)", PROGRAM: "torch.export", ONNX: "onnxruntime"}

@@ -1,7 +1,7 @@
 """A model with its preprocessing: photographs of any size in, as bytes, and what they show out.
 
-What `clrkit.data.images.View` does to a decoded photograph is written here in operations that exporters know,
-with the same results to the last bit of a pixel, so that a file of the whole needs no clrkit.
+What `clrkit.data.images.EvalView` does to a decoded photograph is written here in operations that exporters
+know, with the same results to the last bit of a pixel, so that a file of the whole needs no clrkit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from clrkit.model import Model
 
 Photos = UInt8[Tensor, "batch height width 3"]
 Planes = UInt8[Tensor, "batch 3 height width"]
-View = Float[Tensor, "batch 3 side side"]
+EvalView = Float[Tensor, "batch 3 side side"]
 
 FINEST = 22  # most bits of a weight after the point (PyTorch, UpSampleKernelAVXAntialias.h, as Pillow-SIMD)
 
 
-class Portable(nn.Module):
+class ExportedModule(nn.Module):
     """Photographs, (batch, height, width, 3) as bytes, upright, to the outputs of a model.
 
     Args:
@@ -46,7 +46,7 @@ class Portable(nn.Module):
         return logits.softmax(1), logits
 
 
-def measured_view(planes: Planes, size: int) -> View:
+def measured_view(planes: Planes, size: int) -> EvalView:
     """The evaluation view: small ones are whole images squashed, larger ones the official central crop."""
     if size <= WHOLE:
         return squash(squash(planes.int(), size, axis=3), size, axis=2).float() / 255

@@ -20,7 +20,7 @@ from clrkit.config import (
 from clrkit.data.folders import UNSHOWABLE
 from clrkit.data.images import WHOLE
 from clrkit.evaluate import interval
-from clrkit.export.source import Origin
+from clrkit.export.source import ModelSource
 from clrkit.results.records import DATASETS, network_name
 from clrkit.results.table import Table, duration, verbatim
 
@@ -52,7 +52,7 @@ print(features.shape)
 """
 
 
-def card(origin: Origin, table: Table) -> str:
+def card(origin: ModelSource, table: Table) -> str:
     """The card as Markdown.
 
     Args:
@@ -72,19 +72,19 @@ def card(origin: Origin, table: Table) -> str:
     return "\n".join(parts)
 
 
-def title(origin: Origin) -> str:
+def title(origin: ModelSource) -> str:
     given = f"{len(origin.classes):,} classes" if origin.classes else "features"
     return f"{in_words(origin.model.config).partition(',')[0]}: {given}" + (
         f" of {dataset(origin)}" if origin.stage else ""
     )
 
 
-def dataset(origin: Origin) -> str:
+def dataset(origin: ModelSource) -> str:
     name = origin.record["dataset"]["name"]
     return verbatim(DATASETS.get(name, name))
 
 
-def what(origin: Origin) -> str:
+def what(origin: ModelSource) -> str:
     """What it is, what goes in and what comes out."""
     parameters = sum(parameter.numel() for parameter in origin.model.parameters())
     trained = {
@@ -101,7 +101,7 @@ def what(origin: Origin) -> str:
     return f"{in_words(origin.model.config)}; {parameters:,} parameters; {how}."
 
 
-def use(origin: Origin) -> str:
+def use(origin: ModelSource) -> str:
     size = origin.image_size
     seen = (
         f"the whole image, squashed to {size} x {size} pixels (bicubic, antialiased)"
@@ -130,7 +130,7 @@ def classes_text(classes: Sequence[str]) -> str:
     return f"Classes: {named}{more}."
 
 
-def data_text(origin: Origin) -> str:
+def data_text(origin: ModelSource) -> str:
     if not origin.stage:
         return f"Data and labels are {UNKNOWN}: the folder `{origin.folder.name}` has no record of a run."
     record, found = origin.record, origin.record["dataset"]
@@ -154,7 +154,7 @@ def source_of(stage: Labelled) -> str:
     return "given in a CSV" if stage.images.labels_csv else "all that there are"
 
 
-def accuracy_text(origin: Origin) -> str:
+def accuracy_text(origin: ModelSource) -> str:
     metrics = origin.record["metrics"] if origin.stage else {}
     if "top1" not in metrics:
         return f"Accuracy is {UNKNOWN}." + (
@@ -180,7 +180,7 @@ def accuracy_text(origin: Origin) -> str:
     return text
 
 
-def made_text(origin: Origin) -> str:
+def made_text(origin: ModelSource) -> str:
     """A row for each stage, and the versions of the last."""
     if not origin.stage:
         return f"How it was made is {UNKNOWN}."
@@ -228,7 +228,7 @@ def settings(stage: Stage) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def limits(origin: Origin) -> str:
+def limits(origin: ModelSource) -> str:
     """What not to expect."""
     items = [
         "It was measured on images of its own data set; of others nothing is known.",

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from clrkit.config import ConfigError
 from clrkit.data.folders import images_of
 from clrkit.data.images import WHOLE, DataError, read_photo, upright
-from clrkit.runs.checksums import Damaged, check_file, read_checked, read_sums
+from clrkit.runs.checksums import ChecksumError, check_file, read_checked, read_sums
 from clrkit.runs.provenance import available_cores
 
 ONNX, DESCRIPTION = "model.onnx", "model.json"
@@ -36,7 +36,7 @@ class Classifier:
         Raises:
             DataError: naming a file that cannot be read.
         """
-        # As in `clrkit.data.images.View`: a JPEG of which little is wanted is decoded at a smaller size.
+        # As in `clrkit.data.images.EvalView`: a JPEG of which little is wanted is decoded at a smaller size.
         photo = read_photo(path, self.image_size if self.image_size <= WHOLE else None)
         pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation))
         found = self.probabilities(pixels[None])[0]
@@ -106,7 +106,7 @@ def from_export(folder: Path) -> Classifier:
         check_file(folder / ONNX, sums)
         about = json.loads(read_checked(folder / DESCRIPTION, sums))["about"]
         size, names = int(about["image_size"]), about["classes"]
-    except Damaged as damage:
+    except ChecksumError as damage:
         raise ConfigError(f"{damage.problem}; export the model anew.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{folder / DESCRIPTION} describes no export.") from None
@@ -138,13 +138,13 @@ def from_weights(folder: Path) -> Classifier:
     """By PyTorch, with the same preprocessing."""
     import torch
 
-    from clrkit.export.exported_module import Portable
-    from clrkit.export.source import read_origin
+    from clrkit.export.exported_module import ExportedModule
+    from clrkit.export.source import read_source
 
-    origin = read_origin(folder)
+    origin = read_source(folder)
     if not origin.classes:
         raise ConfigError(f"{folder} has no classifier, so it names no classes.")
-    portable = Portable(origin.model, origin.image_size).eval()
+    portable = ExportedModule(origin.model, origin.image_size).eval()
 
     def probabilities(photo: Photo) -> Probabilities:
         with torch.no_grad():

@@ -16,7 +16,7 @@ from clrkit.runs.store import read_json, read_object
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelSource:
     """A model and where it comes from.
 
     Attributes:
@@ -47,7 +47,7 @@ class Origin:
         return self.records[self.stage.name] if self.stage else {}
 
 
-def read_origin(folder: Path, image_size: int | None = None) -> Origin:
+def read_source(folder: Path, image_size: int | None = None) -> ModelSource:
     """The model of a finished run's folder, of a model folder, or of an export.
 
     Args:
@@ -68,7 +68,7 @@ def read_origin(folder: Path, image_size: int | None = None) -> Origin:
     names = read_classes(folder) if count else ()
     if names is not None and len(names) != count:
         raise ModelError(f"{folder} names {len(names)} classes, but tells {count} apart.")
-    return Origin(folder, model, size, names, stage, {record["stage"]: record for record in records})
+    return ModelSource(folder, model, size, names, stage, {record["stage"]: record for record in records})
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -10,12 +10,21 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 
-from clrkit.experiments.ablation_settings import OUTCOMES, SETTINGS, depends, text_of
+from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.results.ablation import Ablation, Series, summary
 from clrkit.results.captions import TOP1, caption, listed
 from clrkit.results.published import finding
-from clrkit.results.records import frame
-from clrkit.results.style import FINETUNED, LINEAR, SELF, SUPERVISED, Drawing, Look, canvas, with_looks
+from clrkit.results.records import records_to_frame
+from clrkit.results.style import (
+    FINETUNED,
+    LINEAR,
+    SELF,
+    SUPERVISED,
+    FigureWithData,
+    SeriesStyle,
+    new_figure,
+    with_looks,
+)
 
 LOOKS = {"linear": LINEAR, "finetuned": FINETUNED, "distilled": SELF}
 PUBLISHED_LOOKS = LOOKS | {"supervised": SUPERVISED}  # a method looks alike, own or published
@@ -30,7 +39,7 @@ class Line:
     """Means of a panel (`clrkit.results.ablation.summary`), their look, and where seeds are missing."""
 
     name: str
-    look: Look
+    look: SeriesStyle
     cells: pd.DataFrame
     lacking: Sequence[Any] = ()
 
@@ -50,20 +59,20 @@ class Panel:
         return self.lines[: len(self.series)]
 
 
-def compare(lab: Ablation, outcome: str, along: str, points: Sequence[Mapping[str, Any]]) -> Drawing:
+def compare(lab: Ablation, outcome: str, along: str, points: Sequence[Mapping[str, Any]]) -> FigureWithData:
     """An outcome along a setting: at one point, or at two side by side on one scale.
 
     Raises:
         ConfigError: as `Ablation.series`.
     """
     found = [lab.series(outcome, along, **point) for point in points]
-    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name}"
+    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {FACTORS[along].name}"
     return draw(lab, title, list(map(panel_of, headings(found), found)))
 
 
 def crossed(
     lab: Ablation, outcome: str, along: str, lines: str, panels: str | None = None, **held: Any
-) -> Drawing:
+) -> FigureWithData:
     """An outcome along a setting, a line for every value of a second and a panel for every one of a third.
 
     Panels of which less than half is recorded are left out, and lines of which nothing is, unless all are.
@@ -71,7 +80,7 @@ def crossed(
     Raises:
         ConfigError: as `Ablation.series`, and for more lines than there are looks.
     """
-    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {SETTINGS[along].name} and {SETTINGS[lines].name}"
+    title = f"{OUTCOMES[outcome].capitalize()}: accuracy by {FACTORS[along].name} and {FACTORS[lines].name}"
     points = [{**held, panels: value} for value in lab.choices[panels]] if panels else [held]
     every = [
         [lab.series(outcome, along, **{**point, lines: each}) for each in lab.choices[lines]]
@@ -85,7 +94,7 @@ def crossed(
     looks = dict(with_looks([value for value in lab.choices[lines] if value in known], "lines"))
     drawn = [
         Panel(
-            f"{SETTINGS[panels].name} {text_of(panels, found[0].held[panels])}" if panels else "",
+            f"{FACTORS[panels].name} {text_of(panels, found[0].held[panels])}" if panels else "",
             along,
             found,
             [crossing_line(each, lines, looks[each.held[lines]]) for each in lined],
@@ -95,16 +104,16 @@ def crossed(
     return draw(lab, title, drawn)
 
 
-def crossing_line(series: Series, lines: str, look: Look) -> Line:
+def crossing_line(series: Series, lines: str, look: SeriesStyle) -> Line:
     """A series under the value of the setting that the lines differ in."""
-    name = f"{SETTINGS[lines].name} {text_of(lines, series.held[lines])}"
+    name = f"{FACTORS[lines].name} {text_of(lines, series.held[lines])}"
     return Line(name, look, series.cells, series.lacking)
 
 
-def side_by_side(lab: Ablation, outcome: str, settings: Sequence[str], **held: Any) -> Drawing:
+def side_by_side(lab: Ablation, outcome: str, settings: Sequence[str], **held: Any) -> FigureWithData:
     """An outcome along several settings, a panel each, on one scale."""
     title = (
-        f"{OUTCOMES[outcome].capitalize()}: accuracy by {', '.join(SETTINGS[name].name for name in settings)}"
+        f"{OUTCOMES[outcome].capitalize()}: accuracy by {', '.join(FACTORS[name].name for name in settings)}"
     )
     return draw(lab, title, [panel_of("", lab.series(outcome, name, **held)) for name in settings])
 
@@ -126,21 +135,21 @@ def headings(found: Sequence[Series]) -> list[str]:
     one, other = found
     differ = [
         name
-        for name in SETTINGS
+        for name in FACTORS
         if one.held[name] != other.held[name] and name != one.along and depends(one.outcome, name)
     ]
     words = [
-        ", ".join(f"{SETTINGS[name].name} {text_of(name, each.held[name])}" for name in differ)
+        ", ".join(f"{FACTORS[name].name} {text_of(name, each.held[name])}" for name in differ)
         for each in found
     ]
     return [f"A: {words[0]}", f"B: {words[1]}"] if differ else ["A", "B, the same as A"]
 
 
-def draw(lab: Ablation, title: str, panels: Sequence[Panel]) -> Drawing:
+def draw(lab: Ablation, title: str, panels: Sequence[Panel]) -> FigureWithData:
     """Panels on one vertical scale, the names of their lines below."""
     every = [series for panel in panels for series in panel.series]
     width = max(6.4, 0.1 * len(title), 1.2 + 2.9 * len(panels))
-    with canvas(title, subtitle(lab, every), 1, len(panels), width=width, height=3.9) as (figure, grid):
+    with new_figure(title, subtitle(lab, every), 1, len(panels), width=width, height=3.9) as (figure, grid):
         for axes, panel in zip(grid, panels, strict=True):
             draw_panel(lab, axes, panel)
             axes.set_ylim(limits(panels))
@@ -156,7 +165,7 @@ def draw(lab: Ablation, title: str, panels: Sequence[Panel]) -> Drawing:
     cells = [
         line.cells.assign(panel=panel.heading, line=line.name) for panel in panels for line in panel.lines
     ]
-    return Drawing("ablation", title, figure, pd.concat(cells), alt(title, panels))
+    return FigureWithData("ablation", title, figure, pd.concat(cells), alt(title, panels))
 
 
 def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
@@ -171,7 +180,7 @@ def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
         draw_line(axes, {value: place + shift for value, place in places.items()}, line, order=9 - index)
     texts = [text_of(panel.along, value) for value in values]
     axes.set_xticks(range(len(values)), texts)
-    axes.set(xlim=(-0.4, len(values) - 0.6), xlabel=SETTINGS[panel.along].meaning)
+    axes.set(xlim=(-0.4, len(values) - 0.6), xlabel=FACTORS[panel.along].meaning)
     axes.set_title(panel.heading)
 
 
@@ -220,7 +229,7 @@ def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
     """Data, preset, seeds and error bars; where the runs come from, and what is held other than usual."""
     along, outcome = {series.along for series in found}, found[0].outcome
     held = [
-        f"{SETTINGS[name].name} {text_of(name, found[0].held[name])}"
+        f"{FACTORS[name].name} {text_of(name, found[0].held[name])}"
         for name, value in lab.standard.items()
         if len({series.held[name] for series in found}) == 1
         and name not in along
@@ -231,7 +240,9 @@ def subtitle(lab: Ablation, found: Sequence[Series]) -> str:
     if not runs:
         return f"no runs are recorded here\n{', '.join([*held, REST])}"
     told = caption(
-        frame([runs[0].record], lab.preset), lab.preset.name, pd.concat([series.cells for series in found])
+        records_to_frame([runs[0].record], lab.preset),
+        lab.preset.name,
+        pd.concat([series.cells for series in found]),
     )
     sources = lab.sources([(None, run) for run in runs])
     return f"{told}\n{', '.join([*held, REST])}; {sources}"
@@ -243,7 +254,7 @@ def alt(title: str, panels: Iterable[Panel]) -> str:
     for panel in panels:
         missing = sum(len(series.missing) for series in panel.series)
         known = ". ".join(means(panel.along, line, len(panel.series) > 1) for line in panel.lines_of_series)
-        name = panel.heading or SETTINGS[panel.along].name
+        name = panel.heading or FACTORS[panel.along].name
         lacking = f", {missing} run{'s' if missing > 1 else ''} missing" if missing else ""
         told.append(f"{name}: {known or 'nothing is recorded'}{lacking}")
     return f"{title}. {'; '.join(told)}."
@@ -256,14 +267,14 @@ def means(along: str, line: Line, named: bool) -> str:
     return f"{line.name}, {known or 'nothing is recorded'}" if named else known
 
 
-def as_published(setting: str) -> Drawing | None:
+def as_published(setting: str) -> FigureWithData | None:
     """The published numbers of a setting, on a scale of their own; None where there are none."""
     found = finding(setting)
     if found.numbers.empty:
         return None
-    title = f"As published, ImageNet: {SETTINGS[setting].name}"
+    title = f"As published, ImageNet: {FACTORS[setting].name}"
     labels = list(dict.fromkeys(found.numbers["label"]))
-    with canvas(title, f"{found.cited}; no error bars are published", width=5.2, height=3.9) as (
+    with new_figure(title, f"{found.cited}; no error bars are published", width=5.2, height=3.9) as (
         figure,
         (axes,),
     ):
@@ -275,7 +286,7 @@ def as_published(setting: str) -> Drawing | None:
         axes.set(xlim=(-0.4, len(labels) - 0.6), ylabel=TOP1)
         figure.legend(loc="outside lower left", ncols=3)
     said = found.numbers["series"] + " " + found.numbers["label"]
-    return Drawing(
+    return FigureWithData(
         "published", title, figure, found.numbers, f"{title}. {listed(said, found.numbers['mean'])}."
     )
 
@@ -293,5 +304,5 @@ def found(lab: Ablation, outcome: str, *settings: str, **held: Any) -> Markdown:
     lines = ["| setting | published | these records |", "| --- | --- | --- |"]
     for name in settings:
         (_, published), (_, own) = beside(lab, [lab.series(outcome, name, **held)])
-        lines.append(f"| {SETTINGS[name].name} | {published} | {own} |")
+        lines.append(f"| {FACTORS[name].name} | {published} | {own} |")
     return Markdown("\n".join(lines))

@@ -18,7 +18,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
 from clrkit.losses import partners
-from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, canvas, encode, styled, tint
+from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, encode, new_figure, styled, tint
 
 DPI = 110
 GREY = "#555555"
@@ -81,7 +81,7 @@ def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ())
 
 def similarities(matrices: Mapping[str, Square], title: str, subtitle: str) -> Picture:
     """Cosine similarities of 2N projections, both views of N images; each row's positive pair is framed."""
-    with canvas(title, subtitle, 1, len(matrices), width=3.6 * len(matrices) + 0.8, height=4.4) as (
+    with new_figure(title, subtitle, 1, len(matrices), width=3.6 * len(matrices) + 0.8, height=4.4) as (
         figure,
         grid,
     ):
@@ -116,7 +116,7 @@ def deviations(values: Mapping[str, float], bound: float, title: str) -> Picture
     """Relative deviations on a logarithmic scale, from the first at the top, and the bound they keep to."""
     names, worst = list(values), max(values, key=lambda name: values[name])
     subtitle = "largest difference in parts of the largest value, float32"
-    with canvas(title, subtitle, height=1.4 + 0.3 * len(names)) as (figure, (axes,)):
+    with new_figure(title, subtitle, height=1.4 + 0.3 * len(names)) as (figure, (axes,)):
         places = range(len(names))
         axes.hlines(places, 1e-8, list(values.values()), color=BLUE, lw=1.1)
         axes.plot(list(values.values()), places, "o", color=BLUE)
@@ -138,7 +138,7 @@ def embeddings(
     subtitle: str,
 ) -> Picture:
     """Points in the plane, a panel a network; colour and the class's number tell the classes apart."""
-    with canvas(title, subtitle, 1, len(points), width=4.2 * len(points), height=4.6) as (figure, grid):
+    with new_figure(title, subtitle, 1, len(points), width=4.2 * len(points), height=4.6) as (figure, grid):
         for axes, (name, places) in zip(grid, points.items(), strict=True):
             for number in range(len(classes)):
                 x, y = np.asarray(places)[labels == number].T

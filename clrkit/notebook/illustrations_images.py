@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
-from clrkit.augment import Boxes, Drawn, draw_view, drawn_view, to_float
+from clrkit.augment import Boxes, ViewParams, apply_view, sample_view_params, to_float
 from clrkit.config import Augmentation
 from clrkit.notebook.illustrations import GREY, Picture, bare
 from clrkit.results.style import BLUE, ORANGE, RED, styled
@@ -51,14 +51,14 @@ def tiles(images: Images, columns: int) -> Float32[np.ndarray, "high wide 3"]:
 # Augmentation
 
 
-def steady_draw(count: int, side: int, augmentation: Augmentation, seed: int) -> Drawn:
-    """What `draw_view` draws with every operation on; then those that are off are taken out again.
+def steady_draw(count: int, side: int, augmentation: Augmentation, seed: int) -> ViewParams:
+    """What `sample_view_params` draws with every operation on; then those that are off are taken out again.
 
     So a setting changes what it is about, and nothing of the other draws of the same seed.
     """
     strength = augmentation.color_strength
     whole = replace(augmentation, flip=True, blur=True, color_strength=strength or 1.0)
-    drawn = draw_view(count, side, whole, Generator().manual_seed(seed))
+    drawn = sample_view_params(count, side, whole, Generator().manual_seed(seed))
     applied, grey = (chosen & (strength > 0) for chosen in (drawn.jitter.applied, drawn.jitter.grey))
     return drawn._replace(
         flip=drawn.flip & augmentation.flip,
@@ -72,7 +72,7 @@ def augmented(
 ) -> Picture:
     """An image with the crops that are drawn, and the views made of it: a column is a pair of views."""
     drawn = steady_draw(2 * PAIRS, pixels.shape[-1], augmentation, seed)
-    views = drawn_view(pixels.expand(2 * PAIRS, -1, -1, -1), drawn, augmentation, size)
+    views = apply_view(pixels.expand(2 * PAIRS, -1, -1, -1), drawn, augmentation, size)
     with styled():
         figure = Figure(figsize=(8.4, 2.1))
         image = figure.add_axes((0.0, 0.03, 0.21, 0.84))

@@ -13,13 +13,13 @@ from weakref import WeakSet
 import ipywidgets as w
 
 from clrkit.config import ConfigError, Stage
-from clrkit.experiments.ablation_settings import OUTCOMES, SETTINGS, depends, text_of
+from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.notebook import controls
 from clrkit.notebook.ablation_figures import as_published, beside, compare
 from clrkit.notebook.progress import REDRAW_SECONDS, Course, expected, name_of, told
 from clrkit.results.ablation import Ablation
 from clrkit.results.style import encode
-from clrkit.runs.run import materialise
+from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store
 from clrkit.scale.local_workers import missing
 
@@ -35,7 +35,7 @@ class Column:
     """A slider for every setting: one point of the lab."""
 
     def __init__(self, lab: Ablation, name: str, redraw: Callable[[Any], None]) -> None:
-        self.sliders = {each: self.slider(lab, f"{name} {SETTINGS[each].name}", each) for each in SETTINGS}
+        self.sliders = {each: self.slider(lab, f"{name} {FACTORS[each].name}", each) for each in FACTORS}
         for slider in self.sliders.values():
             slider.observe(redraw, "value")
         self.note = w.HTML()
@@ -51,17 +51,17 @@ class Column:
 
     def enable(self, outcome: str, along: str) -> None:
         """Leave the sliders that count, and say why the others do not."""
-        idle = [name for name in SETTINGS if not depends(outcome, name)]
+        idle = [name for name in FACTORS if not depends(outcome, name)]
         for name, slider in self.sliders.items():
             slider.disabled = name == along or name in idle
-        why = [f"{SETTINGS[along].name}: on the horizontal axis."]
+        why = [f"{FACTORS[along].name}: on the horizontal axis."]
         if idle:
-            names = ", ".join(SETTINGS[name].name for name in idle)
+            names = ", ".join(FACTORS[name].name for name in idle)
             why.append(f"Of no effect on the accuracy measured ({OUTCOMES[outcome]}): {names}.")
         self.note.value = f'<div style="line-height: 1.3">{escape(" ".join(why))}</div>'
 
 
-class Training:
+class TrainingControls:
     """Buttons that make runs in a thread of its own, which sets traits of widgets and nothing else.
 
     Args:
@@ -159,7 +159,7 @@ class Training:
     def follow(self, config: Stage, done: int, total: int) -> bool:
         """Make one run, showing its course; False if stopped."""
         course, drawn, moved = Course(config), 0.0, 0.0
-        with closing(materialise(config, self.store)) as steps:
+        with closing(run_or_load(config, self.store)) as steps:
             for progress in steps:
                 if self.stopping.is_set():
                     return False
@@ -180,7 +180,7 @@ class Training:
         self.course.value = controls.figure(picture.png(), picture.alt)
 
 
-TRAININGS = WeakSet[Training]()
+TRAININGS = WeakSet[TrainingControls]()
 
 
 def end_all() -> None:
@@ -216,7 +216,7 @@ class AblationPanel:
         self.columns = [Column(lab, name, self.redraw) for name in ("A", "B")]
         self.warning = controls.status()
         self.figure, self.published, self.beside = w.HTML(), w.HTML(), w.HTML()
-        self.training = Training(lab.recorded.store, self.redraw)
+        self.training = TrainingControls(lab.recorded.store, self.redraw)
         self.outcome.observe(self.choose_outcome, "value")
         for control in (self.along, self.both):
             control.observe(self.redraw, "value")
@@ -287,7 +287,7 @@ class AblationPanel:
 
 def axes_of(outcome: str) -> list[tuple[str, str]]:
     """The settings that an outcome depends on, by the name of their control."""
-    return [(setting.name, name) for name, setting in SETTINGS.items() if depends(outcome, name)]
+    return [(setting.name, name) for name, setting in FACTORS.items() if depends(outcome, name)]
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

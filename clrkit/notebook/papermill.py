@@ -57,7 +57,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
     """
     from papermill.exceptions import PapermillExecutionError
 
-    from clrkit.files import write_whole
+    from clrkit.files import write_atomically
 
     given = checked_parameters(source, parameters)
     try:
@@ -71,7 +71,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
                 raise NotebookError(failure(source, target, error)) from None
             finally:
                 if copy.exists():
-                    write_whole(target, cleaned(copy))
+                    write_atomically(target, cleaned(copy))
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror or error}.") from None
 

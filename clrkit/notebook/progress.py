@@ -15,7 +15,7 @@ from clrkit.config import Pretrain, Stage, to_dict
 from clrkit.notebook import illustrations
 from clrkit.results.records import chain_columns, fraction_name
 from clrkit.runs.reproduce import plan as planned
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Progress, Run, Store
 
 REDRAW_SECONDS = 1.5  # between pictures of a run under way: drawing one takes 40 ms
@@ -74,10 +74,10 @@ def follow(config: Stage, store: Store, device: str = "auto") -> Run:
 
     Raises:
         Interrupted: where the kernel was interrupted.
-        RunError, ConfigError: as `clrkit.runs.run.materialise`.
+        RunError, ConfigError: as `clrkit.runs.run.run_or_load`.
     """
     shown = CourseDisplay(config)
-    with noting(signal.SIGINT) as stopped, closing(materialise(config, store, device)) as work:
+    with noting(signal.SIGINT) as stopped, closing(run_or_load(config, store, device)) as work:
         run = finish(work, lambda progress: shown.show(progress, bool(stopped)))
     shown.conclude(run)
     return run

@@ -27,7 +27,7 @@ from clrkit.files import HOUR, discard_left_over
 from clrkit.notebook.papermill import NotebookError, execute, executed_whole, notebooks, own_dataset
 from clrkit.results.published import PAPER
 from clrkit.runs.check import published
-from clrkit.runs.checksums import Damaged, check_file, digest_of, read_sums
+from clrkit.runs.checksums import ChecksumError, check_file, digest_of, read_sums
 from clrkit.runs.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
 from clrkit.runs.store import (
     NOTE_SECONDS,
@@ -35,7 +35,7 @@ from clrkit.runs.store import (
     Run,
     RunError,
     Store,
-    locked,
+    file_lock,
     read_json,
     write_json,
     write_sums,
@@ -77,10 +77,10 @@ def publishing(store: Store) -> Iterator[None]:
         store.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             try:
-                held.enter_context(locked(lock, NOTE_SECONDS))
+                held.enter_context(file_lock(lock, NOTE_SECONDS))
             except Timeout:
                 print(f"clrkit: waiting for a process that publishes in {store.results}", file=sys.stderr)
-                held.enter_context(locked(lock))
+                held.enter_context(file_lock(lock))
             for name in ("", store.preset, f"{store.preset}/figures", f"{store.preset}/notebooks"):
                 discard_left_over(store.results / name, HOUR)  # others may write beside the published
             yield
@@ -139,7 +139,7 @@ def sums_of(folder: Path) -> dict[str, str]:
     """Digests by name, none where the folder's SHA256SUMS is missing or broken: all is made anew then."""
     try:
         return read_sums(folder) or {}
-    except Damaged:
+    except ChecksumError:
         return {}
 
 
@@ -147,7 +147,7 @@ def is_whole(path: Path, digest: str) -> bool:
     """Whether a file is what it was."""
     try:
         check_file(path, {path.name: digest})
-    except Damaged:
+    except ChecksumError:
         return False
     return True
 
@@ -247,13 +247,15 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
     from clrkit.results.ablation_table import ablation_runs_found, ablation_table
     from clrkit.results.contents import Report
 
-    runs = run_records.frame(evidence.records, preset)
+    runs = run_records.records_to_frame(evidence.records, preset)
     drawings, missing = figures.draw_all(runs, preset.name)
     if lacking := missing_runs(preset, store, evidence):
         missing["runs"] = lacking
     compared = None
     if reference and evidence.source != REFERENCE:
-        compared = comparison.compare(runs, run_records.frame((run.record for run in reference), preset))
+        compared = comparison.compare(
+            runs, run_records.records_to_frame((run.record for run in reference), preset)
+        )
     return Report(
         preset=preset.name,
         source=evidence.source,

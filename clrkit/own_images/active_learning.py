@@ -27,7 +27,7 @@ FULL_KMEANS = 50  # clusters up to which theirs is plain k-means, beyond it by m
 
 Features = Float[Tensor, "count dim"]
 Indices = Int64[np.ndarray, " chosen"]
-Drawn = Int64[np.ndarray, " drawn"]
+Proposal = Int64[np.ndarray, " drawn"]
 
 
 def typical(
@@ -71,7 +71,7 @@ def typical(
 
 def ask(
     features: Features, budget: int, learnt: Sequence[int] = (), measured: Sequence[int] = (), seed: int = 0
-) -> tuple[Indices, Drawn]:
+) -> tuple[Indices, Proposal]:
     """Indices of images to label until `budget` have labels: to learn from, and to measure on.
 
     Those to learn from are `typical`. One in 5 of all is drawn at random, from those without a label, to

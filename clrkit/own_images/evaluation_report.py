@@ -24,7 +24,7 @@ from clrkit.notebook.controls import figure as embedded
 from clrkit.own_images.cross_validation import Crosscheck, shortened
 from clrkit.results.curves import confusion
 from clrkit.results.report import document, tabular
-from clrkit.results.style import BLUE, ORANGE, Drawing, canvas, encode
+from clrkit.results.style import BLUE, ORANGE, FigureWithData, encode, new_figure
 from clrkit.results.table import Table
 from clrkit.runs.record import saw_evaluation
 from clrkit.runs.store import Run
@@ -126,11 +126,11 @@ class Assessment:
             for row in rows
         ]
 
-    def class_figure(self) -> Drawing:
+    def class_figure(self) -> FigureWithData:
         """Recall and precision of every class with intervals."""
         table = self.by_class()
         places, subtitle = np.arange(len(table)), "95% intervals (Wilson); images kept to measure on"
-        with canvas("Class by class", subtitle, height=1.6 + 0.34 * len(table)) as (figure, (axes,)):
+        with new_figure("Class by class", subtitle, height=1.6 + 0.34 * len(table)) as (figure, (axes,)):
             for what, offset, color, marker in (
                 ("recall", -0.13, BLUE, "o"),
                 ("precision", 0.13, ORANGE, "s"),
@@ -147,9 +147,9 @@ class Assessment:
             axes.grid(False, axis="y")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         said = [f"{row['class']} {row['recall']:.0f}%" for _, row in table.iterrows() if row["images"]]
-        return Drawing("classes", "Class by class", figure, table, f"Recall: {', '.join(said)}.")
+        return FigureWithData("classes", "Class by class", figure, table, f"Recall: {', '.join(said)}.")
 
-    def confusion_figure(self) -> Drawing:
+    def confusion_figure(self) -> FigureWithData:
         """Counts of true against predicted classes."""
         caption = f"{len(self.truth):,} images kept to measure on"
         return confusion(self.run.record["confusion"], self.classes, caption)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clrkit.config import Data
-from clrkit.data.datasets import Part, load
+from clrkit.data.datasets import Split, load
 from clrkit.data.images import reason
 from clrkit.own_images.label_csv import editing
 from clrkit.runs.reproduce import project_root
@@ -52,16 +52,16 @@ def digits(folder: Path, preset: str) -> tuple[dict[str, str], dict[str, Any]]:
     return classes, {**DIGIT_FIELDS, "pretrain.epochs": epochs, "epochs": max(1, epochs // 2)}
 
 
-def some(part: Part, count: int) -> Part:
+def some(part: Split, count: int) -> Split:
     """A fixed draw; the digits lie in the order of their classes."""
     return part.subset(np.random.RandomState(0).permutation(len(part))[:count])
 
 
-def labelled(part: Part) -> Iterator[tuple[str, int]]:
+def labelled(part: Split) -> Iterator[tuple[str, int]]:
     return zip(part.names, part.labels.tolist(), strict=True)
 
 
-def write_images(folder: Path, names: list[str], part: Part) -> None:
+def write_images(folder: Path, names: list[str], part: Split) -> None:
     """Write a part's images as PNG files of these names, those that are not there yet."""
     pixels = next(part.pixels.batches(iter([np.arange(len(part))]))).numpy()
     for name, image in zip(names, pixels, strict=True):

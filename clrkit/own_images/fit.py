@@ -21,7 +21,7 @@ from clrkit.data.subsets import stratified
 from clrkit.experiments.presets import PRESETS
 from clrkit.own_images.label_csv import Row, add_rows, as_csv, check_names, doubts, editing, read_table
 from clrkit.own_images.recipe import between, overridden
-from clrkit.own_images.scan import Survey, counted, kept, written
+from clrkit.own_images.scan import FolderScan, counted, kept, written
 from clrkit.runs.checksums import REFERENCE
 from clrkit.runs.store import Run, Store
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from clrkit.own_images.active_learning import Drawn, Indices
+    from clrkit.own_images.active_learning import Indices, Proposal
 
 MEASURED_SHARE = 5  # one in so many labelled images is measured on where nothing else is
 FINETUNE_STEPS = 240
@@ -69,7 +69,7 @@ def checked_name(name: str, taken: Set[str]) -> str:
     return name
 
 
-def known_rows(survey: Survey, labels: Path) -> list[Row]:
+def known_rows(survey: FolderScan, labels: Path) -> list[Row]:
     """The labels there are: the CSV's, and for images it does not name those of class folders.
 
     Where the CSV gives images of class folders other labels throughout, the folders are no classes.
@@ -91,7 +91,7 @@ def known_rows(survey: Survey, labels: Path) -> list[Row]:
     ]
 
 
-def unnamed(survey: Survey, rows: Sequence[Row]) -> list[str]:
+def unnamed(survey: FolderScan, rows: Sequence[Row]) -> list[str]:
     """Images of class folders that the rows do not name; none where by the rows folders are no classes."""
     both = [
         row["label"] == survey.labels[row["file"]]
@@ -112,7 +112,7 @@ def features(pretrained: Run, config: Pretrain, device: torch.device) -> Float[T
 
 
 def propose(
-    survey: Survey, pretrain: Pretrain, pretrained: Run, labels: Path, budget: int, device: torch.device
+    survey: FolderScan, pretrain: Pretrain, pretrained: Run, labels: Path, budget: int, device: torch.device
 ) -> list[str]:
     """Add images to the CSV of labels, without a label, until it names `budget` images.
 
@@ -149,12 +149,12 @@ def propose(
     return [row["file"] for row in added]
 
 
-def is_measured(row: Row, survey: Survey) -> bool:
+def is_measured(row: Row, survey: FolderScan) -> bool:
     """Whether an image is kept to measure on, as none is where there is a test folder."""
     return row.get("part") == "test" and not survey.test
 
 
-def spread(chosen: Indices, drawn: Drawn) -> np.ndarray:
+def spread(chosen: Indices, drawn: Proposal) -> np.ndarray:
     """Both in one order, `drawn` spread evenly over `chosen`: who stops half-way has labelled of both."""
     after = (np.arange(len(drawn)) + 1) * len(chosen) // max(len(drawn), 1)
     return np.insert(chosen, after, drawn)
@@ -166,7 +166,7 @@ def row_of(file: str, part: str) -> Row:
 
 def with_labels(
     chain: Distill,
-    survey: Survey,
+    survey: FolderScan,
     rows: Sequence[Row],
     store: Store,
     labels: Path,
@@ -244,7 +244,7 @@ def suited(teacher: Finetune, labels: int) -> Finetune:
     return replace(teacher, epochs=epochs, batch_size=batch)
 
 
-def plan(survey: Survey, chain: Distill, rows: Sequence[Row], classes: Sequence[str] = ()) -> list[str]:
+def plan(survey: FolderScan, chain: Distill, rows: Sequence[Row], classes: Sequence[str] = ()) -> list[str]:
     """What will be done, in words; and, unless all classes are told, which of them may be misspelt."""
     from clrkit.results.records import network_name
 
@@ -266,7 +266,7 @@ def plan(survey: Survey, chain: Distill, rows: Sequence[Row], classes: Sequence[
     ]
 
 
-def apart_from_folders(survey: Survey, rows: Sequence[Row]) -> list[str]:
+def apart_from_folders(survey: FolderScan, rows: Sequence[Row]) -> list[str]:
     """A sentence where labels by class folders play no part because the CSV says otherwise throughout."""
     left = len(survey.labels.keys() - {row["file"] for row in rows})
     if not left:

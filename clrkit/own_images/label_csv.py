@@ -17,8 +17,8 @@ from filelock import Timeout
 from clrkit.config import known
 from clrkit.data.images import DataError, reason
 from clrkit.data.sheet import Sheet, read_sheet
-from clrkit.files import write_whole
-from clrkit.runs.store import locked
+from clrkit.files import write_atomically
+from clrkit.runs.store import file_lock
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0
@@ -60,7 +60,7 @@ def editing(path: Path) -> Iterator[list[Row]]:
     """
     path = path.resolve()
     try:
-        with locked(path.with_name(path.name + ".lock"), LOCK_SECONDS):
+        with file_lock(path.with_name(path.name + ".lock"), LOCK_SECONDS):
             there = path.exists()
             sheet = read_sheet(str(path)) if there else Sheet(COLUMNS, [])
             merged(path, sheet.rows)
@@ -68,7 +68,7 @@ def editing(path: Path) -> Iterator[list[Row]]:
             yield rows
             if rows != sheet.rows:
                 mode = path.stat().st_mode if there else None
-                write_whole(path, sheet.content(rows))
+                write_atomically(path, sheet.content(rows))
                 if mode:
                     path.chmod(mode)
     except Timeout:

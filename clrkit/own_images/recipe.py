@@ -20,7 +20,7 @@ from clrkit.config import (
     with_fields,
 )
 from clrkit.experiments.presets import adamw
-from clrkit.own_images.scan import Survey
+from clrkit.own_images.scan import FolderScan
 from clrkit.runs.store import Store
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ TIMED_STEPS = 4
 DECAY = 1e-4  # of weights, in every stage
 
 
-def recipe(survey: Survey, device: str = "cpu", fields: Mapping[str, Any] | None = None) -> Distill:
+def recipe(survey: FolderScan, device: str = "cpu", fields: Mapping[str, Any] | None = None) -> Distill:
     """The three stages for these images, still without labels.
 
     Sizes follow `mini`'s (docs/mini.md), which were chosen on tinted MNIST; passes over the images shrink
@@ -62,7 +62,7 @@ def recipe(survey: Survey, device: str = "cpu", fields: Mapping[str, Any] | None
     return overridden(distill, fields or {})
 
 
-def pretraining(survey: Survey, small: Network, fast: bool) -> Pretrain:
+def pretraining(survey: FolderScan, small: Network, fast: bool) -> Pretrain:
     """Its first stage; on an accelerator with a larger network than the small one."""
     count = len(survey.names)
     data = replace(survey.data, image_size=min(max(survey.side, 8), 128 if fast else 64))

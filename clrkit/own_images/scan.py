@@ -26,8 +26,8 @@ from clrkit.data.folders import (
 )
 from clrkit.data.images import DataError, read_photo, reason
 from clrkit.data.sources import cores
-from clrkit.files import HOUR, discard_left_over, write_whole
-from clrkit.runs.store import RunError, Store, fingerprint_once, locked, read_json, write_json
+from clrkit.files import HOUR, discard_left_over, write_atomically
+from clrkit.runs.store import RunError, Store, file_lock, fingerprint_once, read_json, write_json
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller
@@ -36,7 +36,7 @@ NO_CLASSES = ("train", *MEASURED, *UNLABELLED)
 
 
 @dataclass(frozen=True)
-class Survey:
+class FolderScan:
     """What a folder of images holds.
 
     Attributes:
@@ -98,7 +98,7 @@ def counted(counts: Mapping[str, int], most: int = 8) -> str:
 
 def look(
     folder: Path, store: Store, show: Show = lambda line: None, folders_are_labels: bool = True
-) -> Survey:
+) -> FolderScan:
     """What a folder of images holds; every file is opened once, until one changes.
 
     Args:
@@ -130,7 +130,7 @@ def look(
         raise DataError(f"{root} has {len(names)} images that can be read; at least {FEWEST} are needed.")
     known = {name: labels[name] for name in names if name in labels}
     left_out = listed(store, seen["broken"])
-    return Survey(
+    return FolderScan(
         root, names, seen["side"], seen["broken"], seen["copies"], known, len(good) - len(names), left_out
     )
 
@@ -227,7 +227,7 @@ def kept(store: Store, kind: str, ending: str, content: bytes) -> Path:
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = store.folder.resolve() / "labels" / f"{kind}-{digest}{ending}"
     if not path.exists():
-        written(store, lambda: write_whole(path, content))
+        written(store, lambda: write_atomically(path, content))
     return path
 
 
@@ -235,7 +235,7 @@ def written(store: Store, write: Callable[[], None]) -> None:
     """Write into the store's folder, one process at a time. Raises RunError where that cannot be."""
     try:
         (store.folder / "labels").mkdir(parents=True, exist_ok=True)
-        with locked(store.folder / "labels" / "writing.lock"):
+        with file_lock(store.folder / "labels" / "writing.lock"):
             for folder in (store.folder, store.folder / "labels"):
                 discard_left_over(folder, HOUR)
             write()

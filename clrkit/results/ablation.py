@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clrkit.runs.checksums import Damaged
+from clrkit.runs.checksums import ChecksumError
 from clrkit.config import ConfigError, Stage, known
 from clrkit.runs.timing import Kind, median_seconds, seconds_expected
 from clrkit.results.records import links
@@ -21,7 +21,7 @@ from clrkit.experiments.grid import Preset
 from clrkit.runs.store import Run, Store, progress_noted, read_run
 from clrkit.experiments.ablation_settings import (
     OUTCOMES,
-    SETTINGS,
+    FACTORS,
     Point,
     depends,
     network_of,
@@ -63,7 +63,7 @@ class Recorded:
     def read(self, folder: Path) -> Run | None:
         try:
             return read_run(folder)
-        except Damaged as damage:
+        except ChecksumError as damage:
             self.damaged[folder] = damage.problem
             return None
 
@@ -163,7 +163,7 @@ class Ablation:
         """
         known(outcome, [*OUTCOMES], "outcome")
         for name in (along, *held):
-            known(name, [*SETTINGS], "setting")
+            known(name, [*FACTORS], "setting")
         if not depends(outcome, along):
             raise ConfigError(f"The {OUTCOMES[outcome]} does not depend on {along}.")
         held = {**self.standard, **held}
@@ -257,11 +257,11 @@ def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
     recorded, standard = Recorded(store), standard_point(preset)
     points = [standard, *(values_in(run.record["stage"], run.record["config"]) for run in recorded.own_runs)]
     for name, value in tried.items():
-        known(name, [*SETTINGS], "setting")
+        known(name, [*FACTORS], "setting")
         if value is not None:
             run_at(preset, "distilled", {name: value}, seed=0)
             points.append({name: type(standard[name])(value)})
-    values = {name: {point[name] for point in points if name in point} for name in SETTINGS}
+    values = {name: {point[name] for point in points if name in point} for name in FACTORS}
     grid = preset.grid
     values["fraction"] |= {each.fraction for each in grid.labelled}
     values["head_layers"] |= {*grid.head_layers}

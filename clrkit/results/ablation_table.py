@@ -8,10 +8,10 @@ from typing import Any
 from clrkit.results.ablation import summary
 from clrkit.runs.checksums import of_reference
 from clrkit.config import Stage
-from clrkit.results.records import frame, seeds_named
+from clrkit.results.records import records_to_frame, seeds_named
 from clrkit.experiments.grid import Preset
 from clrkit.runs.store import Run, Store
-from clrkit.experiments.ablation_settings import OUTCOMES, SETTINGS, depends, run_at, text_of
+from clrkit.experiments.ablation_settings import OUTCOMES, FACTORS, depends, run_at, text_of
 from clrkit.results.table import Table, value
 
 REMARK = "Top-1 accuracy in %, mean ± standard error over {}; all other settings as in the preset."
@@ -26,7 +26,7 @@ def ablation_runs_found(preset: Preset, store: Store) -> dict[Stage, Run]:
 
 def along(preset: Preset) -> Iterator[tuple[str, str, Any]]:
     """Setting, outcome and value of every place along an axis of the preset's grid."""
-    for name in SETTINGS:
+    for name in FACTORS:
         for outcome in OUTCOMES:
             crosses = [cross for cross in preset.grid.ablations if outcome in cross.outcomes]
             values = {each for cross in crosses for each in cross.settings.get(name, ())}
@@ -47,12 +47,12 @@ def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:
         recorded = [(each, runs[config]) for config in runs_at(preset, name, outcome, each) if config in runs]
         rows.setdefault((name, outcome), []).extend(recorded)
     texts = [
-        [SETTINGS[name].name, OUTCOMES[outcome], in_words(name, points)]
+        [FACTORS[name].name, OUTCOMES[outcome], in_words(name, points)]
         for (name, outcome), points in rows.items()
         if len({each for each, _ in points}) > 1
     ]
     columns = ["setting", "measured", "accuracy at each value"]
-    seeds = seeds_named(frame((run.record for run in runs.values()), preset))
+    seeds = seeds_named(records_to_frame((run.record for run in runs.values()), preset))
     remark = REMARK.format(seeds) + whose({of_reference(run.folder) for run in runs.values()})
     return Table("ablations", "Ablations", remark, columns, texts) if texts else None
 

@@ -1,6 +1,6 @@
 """The numbers behind figures and tables: tidy cells with their mean over seeds, standard error and seeds.
 
-Every function takes the frame of runs (`clrkit.results.records.frame`) and raises MissingRecords naming what it lacks.
+Every function takes the frame of runs (`clrkit.results.records.records_to_frame`) and raises MissingRecords naming what it lacks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pandas as pd
 
 from clrkit.results.records import (
     SIZE,
-    MissingRecords,
+    MissingRunsError,
     by_seed,
     by_size,
     check_alike,
@@ -72,7 +72,7 @@ def head_cells(runs: pd.DataFrame) -> pd.DataFrame:
     cells = summarise(tuned, ["network", "fraction", "head_layers", "tap_layer"])
     several = cells.groupby("fraction")["tap_layer"].transform("nunique") > 1
     if not several.any():
-        raise MissingRecords("No finetune runs from two head layers or more of one network are recorded.")
+        raise MissingRunsError("No finetune runs from two head layers or more of one network are recorded.")
     return cells[several].reset_index(drop=True)
 
 
@@ -101,7 +101,7 @@ def memory_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """Appendix D: linear accuracy with and without a memory (`method`), of the networks that have both."""
     networks = memory_networks(runs)
     if not networks:
-        raise MissingRecords("No network has probe runs both with and without a memory.")
+        raise MissingRunsError("No network has probe runs both with and without a memory.")
     both = runs[runs["network"].isin(networks)]
     sides = {WITHOUT_MEMORY: False, WITH_MEMORY: True}
     linear = {name: summarise(probed(both, memory=memory), SIZE) for name, memory in sides.items()}
@@ -185,7 +185,7 @@ def relative_gains(runs: pd.DataFrame) -> pd.DataFrame:
     """Gain (%) of each network over the smallest one, per seed (rows) and fraction, parameters, network."""
     smallest, *others = by_size(runs)
     if not others:
-        raise MissingRecords(f"Fine-tuned runs of two networks or more are needed; there is only {smallest}.")
+        raise MissingRunsError(f"Fine-tuned runs of two networks or more are needed; there is only {smallest}.")
     top1 = by_seed(runs, ["fraction", *SIZE])
     fractions = [column for column in top1.columns if column[-1] == smallest]
     least = {column[0]: top1[column] for column in fractions}
@@ -222,7 +222,7 @@ def target_pair(runs: pd.DataFrame) -> tuple[str, str]:
     """Student and teacher with the most kinds of target; of equals the smallest student."""
     mixed = pick(runs, "distill")
     if not (mixed["label_weight"] > 0).any():
-        raise MissingRecords("No distill runs with a label term are recorded.")
+        raise MissingRunsError("No distill runs with a label term are recorded.")
     kinds = mixed.groupby([*SIZE, "teacher"])["setup"].nunique()
     _, student, teacher = kinds.sort_values(ascending=False, kind="stable").index[0]
     return student, teacher

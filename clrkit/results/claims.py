@@ -32,8 +32,8 @@ import numpy as np
 import pandas as pd
 
 from clrkit.results import contrasts
-from clrkit.results.contrasts import POINTS, Contrast
-from clrkit.results.records import MissingRecords, fraction_name, network_name, pretraining_seeds
+from clrkit.results.contrasts import POINTS, PairedComparison
+from clrkit.results.records import MissingRunsError, fraction_name, network_name, pretraining_seeds
 from clrkit.experiments.grid import Preset
 from clrkit.results.statistics import holm, mean_and_half_width, p_below
 from clrkit.results.table import decimal
@@ -86,7 +86,7 @@ class Question:
 
     claim: str
     statement: str
-    contrast: Callable[[pd.DataFrame], Contrast]
+    contrast: Callable[[pd.DataFrame], PairedComparison]
     decides: bool = True
 
 
@@ -105,7 +105,7 @@ def answer(question: Question, runs: pd.DataFrame, source: str) -> Claim:
     unheard = UNDECIDED if question.decides else REPORTED
     try:
         contrast = question.contrast(runs)
-    except MissingRecords as reason:
+    except MissingRunsError as reason:
         return say(verdict=unheard, detail=str(reason))
     differences = (contrast.high - contrast.low).dropna()
     if differences.empty:
@@ -145,7 +145,7 @@ def estimate(
     return effect, image, float(effect + image >= -margin)
 
 
-def describe(contrast: Contrast, built_on: pd.Series[int], effect: float, half_width: float | None) -> str:
+def describe(contrast: PairedComparison, built_on: pd.Series[int], effect: float, half_width: float | None) -> str:
     """Both sides, their difference and its interval over seeds, `built_on` pretrainings, in a sentence."""
     high, low = contrast.high[built_on.index].mean(), contrast.low[built_on.index].mean()
     digits = 2 if contrast.unit == "correlation" else 1
@@ -159,7 +159,7 @@ def describe(contrast: Contrast, built_on: pd.Series[int], effect: float, half_w
     return f"{numbers} {contrast.note}".rstrip()
 
 
-def repetitions(contrast: Contrast, built_on: pd.Series[int]) -> str:
+def repetitions(contrast: PairedComparison, built_on: pd.Series[int]) -> str:
     """How many seeds a contrast is over, what they share, and whether they are too few."""
     seeds, number = len(built_on), built_on.nunique()
     words = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -175,7 +175,7 @@ def evaluate(runs: pd.DataFrame, preset: Preset) -> list[Claim]:
     """Every claim, each followed by its parts: what the preset asks, answered from its runs.
 
     Args:
-        runs: from `clrkit.results.records.frame`; where some are missing, the parts that need them say so.
+        runs: from `clrkit.results.records.records_to_frame`; where some are missing, the parts that need them say so.
     """
     claims = []
     for claim, statement, source, questions in CLAIMS:
@@ -229,7 +229,7 @@ def sizes(preset: Preset) -> contrasts.Sizes:
 def at_each(
     claim: str,
     statement: str,
-    contrast: Callable[..., Contrast],
+    contrast: Callable[..., PairedComparison],
     shares: Sequence[float],
     decides: bool = True,
     **settings: Any,

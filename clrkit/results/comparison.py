@@ -63,7 +63,7 @@ def compare(own: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """One row a cell of the reference, in its order.
 
     Args:
-        own: frame of own runs (`clrkit.results.records.frame`), perhaps not all there. Cells whose pretraining is not
+        own: frame of own runs (`clrkit.results.records.records_to_frame`), perhaps not all there. Cells whose pretraining is not
             among them are undecided.
         reference: frame of the reference's runs, with their pretraining.
 

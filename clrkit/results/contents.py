@@ -13,7 +13,7 @@ import pandas as pd
 
 from clrkit.results.claims import SUPPORTED, Claim
 from clrkit.results.comparison import DIFFERS, summary_line
-from clrkit.results.style import Drawing
+from clrkit.results.style import FigureWithData
 from clrkit.results.records import dataset_name
 from clrkit.runs.reproduce import REFERENCE
 from clrkit.results.table import Table, duration
@@ -45,7 +45,7 @@ class Report:
     Attributes:
         preset: name of the preset.
         source: whose runs these are, such as "own runs".
-        runs: frame of the runs (`clrkit.results.records.frame`).
+        runs: frame of the runs (`clrkit.results.records.records_to_frame`).
         claims: from `clrkit.results.claims.evaluate`.
         drawings: the figures, in the order they are shown.
         figures: the folder they were saved in (`clrkit.results.style.save`).
@@ -59,7 +59,7 @@ class Report:
     source: str
     runs: pd.DataFrame
     claims: Sequence[Claim]
-    drawings: Sequence[Drawing]
+    drawings: Sequence[FigureWithData]
     figures: Path
     missing: Mapping[str, str] = field(default_factory=dict)
     comparison: pd.DataFrame | None = None
@@ -111,7 +111,7 @@ class Files:
     paths: Sequence[Path]
 
 
-Block = str | Strong | Table | Titled | Folded | Verdicts | Drawing | Facts | Files
+Block = str | Strong | Table | Titled | Folded | Verdicts | FigureWithData | Facts | Files
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from clrkit.results.cells import (
 )
 from clrkit.results.records import (
     SIZE,
-    MissingRecords,
+    MissingRunsError,
     by_seed,
     distilled,
     finetuned,
@@ -42,7 +42,7 @@ MIXED, DISTILLED = TARGETS[2][0], TARGETS[3][0]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedComparison:
     """Two series indexed by seed and what they are.
 
     Attributes:
@@ -63,35 +63,35 @@ class Contrast:
     note: str = ""
 
     @property
-    def or_equal(self) -> Contrast:
+    def or_equal(self) -> PairedComparison:
         """The contrast for a claim of "equals or beats"."""
         return replace(self, margin=EQUAL_MARGIN)
 
     @property
-    def after_pretraining(self) -> Contrast:
+    def after_pretraining(self) -> PairedComparison:
         """The contrast where both sides build on the same pretrainings."""
         return replace(self, one_pretraining=True)
 
 
-def paired(high: pd.DataFrame, low: pd.DataFrame, high_name: str, low_name: str) -> Contrast:
+def paired(high: pd.DataFrame, low: pd.DataFrame, high_name: str, low_name: str) -> PairedComparison:
     """Contrast of means over all networks (columns) that both have, in seeds that have them all."""
     shared = high.columns.intersection(low.columns)
     if shared.empty:
-        raise MissingRecords(f"No network has both runs {high_name} and {low_name}.")
+        raise MissingRunsError(f"No network has both runs {high_name} and {low_name}.")
     sides = [side[shared].dropna().mean(axis=1) for side in (high, low)]
-    return Contrast(sides[0], sides[1], high_name, low_name)
+    return PairedComparison(sides[0], sides[1], high_name, low_name)
 
 
-def extremes(top1: pd.DataFrame, sizes: Sizes) -> Contrast:
+def extremes(top1: pd.DataFrame, sizes: Sizes) -> PairedComparison:
     """The largest against the smallest network; `top1` has a column a network."""
     small, large = sizes
     if small == large:
-        raise MissingRecords(f"Runs of two networks or more are needed; the preset has only {small}.")
+        raise MissingRunsError(f"Runs of two networks or more are needed; the preset has only {small}.")
     by_name = top1.droplevel("parameters", axis=1)
     for name in sizes:
         if name not in by_name.columns:
-            raise MissingRecords(f"Such runs of {name} are not recorded.")
-    return Contrast(by_name[large], by_name[small], large, small)
+            raise MissingRunsError(f"Such runs of {name} are not recorded.")
+    return PairedComparison(by_name[large], by_name[small], large, small)
 
 
 def tuned_at(runs: pd.DataFrame, fraction: float) -> pd.DataFrame:
@@ -99,13 +99,13 @@ def tuned_at(runs: pd.DataFrame, fraction: float) -> pd.DataFrame:
     return by_seed(only(finetuned(runs), fraction=fraction), SIZE)
 
 
-def pretraining_helps(runs: pd.DataFrame, fraction: float) -> Contrast:
+def pretraining_helps(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """Fine-tuning after pretraining, against the labels alone."""
     alone = by_seed(pick(runs, "supervised", fraction=fraction), SIZE)
     return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised")
 
 
-def whole_budget(runs: pd.DataFrame, fraction: float) -> Contrast:
+def whole_budget(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """Fine-tuning after pretraining, against training on the labels for as many images as both drew.
 
     The paper makes no such comparison.
@@ -114,31 +114,31 @@ def whole_budget(runs: pd.DataFrame, fraction: float) -> Contrast:
     return paired(tuned_at(runs, fraction), alone, "fine-tuned", "supervised for the whole budget")
 
 
-def gain_falls(runs: pd.DataFrame, sizes: Sizes, fewer: float, more: float) -> Contrast:
+def gain_falls(runs: pd.DataFrame, sizes: Sizes, fewer: float, more: float) -> PairedComparison:
     """The largest network's gain (%) over the smallest, with fewer against more labels."""
     both = [extremes(tuned_at(runs, fraction), sizes) for fraction in (fewer, more)]
     few, many = (100 * (each.high / each.low - 1) for each in both)
     first = f"gain (%) of {sizes[1]} over {sizes[0]} at {fraction_name(fewer)}"
-    return Contrast(few, many, first, f"at {fraction_name(more)}", f"{POINTS} of relative gain")
+    return PairedComparison(few, many, first, f"at {fraction_name(more)}", f"{POINTS} of relative gain")
 
 
-def bigger_is_better(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> Contrast:
+def bigger_is_better(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> PairedComparison:
     """The largest network fine-tuned, against the smallest."""
     return extremes(tuned_at(runs, fraction), sizes)
 
 
-def bigger_probes_better(runs: pd.DataFrame, sizes: Sizes) -> Contrast:
+def bigger_probes_better(runs: pd.DataFrame, sizes: Sizes) -> PairedComparison:
     """The largest network under linear evaluation, against the smallest."""
     return extremes(by_seed(probed(runs), SIZE), sizes)
 
 
-def deeper_head(runs: pd.DataFrame, fraction: float) -> Contrast:
+def deeper_head(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """The standard head against the next shallower one, each fine-tuned from its best layer."""
     cells, depth = only(head_cells(runs), fraction=fraction), standard_head(runs)
     best = best_layers(cells).set_index("head_layers")["tap_layer"]
     shallower = max((head for head in best.index if head < depth), default=None)
     if shallower is None or depth not in best.index:
-        raise MissingRecords(f"No fine-tuned runs on heads of {depth} and of fewer layers are recorded.")
+        raise MissingRunsError(f"No fine-tuned runs on heads of {depth} and of fewer layers are recorded.")
     tuned = pick(runs, "finetune", network=ablation_network(runs), fraction=fraction)
     deep, shallow = (
         by_seed(only(tuned, head_layers=head, tap_layer=best[head]), SIZE) for head in (depth, shallower)
@@ -156,30 +156,30 @@ def from_layer(runs: pd.DataFrame, fraction: float, layer: int) -> pd.DataFrame:
     return by_seed(tuned, SIZE)
 
 
-def first_layer(runs: pd.DataFrame, fraction: float) -> Contrast:
+def first_layer(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """Fine-tuning from layer 1 of the head, against from the encoder's output."""
     first, output = (from_layer(runs, fraction, layer) for layer in (1, 0))
     return paired(first, output, "from the head's layer 1", "from the encoder's output").after_pretraining
 
 
-def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> Contrast:
+def first_layer_gain_shrinks(runs: pd.DataFrame, fraction: float, sizes: Sizes) -> PairedComparison:
     """What layer 1 gains over the encoder's output in the smallest network, against the largest."""
     gain = from_layer(runs, fraction, 1) - from_layer(runs, fraction, 0)
     both = extremes(gain.dropna(axis=1, how="all"), sizes)
-    return Contrast(both.low, both.high, f"layer 1's gain in {both.low_name}", f"in {both.high_name}")
+    return PairedComparison(both.low, both.high, f"layer 1's gain in {both.low_name}", f"in {both.high_name}")
 
 
 def target_at(runs: pd.DataFrame, fraction: float, target: str) -> pd.DataFrame:
     return by_seed(only(targets(runs), fraction=fraction, target=target), SIZE)
 
 
-def distilling_beats_labels(runs: pd.DataFrame, fraction: float) -> Contrast:
+def distilling_beats_labels(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """The small student distilled on all images, against its training on the labels."""
     learnt, labels = (target_at(runs, fraction, target) for target in (DISTILLED, LABELS_ONLY))
     return paired(learnt, labels, DISTILLED, LABELS_ONLY)
 
 
-def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> Contrast:
+def label_term_adds_nothing(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """Distillation alone (Eq. 2), against that with the label term (Eq. 3)."""
     without, term = (target_at(runs, fraction, target) for target in (DISTILLED, MIXED))
     return paired(without, term, DISTILLED, MIXED).or_equal.after_pretraining
@@ -191,7 +191,7 @@ def students(runs: pd.DataFrame, kind: str, fraction: float, value: str) -> pd.D
     return by_seed(taught, [*SIZE, "teacher"], value)
 
 
-def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
+def self_distilling(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """A network distilled into itself, against its teacher."""
     student, teacher = (students(runs, "self", fraction, value) for value in ("top1", "teacher_top1"))
     contrast = paired(student, teacher, "self-distilled", "its teacher").or_equal.after_pretraining
@@ -200,7 +200,7 @@ def self_distilling(runs: pd.DataFrame, fraction: float) -> Contrast:
     return replace(contrast, note=note)
 
 
-def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
+def student_comes_close(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """The small student against the middle between its own network fine-tuned and its teacher.
 
     Half-way is our bound: the paper says that a student comes close, without a number.
@@ -215,21 +215,21 @@ def student_comes_close(runs: pd.DataFrame, fraction: float) -> Contrast:
     return paired(student, pd.DataFrame(middle), "small student", "half-way from fine-tuning to its teacher")
 
 
-def remembering(runs: pd.DataFrame, network: str) -> Contrast:
+def remembering(runs: pd.DataFrame, network: str) -> PairedComparison:
     """A network's linear accuracy with a memory against that without."""
     sides = (probed(runs, memory=memory, network=network) for memory in (True, False))
     having, lacking = (by_seed(side, SIZE) for side in sides)
     return paired(having, lacking, WITH_MEMORY, WITHOUT_MEMORY).or_equal
 
 
-def remembering_gains_little(runs: pd.DataFrame, network: str) -> Contrast:
+def remembering_gains_little(runs: pd.DataFrame, network: str) -> PairedComparison:
     """What is reached without a memory, with the margin that counts as equal on top, against a memory."""
     both = remembering(runs, network)
     bound = f"{WITHOUT_MEMORY}, {EQUAL_MARGIN:g} point added,"
-    return Contrast(both.low + EQUAL_MARGIN, both.high, bound, WITH_MEMORY)
+    return PairedComparison(both.low + EQUAL_MARGIN, both.high, bound, WITH_MEMORY)
 
 
-def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:
+def go_together(runs: pd.DataFrame, fraction: float) -> PairedComparison:
     """Correlation of linear and fine-tuned accuracy over encoders, within each seed, against none.
 
     Over fewer than ENCODERS_NEEDED encoders it decides nothing.
@@ -239,8 +239,8 @@ def go_together(runs: pd.DataFrame, fraction: float) -> Contrast:
     tuned = by_seed(only(finetuned(runs, any_head=True), fraction=fraction), encoder)
     shared = linear.columns.intersection(tuned.columns)
     if len(shared) < 3:
-        raise MissingRecords(f"A correlation needs three encoders or more; there are {len(shared)}.")
+        raise MissingRunsError(f"A correlation needs three encoders or more; there are {len(shared)}.")
     related = linear[shared].corrwith(tuned[shared], axis=1)
     name = f"correlation over {len(shared)} encoders"
     enough = len(shared) >= ENCODERS_NEEDED
-    return Contrast(related, 0 * related, name, "none", "correlation", decides=enough)
+    return PairedComparison(related, 0 * related, name, "none", "correlation", decides=enough)

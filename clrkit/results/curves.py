@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
-from clrkit.results.style import BLUE, LINEAR, SUPERVISED, Drawing, canvas
+from clrkit.results.style import BLUE, LINEAR, SUPERVISED, FigureWithData, new_figure
 
 MANY_CLASSES = 20
 SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
-def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> Drawing:
+def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> FigureWithData:
     """Loss, learning rate and, where it was watched, kNN accuracy against the step.
 
     Args:
@@ -31,7 +31,7 @@ def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> Drawing:
     panels.append(("learning rate", steps, "learning_rate", SUPERVISED.color))
     panels = [panel for panel in panels if len(panel[1])]
     rows = len(panels)
-    with canvas("Training curves", caption, rows, 1, height=1.0 + 1.3 * rows) as (figure, grid):
+    with new_figure("Training curves", caption, rows, 1, height=1.0 + 1.3 * rows) as (figure, grid):
         for axes, (name, data, column, color) in zip(grid, panels, strict=True):
             marker = LINEAR.marker if column == "knn" else ""
             axes.plot(data["step"], data[column], color=color, marker=marker)
@@ -43,7 +43,7 @@ def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> Drawing:
     first, last = steps.iloc[0], steps.iloc[-1]
     alt = f"Over {len(steps)} logged steps the loss goes from {first['loss']:.2f} to {last['loss']:.2f}"
     alt += f"; kNN accuracy ends at {knn['knn'].iloc[-1]:.1f}%." if len(knn) else "."
-    return Drawing("loss_curve", "Training curves", figure, steps.merge(knn, on="step", how="outer"), alt)
+    return FigureWithData("loss_curve", "Training curves", figure, steps.merge(knn, on="step", how="outer"), alt)
 
 
 def confusion(
@@ -52,7 +52,7 @@ def confusion(
     caption: str,
     rows: str = "true class",
     columns: str = "predicted class",
-) -> Drawing:
+) -> FigureWithData:
     """Counts of row class x column class: truth against prediction, or teacher against student.
 
     Colour is the share of the row, so classes of different size can be compared.
@@ -60,7 +60,7 @@ def confusion(
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     title = f"{columns[0].upper()}{columns[1:]} against {rows}"
-    with canvas(title, caption, width=6.0, height=5.6) as (figure, (axes,)):
+    with new_figure(title, caption, width=6.0, height=5.6) as (figure, (axes,)):
         image = axes.imshow(100 * np.maximum(shares, 1e-3), cmap="Blues", norm=LogNorm(0.1, 100))
         axes.set(xlabel=columns, ylabel=rows)
         axes.grid(False)
@@ -73,7 +73,7 @@ def confusion(
         bar.outline.set_visible(False)
     data = pd.DataFrame(counts, index=pd.Index(classes, name="row"), columns=list(classes))
     tidy = data.reset_index().melt("row", var_name="column", value_name="count")
-    return Drawing("confusion", title, figure, tidy, confusion_alt(counts, classes, rows, columns))
+    return FigureWithData("confusion", title, figure, tidy, confusion_alt(counts, classes, rows, columns))
 
 
 def name_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> None:

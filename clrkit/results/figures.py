@@ -1,6 +1,6 @@
-"""The paper's figures from records: a frame of runs in, a `Drawing` out, no training.
+"""The paper's figures from records: a frame of runs in, a `FigureWithData` out, no training.
 
-Every function of runs takes the frame (`clrkit.results.records.frame`) and the preset's name for the caption, shows
+Every function of runs takes the frame (`clrkit.results.records.records_to_frame`) and the preset's name for the caption, shows
 means over seeds with bars of one standard error, and raises MissingRecords naming what is not recorded.
 """
 
@@ -38,10 +38,10 @@ from clrkit.results.style import (
     SELF,
     STUDENTS,
     SUPERVISED,
-    Drawing,
-    Look,
+    FigureWithData,
+    SeriesStyle,
     bars,
-    canvas,
+    new_figure,
     label_ends,
     legend,
     line,
@@ -49,8 +49,8 @@ from clrkit.results.style import (
     with_looks,
 )
 from clrkit.results.records import (
-    MissingRecords,
-    MixedRecords,
+    MissingRunsError,
+    MixedRunsError,
     fractions_of,
     standard_head,
 )
@@ -66,10 +66,10 @@ METHODS = {
     "finetuned": ("pretrained, then fine-tuned", FINETUNED),
     "linear": ("linear probe", LINEAR),
 }
-MEMORY = {WITHOUT_MEMORY: LINEAR, WITH_MEMORY: Look(ORANGE, "P", "-")}
+MEMORY = {WITHOUT_MEMORY: LINEAR, WITH_MEMORY: SeriesStyle(ORANGE, "P", "-")}
 
 
-def gain_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
+def gain_by_size(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Fig. 1: gain (%) over the smallest network against size, a line per label fraction."""
     cells = gain_cells(runs)
     return draw_gain(
@@ -77,7 +77,7 @@ def gain_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
     )
 
 
-def published_gain_by_size() -> Drawing:
+def published_gain_by_size() -> FigureWithData:
     """Fig. 1 from the numbers of the paper's Table 1."""
     table = table_1()
     tuned = table[table["method"] == "finetuned"].drop(columns="method")
@@ -86,11 +86,11 @@ def published_gain_by_size() -> Drawing:
     return draw_gain(cells, "published_gain_by_size", "As published: gain by model size", PUBLISHED)
 
 
-def draw_gain(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> Drawing:
+def draw_gain(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> FigureWithData:
     ordered = cells.sort_values(["parameters", "fraction"])
     smallest, largest = ordered["network"].iloc[0], ordered["network"].iloc[-1]
     looks = with_looks(fractions_of(cells), FRACTIONS)
-    with canvas(title, subtitle) as (figure, (axes,)):
+    with new_figure(title, subtitle) as (figure, (axes,)):
         size_axis(axes, cells)
         for fraction, look in looks:
             plain_and_sk(axes, ordered[ordered["fraction"] == fraction], look)
@@ -102,10 +102,10 @@ def draw_gain(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> Draw
     last = ordered[ordered["network"] == largest]
     gains = listed(map(share, last["fraction"]), last["mean"], "+.1f")
     alt = f"Relative gain in accuracy of {largest} over {smallest} after fine-tuning: {gains}."
-    return Drawing(name, title, figure, cells, alt)
+    return FigureWithData(name, title, figure, cells, alt)
 
 
-def plain_and_sk(axes: Axes, series: pd.DataFrame, look: Look) -> None:
+def plain_and_sk(axes: Axes, series: pd.DataFrame, look: SeriesStyle) -> None:
     """One method's points by size: plain networks filled, those with selective kernels hollow."""
     selective = series["network"].str.endswith("SK")
     for cells, face in ((series[~selective], look.color), (series[selective], "white")):
@@ -114,25 +114,25 @@ def plain_and_sk(axes: Axes, series: pd.DataFrame, look: Look) -> None:
             line(axes, cells["parameters"], cells, look, markerfacecolor=face)
 
 
-def accuracy_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
+def accuracy_by_size(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Fig. 4: accuracy against size, supervised against fine-tuned, a panel per fraction and the probe."""
     cells = accuracy_cells(runs)
     return draw_accuracy(cells, "accuracy_by_size", "Accuracy by model size", caption(runs, preset, cells))
 
 
-def published_accuracy_by_size() -> Drawing:
+def published_accuracy_by_size() -> FigureWithData:
     """Fig. 4 from the numbers of the paper's Table 1."""
     return draw_accuracy(
         table_1(), "published_accuracy_by_size", "As published: accuracy by model size", PUBLISHED
     )
 
 
-def draw_accuracy(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> Drawing:
+def draw_accuracy(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> FigureWithData:
     tuned = cells[cells["method"] != "linear"]
     panels = {share(fraction): tuned[tuned["fraction"] == fraction] for fraction in fractions_of(tuned)}
     panels["linear probe, all labels"] = cells[(cells["fraction"] == 1) & (cells["method"] != "finetuned")]
     rows = -(-len(panels) // 2)
-    with canvas(title, subtitle, rows, 2, height=1.1 + 2.2 * rows) as (figure, grid):
+    with new_figure(title, subtitle, rows, 2, height=1.1 + 2.2 * rows) as (figure, grid):
         for axes, (heading, panel) in zip(grid[: len(panels)], panels.items(), strict=True):
             size_axis(axes, cells)
             axes.set_title(heading)
@@ -148,7 +148,7 @@ def draw_accuracy(cells: pd.DataFrame, name: str, title: str, subtitle: str) -> 
         for method, part in last.groupby("method", sort=False)
     ]
     alt = f"Accuracy of the largest network, {last['network'].iloc[0]}: {'; '.join(texts)}."
-    return Drawing(name, title, figure, cells, alt)
+    return FigureWithData(name, title, figure, cells, alt)
 
 
 def label_outer(grid: list[Axes], columns: int) -> None:
@@ -159,13 +159,13 @@ def label_outer(grid: list[Axes], columns: int) -> None:
         axes.set_xlabel(PARAMETERS)
 
 
-def head_ablation(runs: pd.DataFrame, preset: str) -> Drawing:
+def head_ablation(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Fig. 5: (a) accuracy from the best layer by head depth; (b) accuracy by the layer started from."""
     cells, head = head_cells(runs), standard_head(runs)
     network, fractions = cells["network"].iloc[0], fractions_of(cells)
     standard, looks = cells[cells["head_layers"] == head], with_looks(fractions, FRACTIONS)
     title, rows = f"Depth of the head, and the layer fine-tuning starts from ({network})", len(fractions)
-    with canvas(title, caption(runs, preset, cells), rows, 2, height=1.0 + 2.0 * rows) as (figure, grid):
+    with new_figure(title, caption(runs, preset, cells), rows, 2, height=1.0 + 2.0 * rows) as (figure, grid):
         for (fraction, look), left, right in zip(looks, grid[::2], grid[1::2], strict=True):
             draw_heads(left, best_layers(cells[cells["fraction"] == fraction]), look)
             layers = standard[standard["fraction"] == fraction]
@@ -177,25 +177,25 @@ def head_ablation(runs: pd.DataFrame, preset: str) -> Drawing:
     least = standard[standard["fraction"] == fractions[0]]
     values = listed([f"layer {tap}" for tap in least["tap_layer"]], least["mean"])
     alt = f"Accuracy of {network} with {share(fractions[0])} by the layer fine-tuning starts from: {values}."
-    return Drawing("head_ablation", title, figure, cells, alt)
+    return FigureWithData("head_ablation", title, figure, cells, alt)
 
 
-def draw_heads(axes: Axes, best: pd.DataFrame, look: Look) -> None:
+def draw_heads(axes: Axes, best: pd.DataFrame, look: SeriesStyle) -> None:
     line(axes, best["head_layers"], best, look)
     pairs = zip(best["head_layers"], best["tap_layer"], strict=True)
     axes.set_xticks(best["head_layers"], [f"{depth}\nlayer {layer}" for depth, layer in pairs])
     axes.margins(x=0.15)
 
 
-def linear_against_finetuned(runs: pd.DataFrame, preset: str) -> Drawing:
+def linear_against_finetuned(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Appendix: do encoders with a better linear evaluation fine-tune better? A panel per fraction."""
     cells, head = linear_cells(runs), standard_head(runs)
     title, fractions = "Linear evaluation against fine-tuning", fractions_of(cells)
-    heads = {head_name(depth): Look(BLACK, MARKERS[depth % 4], "") for depth in cells["head_layers"].unique()}
+    heads = {head_name(depth): SeriesStyle(BLACK, MARKERS[depth % 4], "") for depth in cells["head_layers"].unique()}
     looks = with_looks(fractions, FRACTIONS)
     columns = len(fractions) if len(fractions) <= 3 else 2
     rows = -(-len(fractions) // columns)
-    with canvas(title, caption(runs, preset, cells), rows, columns, height=1.3 + 2.6 * rows) as (
+    with new_figure(title, caption(runs, preset, cells), rows, columns, height=1.3 + 2.6 * rows) as (
         figure,
         grid,
     ):
@@ -211,7 +211,7 @@ def linear_against_finetuned(runs: pd.DataFrame, preset: str) -> Drawing:
         for axes in under if rows > 1 else [under[columns // 2]]:
             axes.set_xlabel("linear probe, all labels, " + TOP1)
         legend(figure, heads, cells)
-    return Drawing("linear_against_finetuned", title, figure, cells, linear_alt(cells))
+    return FigureWithData("linear_against_finetuned", title, figure, cells, linear_alt(cells))
 
 
 def linear_alt(cells: pd.DataFrame) -> str:
@@ -223,7 +223,7 @@ def linear_alt(cells: pd.DataFrame) -> str:
     return f"{start}; correlation: {listed(map(share, fractions_of(cells)), related, '.2f', '')}."
 
 
-def draw_scatter(axes: Axes, cells: pd.DataFrame, color: str, heads: Mapping[str, Look], head: int) -> None:
+def draw_scatter(axes: Axes, cells: pd.DataFrame, color: str, heads: Mapping[str, SeriesStyle], head: int) -> None:
     """Points with error bars both ways, a marker for each head depth; the standard head's are named."""
     for (depth, selective), group in cells.groupby(["head_layers", cells["network"].str.endswith("SK")]):
         style = {**heads[head_name(depth)].plot, "color": color, "linestyle": "", "elinewidth": 1.1}
@@ -239,10 +239,10 @@ def head_name(depth: object) -> str:
     return f"{depth}-layer head"
 
 
-def memory_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
+def memory_by_size(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Appendix D: linear accuracy against size, pretrained with and without a memory."""
     cells, title = memory_cells(runs), "Linear evaluation after pretraining with and without a memory"
-    with canvas(title, caption(runs, preset, cells)) as (figure, (axes,)):
+    with new_figure(title, caption(runs, preset, cells)) as (figure, (axes,)):
         size_axis(axes, cells)
         for (method, look), aside in zip(MEMORY.items(), (0.97, 1.03), strict=True):
             chosen = cells[cells["method"] == method]
@@ -252,10 +252,10 @@ def memory_by_size(runs: pd.DataFrame, preset: str) -> Drawing:
         axes.set(xlabel=PARAMETERS, ylabel="linear probe, " + TOP1, ylim=(max(low, 0), min(high, 100)))
         legend(figure, MEMORY, cells)
     values = listed(cells["network"] + " " + cells["method"], cells["mean"])
-    return Drawing("memory_by_size", title, figure, cells, f"Linear accuracy by network: {values}.")
+    return FigureWithData("memory_by_size", title, figure, cells, f"Linear accuracy by network: {values}.")
 
 
-def student_looks(cells: pd.DataFrame) -> dict[str, Look]:
+def student_looks(cells: pd.DataFrame) -> dict[str, SeriesStyle]:
     """The look of each method; MixedRecords for more teachers than can be told apart."""
     students = sorted(name for name in set(cells["method"]) if name.startswith("distilled from"))
     looks = {"supervised": SUPERVISED, ALL_LABELS: SUPERVISED, "fine-tuned": FINETUNED, SELF_DISTILLED: SELF}
@@ -263,12 +263,12 @@ def student_looks(cells: pd.DataFrame) -> dict[str, Look]:
     return {name: look for name, look in looks.items() if name in set(cells["method"])}
 
 
-def distillation(runs: pd.DataFrame, preset: str) -> Drawing:
+def distillation(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Fig. 6: accuracy against size, fine-tuned and distilled, with supervised training on all labels."""
     cells = distillation_cells(runs)
     looks, rest = student_looks(cells), cells[cells["method"] != ALL_LABELS]
     title, fractions = "Distillation by model size", fractions_of(rest)
-    with canvas(title, caption(runs, preset, cells), 1, len(fractions), height=4.2) as (figure, grid):
+    with new_figure(title, caption(runs, preset, cells), 1, len(fractions), height=4.2) as (figure, grid):
         for axes, fraction in zip(grid, fractions, strict=True):
             size_axis(axes, cells)
             axes.set_title(share(fraction))
@@ -281,7 +281,7 @@ def distillation(runs: pd.DataFrame, preset: str) -> Drawing:
     least = rest[rest["fraction"] == fractions[0]]
     values = listed(least["network"] + " " + least["method"], least["mean"])
     alt = f"Accuracy with {share(fractions[0])} by network and method: {values}."
-    return Drawing("distillation", title, figure, cells, alt)
+    return FigureWithData("distillation", title, figure, cells, alt)
 
 
 def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
@@ -291,7 +291,7 @@ def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(parameters=cells["parameters"] * (1.12**apart).reindex(cells.index, fill_value=1.0))
 
 
-def distillation_targets(runs: pd.DataFrame, preset: str) -> Drawing:
+def distillation_targets(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Table 2 as bars: what a student learns from labels, the teacher's outputs, and unlabelled images."""
     cells = target_cells(runs)
     student, teacher = target_pair(runs)
@@ -299,15 +299,15 @@ def distillation_targets(runs: pd.DataFrame, preset: str) -> Drawing:
     looks = {target: look for (target, _, _), look in zip(TARGETS, order, strict=True)}
     title, fractions = f"What the student learns from ({teacher} teaches {student})", fractions_of(cells)
     rows = len(fractions)
-    with canvas(title, caption(runs, preset, cells), rows, 1, height=1.0 + 1.6 * rows) as (figure, grid):
+    with new_figure(title, caption(runs, preset, cells), rows, 1, height=1.0 + 1.6 * rows) as (figure, grid):
         draw_bars(grid, cells, "target", looks)
     least = cells[cells["fraction"] == fractions[0]]
     values = listed(least["target"], least["mean"])
     alt = f"Accuracy of {student} taught by {teacher} with {share(fractions[0])}: {values}."
-    return Drawing("distillation_targets", title, figure, cells, alt)
+    return FigureWithData("distillation_targets", title, figure, cells, alt)
 
 
-def draw_bars(grid: list[Axes], cells: pd.DataFrame, column: str, looks: dict[str, Look]) -> None:
+def draw_bars(grid: list[Axes], cells: pd.DataFrame, column: str, looks: dict[str, SeriesStyle]) -> None:
     """A panel of bars for each label fraction, on one scale from 0 to 100%."""
     for axes, fraction in zip(grid, fractions_of(cells), strict=True):
         bars(axes, cells[cells["fraction"] == fraction], column, looks)
@@ -316,14 +316,14 @@ def draw_bars(grid: list[Axes], cells: pd.DataFrame, column: str, looks: dict[st
     grid[-1].set_xlabel(TOP1)
 
 
-def method_bars(runs: pd.DataFrame, preset: str) -> Drawing:
+def method_bars(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Fig. 2: one network's accuracy by method with few labels; dashed lines show what all labels give."""
     cells = method_cells(runs)
     few, network = cells[cells["fraction"] < 1], cells["network"].iloc[0]
     full = cells[(cells["fraction"] == 1) & cells["method"].isin(["supervised", "linear probe"])]
     title, fractions = f"Few labels: {network} by method", fractions_of(few)
     rows = len(fractions)
-    with canvas(title, caption(runs, preset, cells), rows, 1, height=1.0 + 1.6 * rows) as (figure, grid):
+    with new_figure(title, caption(runs, preset, cells), rows, 1, height=1.0 + 1.6 * rows) as (figure, grid):
         draw_bars(grid, few, "method", student_looks(few))
         for method, mean in zip(full["method"], full["mean"], strict=True):
             look = SUPERVISED if method == "supervised" else LINEAR
@@ -332,10 +332,10 @@ def method_bars(runs: pd.DataFrame, preset: str) -> Drawing:
         figure.legend(handles=grid[0].lines[-len(full) :], loc="outside lower center", ncols=2)
     least = few[few["fraction"] == fractions[0]]
     alt = f"Accuracy of {network} with {share(fractions[0])}: {listed(least['method'], least['mean'])}."
-    return Drawing("method_bars", title, figure, cells, alt)
+    return FigureWithData("method_bars", title, figure, cells, alt)
 
 
-FIGURES: tuple[Callable[[pd.DataFrame, str], Drawing], ...] = (
+FIGURES: tuple[Callable[[pd.DataFrame, str], FigureWithData], ...] = (
     method_bars,
     gain_by_size,
     accuracy_by_size,
@@ -347,7 +347,7 @@ FIGURES: tuple[Callable[[pd.DataFrame, str], Drawing], ...] = (
 )
 
 
-def draw_all(runs: pd.DataFrame, preset: str) -> tuple[list[Drawing], dict[str, str]]:
+def draw_all(runs: pd.DataFrame, preset: str) -> tuple[list[FigureWithData], dict[str, str]]:
     """Every figure the runs allow, and for each of the others its name and what is missing.
 
     Runs on CIFAR-10 are also drawn beside what peers report; on other images there is nothing to compare.
@@ -356,6 +356,6 @@ def draw_all(runs: pd.DataFrame, preset: str) -> tuple[list[Drawing], dict[str, 
     for figure in (*FIGURES, *([beside_peers] if have_peers(runs) else [])):
         try:
             drawings.append(figure(runs, preset))
-        except (MissingRecords, MixedRecords) as reason:
+        except (MissingRunsError, MixedRunsError) as reason:
             missing[figure.__name__] = str(reason)
     return drawings, missing

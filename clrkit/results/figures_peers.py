@@ -11,20 +11,20 @@ from matplotlib.lines import Line2D
 
 from clrkit.results.captions import TOP1, caption, listed
 from clrkit.results.cells import ALL_LABELS, FINE_TUNED, KNN, LINEAR_PROBE, outcome_cells, pretrainings
-from clrkit.results.style import FINETUNED, LINEAR, ORANGE, PINK, SELF, SUPERVISED, Drawing, Look, canvas, size_name
-from clrkit.results.records import MissingRecords
+from clrkit.results.style import FINETUNED, LINEAR, ORANGE, PINK, SELF, SUPERVISED, FigureWithData, SeriesStyle, new_figure, size_name
+from clrkit.results.records import MissingRunsError
 from clrkit.results.published import PEERS_DATASET, have_peers, peers
 from clrkit.results.table import duration
 
 ONLINE, DISTILLED, SEMI_SUPERVISED = "linear, trained online", "distilled", "semi-supervised"
 LOOKS = {
-    KNN: Look(ORANGE, "P", ""),
+    KNN: SeriesStyle(ORANGE, "P", ""),
     LINEAR_PROBE: LINEAR,
     ONLINE: LINEAR,
     ALL_LABELS: SUPERVISED,
     FINE_TUNED: FINETUNED,
     DISTILLED: SELF,
-    SEMI_SUPERVISED: Look(PINK, "v", ""),
+    SEMI_SUPERVISED: SeriesStyle(PINK, "v", ""),
 }
 METRICS = {"knn": KNN, "linear": LINEAR_PROBE, "linear_online": ONLINE, "top1": SEMI_SUPERVISED}
 OF_ALL_LABELS = (KNN, LINEAR_PROBE, ONLINE, ALL_LABELS)
@@ -41,13 +41,13 @@ class Row:
     points: pd.DataFrame
 
 
-def beside_peers(runs: pd.DataFrame, preset: str) -> Drawing:
+def beside_peers(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Every network's accuracies above those of others, a row a training with its network, epochs and device.
 
     Raises MissingRecords for other images than CIFAR-10.
     """
     if not have_peers(runs):
-        raise MissingRecords(f"Others' numbers are of {PEERS_DATASET}; no runs on it are recorded.")
+        raise MissingRunsError(f"Others' numbers are of {PEERS_DATASET}; no runs on it are recorded.")
     cells = outcome_cells(runs)
     panels = list(own_rows(runs, cells)), list(published_rows(peers()))
     data = pd.concat(
@@ -59,7 +59,7 @@ def beside_peers(runs: pd.DataFrame, preset: str) -> Drawing:
         f"{PEERS_DATASET}: own results and what others report",
         2.2 + ROW_INCHES * sum(map(len, panels)),
     )
-    with canvas(title, caption(runs, preset, cells), 2, 1, 8.4, height) as (figure, grid):
+    with new_figure(title, caption(runs, preset, cells), 2, 1, 8.4, height) as (figure, grid):
         for axes, heading, rows in zip(grid, HEADINGS, panels, strict=True):
             axes.set(title=heading, xlim=(10 * (data["mean"].min() // 10) - 5, 100))
             draw_rows(axes, rows)
@@ -70,7 +70,7 @@ def beside_peers(runs: pd.DataFrame, preset: str) -> Drawing:
         grid[1].set_xlabel(f"{TOP1}; small numbers: labels used")
         handles = [handle(outcome) for outcome in LOOKS if outcome in set(data["outcome"])]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return Drawing("beside_peers", title, figure, data, alt(cells))
+    return FigureWithData("beside_peers", title, figure, data, alt(cells))
 
 
 def own_rows(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[Row]:

@@ -21,10 +21,10 @@ from clrkit.results.contents import (
     summary,
     title,
 )
-from clrkit.results.style import Drawing
+from clrkit.results.style import FigureWithData
 from clrkit.results.table import Table, verbatim
 from clrkit.results.tables import claims_table, parts_table
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 
 
 def write_index(path: Path, report: Report) -> None:
@@ -37,7 +37,7 @@ def write_index(path: Path, report: Report) -> None:
     for section in sections(report):
         blocks = [rendered(block, report, path.parent) for block in section.blocks]
         parts.append(f"## {section.title}\n\n" + "\n".join(blocks))
-    write_whole(path, "\n".join(parts).encode())
+    write_atomically(path, "\n".join(parts).encode())
 
 
 def rendered(block: Block, report: Report, home: Path) -> str:
@@ -57,7 +57,7 @@ def rendered(block: Block, report: Report, home: Path) -> str:
             parts = parts_table(claims)
             lookup = folded(f"The {len(parts.rows)} parts of the claims", parts)
             return "\n".join([claims_table(claims).markdown(), rule, lookup])
-        case Drawing():
+        case FigureWithData():
             return shown(block, relative(report.figures, home))
         case Facts():
             return listed(block)
@@ -82,7 +82,7 @@ def relative(path: Path, home: Path) -> str:
     return Path(os.path.relpath(path, home)).as_posix()
 
 
-def shown(drawing: Drawing, folder: str) -> str:
+def shown(drawing: FigureWithData, folder: str) -> str:
     """A figure with its alt text, and links to its other forms."""
     forms = " · ".join(f"[{form}]({folder}/{drawing.name}.{form})" for form in ("svg", "pdf", "csv", "json"))
     alt = verbatim(drawing.alt)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clrkit.results.records import MissingRecords, dataset_name, fraction_name
+from clrkit.results.records import MissingRunsError, dataset_name, fraction_name
 
 PEERS_DATASET = "CIFAR-10"
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
@@ -80,12 +80,12 @@ def worded(field: str) -> Callable[[Any], str]:
 
 def content(path: Path, part: str) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise MissingRecords(f"{path}, the published numbers, is not there.")
+        raise MissingRunsError(f"{path}, the published numbers, is not there.")
     try:
         found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))[part]
         return found
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise MissingRecords(f"{path} is no list of published numbers.") from None
+        raise MissingRunsError(f"{path} is no list of published numbers.") from None
 
 
 def numbers_of(groups: list[dict[str, Any]], path: Path) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def numbers_of(groups: list[dict[str, Any]], path: Path) -> pd.DataFrame:
             for number in group["numbers"]
         ]
     except (KeyError, TypeError):
-        raise MissingRecords(f"{path} is no list of published numbers.") from None
+        raise MissingRunsError(f"{path} is no list of published numbers.") from None
     return pd.DataFrame(rows)
 
 

@@ -34,15 +34,15 @@ STANDARDS = {
 AGAIN = ", self-distilled"  # of a teacher's name, where it was distilled into itself before it taught
 
 
-class MissingRecords(ConfigError):  # noqa: N818  (says what is missing)
+class MissingRunsError(ConfigError):  # noqa: N818  (says what is missing)
     """A figure, claim or table asks for runs that are not recorded; the message names them."""
 
 
-class MixedRecords(ConfigError):  # noqa: N818
+class MixedRunsError(ConfigError):  # noqa: N818
     """Runs that differ in more than their seed would be averaged; the message names the fields."""
 
 
-def frame(records: Iterable[Mapping[str, Any]], preset: Preset) -> pd.DataFrame:
+def records_to_frame(records: Iterable[Mapping[str, Any]], preset: Preset) -> pd.DataFrame:
     """One row a record. Accuracies are percentages, `parameters` millions, `seconds` wall time.
 
     `setup` is what the config adds to the key as text, without seeds: runs with the same setup, stage version
@@ -190,10 +190,10 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     if len(mixed):
         first = mixed.merge(mixed[list(by)].head(1), on=list(by))
         names = ", ".join(differences(first))
-        raise MixedRecords(f"{these(first)} differ in {names}; choose one setting of it.")
+        raise MixedRunsError(f"{these(first)} differ in {names}; choose one setting of it.")
     if (twice := runs.duplicated([*by, "seed"])).any():
         again = runs[twice]
-        raise MixedRecords(f"{these(again)} have seed {again['seed'].iloc[0]} more than once.")
+        raise MixedRunsError(f"{these(again)} have seed {again['seed'].iloc[0]} more than once.")
 
 
 def these(runs: pd.DataFrame) -> str:
@@ -241,7 +241,7 @@ def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
         runs = runs[runs[name] == value] if len(runs) else runs
     if runs.empty:
         what = ", ".join(STANDARDS.get(name, f"{name} {value}") for name, value in where.items())
-        raise MissingRecords(f"No runs with {what} are recorded.")
+        raise MissingRunsError(f"No runs with {what} are recorded.")
     return runs
 
 
@@ -266,7 +266,7 @@ def standard_head(runs: pd.DataFrame) -> int:
     """Depth of the preset's projection head. Raises MissingRecords where none of it is recorded."""
     heads = set(runs.loc[runs["standard_head"], "head_layers"]) if len(runs) else set()
     if not heads:
-        raise MissingRecords("No runs pretrained with the preset's head are recorded.")
+        raise MissingRunsError("No runs pretrained with the preset's head are recorded.")
     return int(heads.pop())
 
 

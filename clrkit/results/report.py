@@ -29,11 +29,11 @@ from clrkit.results.contents import (
     summary,
     title,
 )
-from clrkit.results.style import Drawing
+from clrkit.results.style import FigureWithData
 from clrkit.results.stylesheet import STYLE
 from clrkit.results.table import Table
 from clrkit.results.tables import CLAIMS_REMARK
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PAPER = "https://arxiv.org/abs/2006.10029"
@@ -49,7 +49,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         OSError: where a figure cannot be read or the page cannot be written.
     """
-    write_whole(path, page(report, path.parent).encode())
+    write_atomically(path, page(report, path.parent).encode())
 
 
 def page(report: Report, home: Path) -> str:
@@ -133,7 +133,7 @@ def rendered(block: Block, section: Section, report: Report, home: Path) -> str:
             return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"
         case Verdicts(claims, rule):
             return verdicts(claims, rule)
-        case Drawing():
+        case FigureWithData():
             return shown(block, report.figures)
         case Facts():
             return listed(block)
@@ -186,7 +186,7 @@ def folded(parts: Sequence[Claim]) -> str:
     return f"<details><summary>{count} with numbers</summary><ul>{''.join(rows)}</ul></details>"
 
 
-def shown(drawing: Drawing, folder: Path) -> str:
+def shown(drawing: FigureWithData, folder: Path) -> str:
     """A figure on white, with its alt text as caption; on a narrow screen a box to tick makes it larger."""
     svg = re.sub(r"\s+", " ", (folder / f"{drawing.name}.svg").read_text(encoding="utf-8"))
     source = f"data:image/svg+xml,{quote(svg, safe=IN_URL)}"

@@ -1,4 +1,4 @@
-"""What the figures share: the `Drawing` they return, its look, and how it is saved.
+"""What the figures share: the `FigureWithData` they return, its look, and how it is saved.
 
 Figures are made with matplotlib's object-oriented API, so a widget's thread can draw them too. Colours are
 Okabe and Ito's; markers, line styles and hatches say the same again for print in grey.
@@ -23,9 +23,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clrkit.results.records import MixedRecords
+from clrkit.results.records import MixedRunsError
 from clrkit.results.table import value
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -78,7 +78,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesStyle:
     """How one series is drawn: told apart by colour, and by marker, line and hatch without it."""
 
     color: str
@@ -92,37 +92,37 @@ class Look:
 
 
 ORDERED = (
-    Look(RED, "o", "-"),
-    Look(BLUE, "s", "--"),
-    Look(GREEN, "^", "-."),
-    Look(PINK, "D", ":"),
-    Look(BLACK, "v", "-"),
-    Look(ORANGE, "P", (0, (6, 2, 1, 2, 1, 2))),
-    Look(SKY, "X", (0, (8, 3))),
-    Look(GREY, "*", (0, (2, 2))),
+    SeriesStyle(RED, "o", "-"),
+    SeriesStyle(BLUE, "s", "--"),
+    SeriesStyle(GREEN, "^", "-."),
+    SeriesStyle(PINK, "D", ":"),
+    SeriesStyle(BLACK, "v", "-"),
+    SeriesStyle(ORANGE, "P", (0, (6, 2, 1, 2, 1, 2))),
+    SeriesStyle(SKY, "X", (0, (8, 3))),
+    SeriesStyle(GREY, "*", (0, (2, 2))),
 )
-SUPERVISED = Look(BLACK, "D", "--")
-LINEAR = Look(GREEN, "^", ":")
-FINETUNED = Look(BLUE, "o", "-", "///")
-SELF = Look(RED, "s", "-.", "xxx")
-STUDENTS = (Look(PINK, "v", ":", "\\\\\\"), Look(ORANGE, "P", ":", ".."), Look(SKY, "X", ":", "++"))
+SUPERVISED = SeriesStyle(BLACK, "D", "--")
+LINEAR = SeriesStyle(GREEN, "^", ":")
+FINETUNED = SeriesStyle(BLUE, "o", "-", "///")
+SELF = SeriesStyle(RED, "s", "-.", "xxx")
+STUDENTS = (SeriesStyle(PINK, "v", ":", "\\\\\\"), SeriesStyle(ORANGE, "P", ":", ".."), SeriesStyle(SKY, "X", ":", "++"))
 
 
-def with_looks(series: Iterable[Name], what: str, looks: Sequence[Look] = ORDERED) -> list[tuple[Name, Look]]:
+def with_looks(series: Iterable[Name], what: str, looks: Sequence[SeriesStyle] = ORDERED) -> list[tuple[Name, SeriesStyle]]:
     """Each series of a figure with its look, in their order; `what` they are called.
 
     Raises MixedRecords for more series than there are looks.
     """
     names = list(series)
     if len(names) > len(looks):
-        raise MixedRecords(
+        raise MixedRunsError(
             f"{len(names)} {what} in one figure; at most {len(looks)} can be distinguished, so draw fewer."
         )
     return list(zip(names, looks[: len(names)], strict=True))
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FigureWithData:
     """A figure with its numbers (`data`, tidy, a row a point) and the sentence for who cannot see it."""
 
     name: str
@@ -159,7 +159,7 @@ def encode(figure: Figure, kind: str, dpi: int = PRINT_DPI) -> bytes:
     return target.getvalue()
 
 
-def save(drawing: Drawing, folder: Path) -> None:
+def save(drawing: FigureWithData, folder: Path) -> None:
     """Writes `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
     folder.mkdir(parents=True, exist_ok=True)
     data = drawing.data.round(6)
@@ -169,11 +169,11 @@ def save(drawing: Drawing, folder: Path) -> None:
     forms["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
     forms["json"] = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     for kind, form in forms.items():
-        write_whole(folder / f"{drawing.name}.{kind}", form)
+        write_atomically(folder / f"{drawing.name}.{kind}", form)
 
 
 @contextmanager
-def canvas(
+def new_figure(
     title: str, subtitle: str, rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 4.3
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with a headline, a line on what is shown, and axes, in the house's look while drawing."""
@@ -190,7 +190,7 @@ def canvas(
         yield figure, list(axes.flat)
 
 
-def line(axes: Axes, x: Sequence[float] | pd.Series, cells: pd.DataFrame, look: Look, **options: Any) -> None:
+def line(axes: Axes, x: Sequence[float] | pd.Series, cells: pd.DataFrame, look: SeriesStyle, **options: Any) -> None:
     """A series of means with bars of one standard error (none where there is one seed)."""
     error = None if cells["stderr"].isna().all() else cells["stderr"].fillna(0)
     axes.errorbar(x, cells["mean"], error, **{**look.plot, "elinewidth": 1.1, **options})
@@ -266,7 +266,7 @@ def size_name(millions: float) -> str:
     return f"{millions:.1f}M" if millions < 10 else f"{millions:.0f}M"
 
 
-def legend(figure: Figure, series: Mapping[str, Look], cells: pd.DataFrame) -> None:
+def legend(figure: Figure, series: Mapping[str, SeriesStyle], cells: pd.DataFrame) -> None:
     """One legend for all panels, below them; explains hollow markers where `cells` has SK networks."""
     handles = [Line2D([], [], label=name, **look.plot) for name, look in series.items()]
     if cells["network"].str.endswith("SK").any():
@@ -278,7 +278,7 @@ def legend(figure: Figure, series: Mapping[str, Look], cells: pd.DataFrame) -> N
         )
 
 
-def bars(axes: Axes, cells: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
+def bars(axes: Axes, cells: pd.DataFrame, column: str, looks: Mapping[str, SeriesStyle]) -> None:
     """Percentages as bars, one for each of `looks` that `cells[column]` has, and a column of their values."""
     shown = cells.set_index(column).loc[[name for name in looks if name in set(cells[column])]]
     rows = zip(shown.index, shown["mean"], shown["stderr"], strict=True)

@@ -19,8 +19,8 @@ from clrkit.results.cells import (
 from clrkit.results.claims import Claim
 from clrkit.results.style import size_name
 from clrkit.results.records import (
-    MissingRecords,
-    MixedRecords,
+    MissingRunsError,
+    MixedRunsError,
     by_size,
     dataset_name,
     finetuned,
@@ -255,6 +255,6 @@ def all_tables(runs: pd.DataFrame) -> tuple[list[Table], dict[str, str]]:
     for table in (*TABLES, *([peers_table] if have_peers(runs) else [])):
         try:
             tables.append(table(runs))
-        except (MissingRecords, MixedRecords) as reason:
+        except (MissingRunsError, MixedRunsError) as reason:
             missing[table.__name__] = str(reason)
     return tables, missing

@@ -10,7 +10,7 @@ from clrkit import config as configs
 from clrkit.config import ConfigError, Labelled, Stage, from_dict, stage_class
 from clrkit.data.images import reason
 from clrkit.files import UNDER_WAY
-from clrkit.runs.checksums import REFERENCE, SUMS, Damaged, check_file, of_reference, read_sums
+from clrkit.runs.checksums import REFERENCE, SUMS, ChecksumError, check_file, of_reference, read_sums
 from clrkit.runs.store import HISTORY, RECORD, WEIGHTS, Run, RunError, Store, read_run
 
 
@@ -78,13 +78,13 @@ def check_runs(store: Store, found: Findings) -> None:
                 whole.append(run)
             else:
                 found.remarks.append(f"{folder} holds no record.")
-        except Damaged as damage:
+        except ChecksumError as damage:
             found.damaged_runs[folder] = damage.problem + "."
     runs = {run.key: run for run in whole}
     for run in whole:
         try:
             check_key(run, runs)
-        except Damaged as damage:
+        except ChecksumError as damage:
             found.damaged_runs[run.folder] = damage.problem + "."
         if (parent := run.record.get("parent")) and str(parent) not in runs:
             found.remarks.append(f"{run.folder} builds on run {parent}, which is gone or damaged.")
@@ -113,9 +113,9 @@ def check_key(run: Run, runs: dict[str, Run]) -> None:
         key = configs.key(config, record["dataset"]["fingerprint"])
         right = key == run.key or has_label_list(config) or is_outdated(run, runs)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(path, f"has a config that cannot be ({str(error).rstrip('.')})") from None
+        raise ChecksumError(path, f"has a config that cannot be ({str(error).rstrip('.')})") from None
     if not right:
-        raise Damaged(path, "has another config than its key was made from")
+        raise ChecksumError(path, "has another config than its key was made from")
 
 
 def has_label_list(config: Stage) -> bool:
@@ -158,15 +158,15 @@ def check_files(folder: Path, names: Sequence[str], found: Findings) -> None:
     try:
         sums = read_sums(folder)
         if sums is None and names:
-            raise Damaged(folder / SUMS, "is missing")
-    except Damaged as damage:
+            raise ChecksumError(folder / SUMS, "is missing")
+    except ChecksumError as damage:
         found.damaged_files.append(damage.problem + ".")
         return
     for name in sorted({*names, *(sums or {})}):
         found.files += 1
         try:
             check_file(folder / name, sums or {})
-        except Damaged as damage:
+        except ChecksumError as damage:
             found.damaged_files.append(damage.problem + ".")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 from clrkit.runs.store import RunError
 
 DIGEST = 64  # hexadecimal digits of SHA-256, the first line of the file
@@ -23,7 +23,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
-    write_whole(path, f"{hashlib.sha256(content).hexdigest()}\n".encode(), content)
+    write_atomically(path, f"{hashlib.sha256(content).hexdigest()}\n".encode(), content)
 
 
 def read_state(path: Path) -> bytes:
@@ -42,7 +42,7 @@ def read_state(path: Path) -> bytes:
     return bytes(state)
 
 
-class StateWriter:
+class CheckpointWriter:
     """Writes states in a thread of its own, one at a time; training waits for a copy in memory alone.
 
     Args:

@@ -16,7 +16,7 @@ LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f\x7f-\x9f]+)")  # a digest an
 REFERENCE = "reference"  # the folder of results that the repository holds
 
 
-class Damaged(ConfigError):  # noqa: N818  (says what is wrong)
+class ChecksumError(ConfigError):
     """A file of a run that is not what was written; the message names it and says what to do.
 
     Attributes:
@@ -55,10 +55,10 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+        raise ChecksumError(path, f"cannot be read: {reason(error)}") from None
     found = [match.groups() for match in map(LINE.fullmatch, lines) if match]
     if last or not lines or len(found) < len(lines):  # the last line has its end, too
-        raise Damaged(path, "is no list of checksums")
+        raise ChecksumError(path, "is no list of checksums")
     return {name: digest for digest, name in found}
 
 
@@ -67,7 +67,7 @@ def read_checked(path: Path, sums: dict[str, str]) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+        raise ChecksumError(path, f"cannot be read: {reason(error)}") from None
     compare(path, hashlib.sha256(content).hexdigest(), sums)
     return content
 
@@ -77,15 +77,15 @@ def check_file(path: Path, sums: dict[str, str]) -> None:
     try:
         found = digest_of(path)
     except OSError as error:
-        raise Damaged(path, f"cannot be read: {reason(error)}") from None
+        raise ChecksumError(path, f"cannot be read: {reason(error)}") from None
     compare(path, found, sums)
 
 
 def compare(path: Path, found: str, sums: dict[str, str]) -> None:
     if path.name not in sums:
-        raise Damaged(path, f"is not listed in the {SUMS} beside it")
+        raise ChecksumError(path, f"is not listed in the {SUMS} beside it")
     if found != sums[path.name]:
-        raise Damaged(path, f"was changed since it was written: its SHA-256 is not the one in {SUMS}")
+        raise ChecksumError(path, f"was changed since it was written: its SHA-256 is not the one in {SUMS}")
 
 
 def digest_of(path: Path, algorithm: Callable[[], Any] = hashlib.sha256) -> str:

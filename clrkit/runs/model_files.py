@@ -19,8 +19,8 @@ from clrkit import config as configs
 from clrkit.config import ConfigError
 from clrkit.data.images import reason
 from clrkit.model import Model, ModelConfig
-from clrkit.runs.checksums import Damaged, check_file, read_sums
-from clrkit.runs.store import locked, read_json, write_json, write_sums
+from clrkit.runs.checksums import ChecksumError, check_file, read_sums
+from clrkit.runs.store import file_lock, read_json, write_json, write_sums
 
 WEIGHTS, DESCRIPTION, RECORD = "weights.safetensors", "model.json", "record.json"
 
@@ -59,7 +59,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     partial, lock = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock):
+        with file_lock(lock):
             refuse_existing(folder)  # another process may have been quicker
             discard(partial)  # of a process that was killed
             try:
@@ -142,7 +142,7 @@ def check_sums(folder: Path) -> None:
         for name in names:
             if sums := read_sums(folder):
                 check_file(folder / name, sums)
-    except Damaged as damage:
+    except ChecksumError as damage:
         if DESCRIPTION in names:
             raise ModelError(f"{damage.problem}; write the model anew.") from None
         raise

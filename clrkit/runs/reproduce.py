@@ -15,7 +15,6 @@ from clrkit.config import ConfigError, Stage, to_dict
 from clrkit.data.datasets import fingerprint, prepare
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import RESULTS_VARIABLE
-from clrkit.runs.parts import part
 from clrkit.runs.provenance import available_cores
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
@@ -121,12 +120,8 @@ def make_runs(
     device: str,
     stopped: Sequence[int],
     cluster: Cluster | None = None,
-    minutes: float = 0.0,
 ) -> bool:
-    """Make those of the runs that are missing, showing a line; False if `stopped` fills before the end.
-
-    Where this is a part of so many minutes, it says what that will hold, and what it did.
-    """
+    """Make the missing runs, showing a progress line; False if `stopped` fills before the end."""
     show = ProgressLine().show
     for images in dict.fromkeys(stage.images for stage in stages):
         fingerprint(images, show)
@@ -140,10 +135,7 @@ def make_runs(
     on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
     at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
     line, made = SweepLine(todo, store, at_once), True
-    with (
-        part(todo, store, minutes, at_once),
-        closing(run_all(stages, store, workers, device, cluster)) as news,
-    ):
+    with closing(run_all(stages, store, workers, device, cluster)) as news:
         for progress in news:
             if stopped:
                 made = False

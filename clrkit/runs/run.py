@@ -25,18 +25,18 @@ from clrkit.config import ConfigError, Data, Stage
 from clrkit.data.datasets import DataSet, fingerprint, load
 from clrkit.data.folders import root_of
 from clrkit.device import check_precision, choose_device, compiling, computing
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 from clrkit.health import TrainingError
 from clrkit.model import Model, ModelConfig
-from clrkit.runs.checkpoint import StateWriter, read_state
+from clrkit.runs.checkpoint import CheckpointWriter, read_state
 from clrkit.runs.provenance import provenance
 from clrkit.runs.record import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.runs.store import (
     NOTE_SECONDS,
-    Busy,
     Progress,
     Run,
     RunError,
+    RunLockedError,
     Store,
     conclude,
     fingerprint_once,
@@ -64,7 +64,7 @@ def load_once(data: Data) -> DataSet:
 
 
 @dataclass
-class Logbook:
+class TrainingLog:
     """What a run has to tell of its course; saved with its state.
 
     Attributes:
@@ -103,7 +103,7 @@ class Logbook:
         return rows | self.monitored
 
 
-def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
+def run_or_load(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
     """Make a run, and before it those it builds on; a run that is there already is only returned.
 
     Closing the generator saves a state from which the next call goes on. On a CPU the run has one thread, or
@@ -133,23 +133,23 @@ def materialise(config: Stage, store: Store, device: str = "auto") -> Generator[
 
 
 def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, Run]:
-    """A run that is not there, made with the threads that its caller has set; the rest as `materialise`."""
+    """A run that is not there, made with the threads that its caller has set; the rest as `run_or_load`."""
     distributed.in_turn(lambda: check_unchanged(config))
     stages.check(config, data_of(config))
     check_precision(config, choose_device(device))
-    parent = (yield from materialise(config.source, store, device)) if config.source else None
+    parent = (yield from run_or_load(config.source, store, device)) if config.source else None
     path = store.path(config)
     while not (run := find(config, store)):
         try:
             with common_folder(path) as folder:
                 # Another process may have made it since we looked.
                 if not find(config, store):
-                    work = Work(config, folder, choose_device(device), parent)
+                    work = RunInProgress(config, folder, choose_device(device), parent)
                     yield from work.train()
                     work.conclude(path, parent)
                 elif distributed.is_first():
                     folder.rmdir()
-        except Busy:
+        except RunLockedError:
             step, total = progress_noted(path) or (0, 1)
             yield Progress(config, step, total, math.nan, 0.0, math.nan, {}, elsewhere=True)
     return run
@@ -203,12 +203,12 @@ def common_folder(path: Path) -> Iterator[Path]:
         def enter() -> bytes:
             try:
                 stack.enter_context(working_folder(path))
-            except Busy as error:
+            except RunLockedError as error:
                 return str(error).encode()
             return b""
 
         if busy := distributed.from_first(enter):
-            raise Busy(busy.decode())
+            raise RunLockedError(busy.decode())
         yield partial_of(path)
 
 
@@ -224,7 +224,7 @@ def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None
         return run
 
 
-class Work:
+class RunInProgress:
     """One run in its partial folder, into which the first of its processes writes."""
 
     def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
@@ -232,8 +232,8 @@ class Work:
         self.data = data_of(config)
         self.parent = common_model(parent) if parent else None
         self.training = stages.begin(config, self.data, device, self.parent)
-        self.log = Logbook()
-        self.states = StateWriter(folder / "state")
+        self.log = TrainingLog()
+        self.states = CheckpointWriter(folder / "state")
         self.load_state()
         self.kept = self.training.step  # of the last state that was saved; 0 for none
 
@@ -313,7 +313,7 @@ class Work:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             self.training.load_state_dict(state["training"])
-            self.log = Logbook(**state["log"])
+            self.log = TrainingLog(**state["log"])
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:
@@ -347,7 +347,7 @@ class Work:
     def write(self, record: dict[str, Any]) -> None:
         """Weights, history and record; the record last."""
         weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
-        write_whole(self.folder / "weights.safetensors", save(weights))
+        write_atomically(self.folder / "weights.safetensors", save(weights))
         write_json(self.folder / "history.json", self.log.history())
         write_json(self.folder / "record.json", record)
 

@@ -23,8 +23,8 @@ from clrkit import config as configs
 from clrkit.config import ConfigError, Stage
 from clrkit.data.datasets import fingerprint
 from clrkit.data.images import reason
-from clrkit.files import discard_left_over, write_whole
-from clrkit.runs.checksums import REFERENCE, SUMS, Damaged, digest_of, listing, read_checked, read_sums
+from clrkit.files import discard_left_over, write_atomically
+from clrkit.runs.checksums import REFERENCE, SUMS, ChecksumError, digest_of, listing, read_checked, read_sums
 
 if TYPE_CHECKING:
     from clrkit.model import Model
@@ -42,7 +42,7 @@ class RunError(ConfigError):
     """A run that cannot be made or read; the message says why in one sentence."""
 
 
-class Busy(RunError):  # noqa: N818  (says what it is)
+class RunLockedError(RunError):
     """Another process has the partial folder of a run."""
 
 
@@ -158,7 +158,7 @@ class Store:
         try:
             if read_run(path):
                 return "cached", 1.0
-        except Damaged:
+        except ChecksumError:
             return "damaged", 0.0
         note = progress_noted(path)
         return ("partial", note[0] / note[1]) if note else ("missing", 0.0)
@@ -218,7 +218,7 @@ def read_object(path: Path, sums: dict[str, str], what: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise Damaged(path, f"is no {what} of a run")
+        raise ChecksumError(path, f"is no {what} of a run")
     return found
 
 
@@ -227,24 +227,24 @@ def read_run(folder: Path) -> Run | None:
     sums, path = read_sums(folder), folder / RECORD
     if sums is None:
         if path.exists():
-            raise Damaged(folder / SUMS, "is missing")
+            raise ChecksumError(folder / SUMS, "is missing")
         return None
     record = read_object(path, sums, "record")
     parts = {"stage": str, "key": str, "config": dict, "metrics": dict}
     if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
-        raise Damaged(path, "is no record of a run")
+        raise ChecksumError(path, "is no record of a run")
     if folder.name != f"{record['stage']}-{record['key']}":
-        raise Damaged(path, "is the record of another run than its folder is named for")
+        raise ChecksumError(path, "is the record of another run than its folder is named for")
     return Run(folder, record)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    write_whole(path, json.dumps(content, allow_nan=False).encode())
+    write_atomically(path, json.dumps(content, allow_nan=False).encode())
 
 
 @contextmanager
-def locked(lock: Path, timeout: float = -1) -> Iterator[None]:
+def file_lock(lock: Path, timeout: float = -1) -> Iterator[None]:
     """Hold a lock file; a dead process holds none.
 
     Only who holds the lock deletes its file, and does so while holding it. A process that waited for a file
@@ -273,12 +273,12 @@ def working_folder(path: Path) -> Iterator[Path]:
     partial = partial_of(path)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock_of(partial), NOTE_SECONDS):
+        with file_lock(lock_of(partial), NOTE_SECONDS):
             partial.mkdir(exist_ok=True)
             discard_left_over(partial)
             yield partial
     except Timeout:
-        raise Busy(f"Another process is making {path}.") from None
+        raise RunLockedError(f"Another process is making {path}.") from None
     except OSError as error:
         if not may_concern(error, path.parent):
             raise
@@ -300,7 +300,7 @@ def lock_of(partial: Path) -> Path:
 def unused(partial: Path) -> bool:
     """Whether no process works in a partial folder now; its lock is taken away with it."""
     try:
-        with locked(lock_of(partial), timeout=0):
+        with file_lock(lock_of(partial), timeout=0):
             return True
     except Timeout:
         return False
@@ -309,7 +309,7 @@ def unused(partial: Path) -> bool:
 def discard_unused(partial: Path) -> bool:
     """Delete a partial folder while no process can begin to work in it; false where one does already."""
     try:
-        with locked(lock_of(partial), timeout=0):
+        with file_lock(lock_of(partial), timeout=0):
             if partial.exists():  # otherwise it has become a result meanwhile
                 shutil.rmtree(partial)
             return True
@@ -346,4 +346,4 @@ def write_run_sums(folder: Path) -> None:
 def write_sums(folder: Path, names: Iterable[str], kept: Mapping[str, str] | None = None) -> None:
     """Write the folder's SHA256SUMS over these of its files, beside digests by name that are kept."""
     digests = {name: digest_of(folder / name) for name in names}
-    write_whole(folder / SUMS, listing({**(kept or {}), **digests}))
+    write_atomically(folder / SUMS, listing({**(kept or {}), **digests}))

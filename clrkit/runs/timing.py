@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from clrkit.config import Stage, to_dict
-from clrkit.runs.checksums import Damaged
+from clrkit.runs.checksums import ChecksumError
 from clrkit.runs.store import Run, RunError, Store, progress_file, read_json, read_run
 
 # Fields that runs were recorded without, with what was done then.
@@ -73,7 +73,7 @@ def paces(stages: Iterable[Stage], store: Store) -> Iterator[tuple[Kind, float]]
 def runs_in(store: Store) -> Iterator[Run]:
     """The finished runs of a store. Estimates can do without damaged ones, which whoever uses them names."""
     for folder in store.folders():
-        with suppress(Damaged):
+        with suppress(ChecksumError):
             if run := read_run(folder):
                 yield run
 

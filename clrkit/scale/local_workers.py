@@ -42,7 +42,7 @@ def run_all(
         stages: configs, in any order.
         store: where runs are kept.
         workers: runs at a time; 0 for `runs_at_once`, or as many as a cluster takes.
-        device: as in `materialise`.
+        device: as in `run_or_load`.
         cluster: makes the runs, in place of processes of this machine.
 
     Yields:
@@ -173,10 +173,10 @@ stop_event: Event
 
 def work(stage: Stage, store: Store, device: str) -> None:
     """Make one run in a worker process, telling where it stands; stop at the next step when told to."""
-    from clrkit.runs.run import materialise
+    from clrkit.runs.run import run_or_load
 
     told = -NOTE_SECONDS
-    with closing(materialise(stage, store, device)) as steps:
+    with closing(run_or_load(stage, store, device)) as steps:
         for progress in steps:
             if stop_event.is_set():
                 return

@@ -257,9 +257,9 @@ class Job:
         return f"{describe(self.stage)} was stopped."
 
     def is_made_unless(self, told: Sequence[signal.Signals]) -> bool:
-        from clrkit.runs.run import materialise
+        from clrkit.runs.run import run_or_load
 
-        with closing(materialise(self.stage, self.store, self.device)) as steps:
+        with closing(run_or_load(self.stage, self.store, self.device)) as steps:
             return not any(told for _ in steps)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:

@@ -23,8 +23,8 @@ from clrkit.data.cache import (
     read_cache,
     write_cache,
 )
-from clrkit.data.images import ImageFiles, Squashed
-from clrkit.data.sources import Part, Parts, PixelArray, PixelStream, of_labelled
+from clrkit.data.images import ImageFiles, ResizedImage
+from clrkit.data.sources import PixelArray, PixelStream, Split, Splits, of_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,14 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
 
 
-def part(count: int, seed: int) -> Part:
+def part(count: int, seed: int) -> Split:
     random = np.random.RandomState(seed)
     images = random.randint(0, 256, (count, 3, 4, 4)).astype(np.uint8)
-    return Part(PixelArray(images), random.randint(-1, 2, count), [f"image {i}" for i in range(count)])
+    return Split(PixelArray(images), random.randint(-1, 2, count), [f"image {i}" for i in range(count)])
 
 
-def small_set() -> Parts:
-    return Parts(part(5, 0), part(2, 1), ("ape", "bat"))
+def small_set() -> Splits:
+    return Splits(part(5, 0), part(2, 1), ("ape", "bat"))
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
@@ -86,40 +86,40 @@ def test_the_fingerprint_in_memory_is_of_classes_pixels_and_labels():
     content = json.dumps(classes).encode()
     for one in (train, test):
         content += one.pixels.array.tobytes() + one.labels.astype("<i8").tobytes()
-    assert fingerprint_of(Parts(train, test, classes)) == hashlib.sha256(content).hexdigest()
+    assert fingerprint_of(Splits(train, test, classes)) == hashlib.sha256(content).hexdigest()
 
 
-def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Part:
+def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Split:
     files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes))
-    return Part(PixelStream(Squashed(files, 8)), np.array(labels), names)
+    return Split(PixelStream(ResizedImage(files, 8)), np.array(labels), names)
 
 
 def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
     test = listed("/here", ["t"], [7], [1])
-    digest = fingerprint_of(Parts(listed("/here", ["a", "b"], [1, 2], [0, 1]), test, ("x", "y")))
+    digest = fingerprint_of(Splits(listed("/here", ["a", "b"], [1, 2], [0, 1]), test, ("x", "y")))
     same = listed("/there", ["b", "a"], [2, 1], [1, 0])
-    assert fingerprint_of(Parts(same, test, ("x", "y"))) == digest
+    assert fingerprint_of(Splits(same, test, ("x", "y"))) == digest
     others = [
         listed("/here", ["a", "c"], [1, 2], [0, 1]),
         listed("/here", ["a", "b"], [1, 3], [0, 1]),
         listed("/here", ["a", "b"], [1, 2], [0, 0]),
     ]
-    assert all(fingerprint_of(Parts(other, test, ("x", "y"))) != digest for other in others)
+    assert all(fingerprint_of(Splits(other, test, ("x", "y"))) != digest for other in others)
 
 
 def test_another_decoder_gives_a_stream_another_fingerprint(monkeypatch):
-    parts = Parts(listed("/here", ["a"], [1], [0]), listed("/here", ["t"], [7], [0]), ("x",))
+    parts = Splits(listed("/here", ["a"], [1], [0]), listed("/here", ["t"], [7], [0]), ("x",))
     digest = fingerprint_of(parts)
     monkeypatch.setattr(cache, "DECODER", cache.DECODER + 1)
     assert fingerprint_of(parts) != digest
 
 
-def oblong_set() -> Parts:
+def oblong_set() -> Splits:
     """With aspects, and views of the labelled images."""
     train, test, classes = small_set()
     pixels = PixelArray(train.pixels.array, np.array([1, 1, 0.5, 2, 1], np.float32))
     views = part(int((train.labels >= 0).sum()), 2).pixels
-    return Parts(replace(train, pixels=pixels, measured=of_labelled(views, train.labels)), test, classes)
+    return Splits(replace(train, pixels=pixels, measured=of_labelled(views, train.labels)), test, classes)
 
 
 def test_aspects_and_views_are_read_as_they_were_written():
@@ -178,8 +178,8 @@ sys.stdin.read()
 )
 def test_processes_that_read_a_set_share_its_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (COUNT, 3, 32, 32), np.uint8)
-    train = Part(PixelArray(images), np.zeros(COUNT, np.int64), [""] * COUNT)
-    write_cache(Source("some-4", "id", small_set), Parts(train, part(2, 1), ("ape", "bat")))
+    train = Split(PixelArray(images), np.zeros(COUNT, np.int64), [""] * COUNT)
+    write_cache(Source("some-4", "id", small_set), Splits(train, part(2, 1), ("ape", "bat")))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     readers = [subprocess.Popen([sys.executable, "-c", READER], **pipes) for _ in range(2)]
     said = [list(map(int, reader.stdout.readline().split())) for reader in readers]

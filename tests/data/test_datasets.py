@@ -19,16 +19,16 @@ from clrkit.data import cache, datasets
 from clrkit.data.datasets import (
     DataError,
     DataSet,
-    Part,
     PixelArray,
     PixelStream,
+    Split,
     fingerprint,
     load,
     load_evaluation,
     source_id,
 )
 from clrkit.data.images import ImageArray
-from clrkit.data.sources import Originals, Parts
+from clrkit.data.sources import LabelledImages, Splits
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -47,7 +47,7 @@ def tinted(tmp_path_factory) -> DataSet:
         return load(Data())
 
 
-def pixels(part: Part) -> np.ndarray:
+def pixels(part: Split) -> np.ndarray:
     return next(iter(part.pixels.batches([np.arange(len(part))]))).numpy()
 
 
@@ -127,8 +127,8 @@ def test_a_validation_part_is_cut_from_the_training_part(tmp_path):
 
 
 def test_a_training_part_without_images_is_refused(monkeypatch):
-    empty = Part(PixelArray(np.zeros((0, 3, 4, 4), np.uint8)), np.zeros(0, np.int64), [])
-    monkeypatch.setitem(datasets.EMBEDDED, "tinted_mnist", lambda config: Parts(empty, empty, ("a",)))
+    empty = Split(PixelArray(np.zeros((0, 3, 4, 4), np.uint8)), np.zeros(0, np.int64), [])
+    monkeypatch.setitem(datasets.EMBEDDED, "tinted_mnist", lambda config: Splits(empty, empty, ("a",)))
     with pytest.raises(DataError, match="training part of tinted_mnist has no images"):
         load(Data())
 
@@ -463,7 +463,9 @@ def test_a_known_set_is_decoded_and_measured_as_it_is(tmp_path, monkeypatch):
 
     def known_images(name, part, root, show):
         array, labels = parts[part]
-        found = Originals(ImageArray(array), np.array(labels), [f"{part}/{i}" for i in range(len(labels))])
+        found = LabelledImages(
+            ImageArray(array), np.array(labels), [f"{part}/{i}" for i in range(len(labels))]
+        )
         return found, (name, str(root))
 
     monkeypatch.setattr(datasets, "known_images", known_images)

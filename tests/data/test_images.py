@@ -15,7 +15,15 @@ from PIL import Image, ImageOps
 
 from clrkit.augment import central_crop
 from clrkit.data import images
-from clrkit.data.images import DataError, ImageArray, ImageFiles, Squashed, View, read_photo, stored_side
+from clrkit.data.images import (
+    DataError,
+    EvalView,
+    ImageArray,
+    ImageFiles,
+    ResizedImage,
+    read_photo,
+    stored_side,
+)
 
 RANDOM = np.random.RandomState(0)
 
@@ -35,7 +43,7 @@ def read_image(path: str, side: int) -> np.ndarray:
 
 
 def aspect(path: str) -> float:
-    return Squashed(one_file(path), 4).read(0)[1]
+    return ResizedImage(one_file(path), 4).read(0)[1]
 
 
 def one_file(path: str) -> ImageFiles:
@@ -264,7 +272,7 @@ def test_a_photograph_with_further_pictures_is_a_photograph(tmp_path):
 def test_an_image_in_memory_is_resized_as_a_file_is(tmp_path):
     pixels = noise(9, 12)
     path = saved(Image.fromarray(pixels), tmp_path / "a.png")
-    square, ratio = Squashed(ImageArray(pixels[None]), 6).read(0)
+    square, ratio = ResizedImage(ImageArray(pixels[None]), 6).read(0)
     assert np.array_equal(square, read_image(path, 6))
     assert ratio == aspect(path) == 12 / 9
 
@@ -284,7 +292,7 @@ def test_the_aspect_is_that_of_the_upright_image(tmp_path, orientation, suffix):
 def test_the_aspect_is_that_of_the_file_however_small_it_is_decoded(tmp_path):
     path = saved(Image.fromarray(noise(375, 501)), tmp_path / "a.jpg")
     assert read_photo(path, 20).pixels.shape == (47, 63, 3)
-    assert Squashed(one_file(path), 20).read(0)[1] == 501 / 375
+    assert ResizedImage(one_file(path), 20).read(0)[1] == 501 / 375
 
 
 # Views
@@ -299,10 +307,10 @@ def test_a_view_is_the_central_crop_of_the_upright_image_at_full_size(tmp_path, 
     with Image.open(path) as image:
         turned = np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1).copy()
     expected = central_crop(torch.from_numpy(turned), 40, resize).numpy()
-    exact, ratio = View(one_file(path), 40, exact=True, resize=resize).read(0)
+    exact, ratio = EvalView(one_file(path), 40, exact=True, resize=resize).read(0)
     assert np.array_equal(exact, expected)
     assert ratio == 1
-    rounded, _ = View(one_file(path), 40, resize=resize).read(0)
+    rounded, _ = EvalView(one_file(path), 40, resize=resize).read(0)
     assert rounded.dtype == np.uint8
     assert np.abs(rounded / 255 - expected).max() <= 0.5001 / 255
 
@@ -310,17 +318,17 @@ def test_a_view_is_the_central_crop_of_the_upright_image_at_full_size(tmp_path, 
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_view_of_up_to_32_pixels_is_the_whole_image(exact):
     found = ImageArray(noise(40, 50)[None])
-    view, ratio = View(found, 32, exact).read(0)
-    assert np.array_equal(view, Squashed(found, 32).read(0)[0] / np.float32(255 if exact else 1))
+    view, ratio = EvalView(found, 32, exact).read(0)
+    assert np.array_equal(view, ResizedImage(found, 32).read(0)[0] / np.float32(255 if exact else 1))
     assert ratio == 1
-    assert not np.array_equal(View(found, 33, exact).read(0)[0], Squashed(found, 33).read(0)[0])
+    assert not np.array_equal(EvalView(found, 33, exact).read(0)[0], ResizedImage(found, 33).read(0)[0])
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 300), (300, 3)])
 @pytest.mark.parametrize("size", [8, 40])
 def test_the_smallest_and_longest_images_have_squares_and_views(shape, size):
     found = ImageArray(noise(*shape)[None])
-    for made in (Squashed(found, size), View(found, size), View(found, size, exact=True)):
+    for made in (ResizedImage(found, size), EvalView(found, size), EvalView(found, size, exact=True)):
         assert made.read(0)[0].shape == (3, size, size)
 
 
@@ -330,4 +338,4 @@ def test_views_are_of_any_mode(tmp_path, mode):
     path = saved(image, tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
     expected = central_crop(torch.from_numpy(rgb), 40).numpy()
-    assert np.array_equal(View(one_file(path), 40, exact=True).read(0)[0], expected)
+    assert np.array_equal(EvalView(one_file(path), 40, exact=True).read(0)[0], expected)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit.data.images import DataError, ImageArray, ImageFiles, Squashed, View
+from clrkit.data.images import DataError, EvalView, ImageArray, ImageFiles, ResizedImage
 from clrkit.data.sources import (
     CHUNK,
-    Originals,
-    Part,
+    LabelledImages,
     PixelArray,
     PixelStream,
     PixelSubset,
+    Split,
     cores,
     of_labelled,
 )
@@ -28,12 +28,12 @@ def noise(height: int, width: int | None = None) -> np.ndarray:
     return RANDOM.randint(0, 256, (height, width or height, 3)).astype(np.uint8)
 
 
-def files(folder: Path, count: int, side: int = 6) -> Squashed:
+def files(folder: Path, count: int, side: int = 6) -> ResizedImage:
     names = [f"{index}.png" for index in range(count)]
     for name in names:
         Image.fromarray(noise(side, RANDOM.randint(side, side + 5))).save(folder / name)
     sizes = np.array([(folder / name).stat().st_size for name in names], dtype=np.int64)
-    return Squashed(ImageFiles(str(folder), np.array([name.encode() for name in names]), sizes), side)
+    return ResizedImage(ImageFiles(str(folder), np.array([name.encode() for name in names]), sizes), side)
 
 
 def test_a_subset_of_a_subset_reads_the_right_images():
@@ -62,7 +62,7 @@ def test_a_stream_gives_what_lies_in_memory(tmp_path):
 
 def test_a_stream_of_an_array_resizes_it():
     array = noise(8)[None].repeat(3, 0)
-    (batch,) = PixelStream(Squashed(ImageArray(array), 4)).batches([np.array([2])])
+    (batch,) = PixelStream(ResizedImage(ImageArray(array), 4)).batches([np.array([2])])
     reference = Image.fromarray(array[0]).resize((4, 4), Image.Resampling.BICUBIC)
     assert np.abs(batch[0].numpy() - np.asarray(reference).transpose(2, 0, 1).astype(int)).max() <= 1
 
@@ -97,7 +97,7 @@ def test_the_memory_of_a_stream_does_not_grow(tmp_path):
     for index in range(32):
         Image.fromarray(noise(200, 300)).save(tmp_path / f"{index}.jpg")
     names = np.array([f"{index}.jpg".encode() for index in range(32)])
-    stream = PixelStream(Squashed(ImageFiles(str(tmp_path), names, np.ones(32, np.int64)), 256))
+    stream = PixelStream(ResizedImage(ImageFiles(str(tmp_path), names, np.ones(32, np.int64)), 256))
     batches = stream.batches(np.arange(32) for _ in itertools.count())
     amounts = [held() for batch, _ in zip(range(24), batches, strict=False) if batch in (3, 23)]
     decoded = 20 * 32 * 3 * 256**2 / 2**20
@@ -114,7 +114,7 @@ def test_a_broken_image_in_a_stream_is_named_in_one_sentence(tmp_path):
 def test_a_subset_keeps_the_aspects_and_the_views_of_its_images():
     array = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), dtype=np.uint8)
     pixels = PixelArray(array, np.arange(6, dtype=np.float32))
-    part = Part(pixels, np.arange(6), list("abcdef"), PixelArray(array + 100)).subset(np.array([5, 2, 0]))
+    part = Split(pixels, np.arange(6), list("abcdef"), PixelArray(array + 100)).subset(np.array([5, 2, 0]))
     (batch,) = part.pixels.squares([np.array([2, 0])])
     assert batch.aspects.tolist() == [0, 5]
     assert next(iter(part.views.batches([np.array([1])])))[0, 0, 0].tolist() == [102, 102]
@@ -136,7 +136,7 @@ def test_only_labelled_images_have_a_view():
 
 
 def test_a_part_to_train_on_has_squares_with_a_margin_and_views_of_their_own():
-    images = Originals(ImageArray(noise(50, 80)[None]), np.array([0]), ["a"])
+    images = LabelledImages(ImageArray(noise(50, 80)[None]), np.array([0]), ["a"])
     part = images.to_train(96)
     (square,), (view,) = (list(pixels.squares([np.array([0])])) for pixels in (part.pixels, part.views))
     assert square.pixels.shape == (1, 3, 110, 110)
@@ -147,13 +147,13 @@ def test_a_part_to_train_on_has_squares_with_a_margin_and_views_of_their_own():
 
 
 def test_small_images_are_measured_as_they_are_trained_on():
-    part = Originals(ImageArray(noise(32)[None]), np.array([0]), ["a"]).to_train(32)
+    part = LabelledImages(ImageArray(noise(32)[None]), np.array([0]), ["a"]).to_train(32)
     assert part.views is part.pixels
 
 
 def test_exact_views_stream_as_floats():
     array = noise(50, 40)[None].repeat(40, 0)
-    images = View(ImageArray(array), 48, exact=True)
+    images = EvalView(ImageArray(array), 48, exact=True)
     (batch,) = PixelStream(images).batches([np.arange(40)])
     assert batch.dtype == torch.float32
     assert np.array_equal(batch[39].numpy(), images.read(39)[0])

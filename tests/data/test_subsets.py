@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clrkit.data.images import DataError
-from clrkit.data.sources import Part, PixelArray
+from clrkit.data.sources import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 
 # Labels of 1 to 5 classes, some images without (-1), in any order.
@@ -99,7 +99,7 @@ NAMES = ["train/cat/one.png", "train/cat/two.png", "train/dog/one.png", "more/th
 
 @pytest.fixture
 def part():
-    return Part(PixelArray(np.zeros((5, 3, 2, 2), np.uint8)), np.array([0, 0, 1, -1, 1]), NAMES)
+    return Split(PixelArray(np.zeros((5, 3, 2, 2), np.uint8)), np.array([0, 0, 1, -1, 1]), NAMES)
 
 
 @pytest.mark.parametrize(

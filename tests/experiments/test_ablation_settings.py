@@ -11,8 +11,8 @@ import pytest
 from clrkit.cli.main import main
 from clrkit.config import ConfigError, Distill, Finetune, Probe, Supervised, key, to_dict
 from clrkit.experiments.ablation_settings import (
+    FACTORS,
     OUTCOMES,
-    SETTINGS,
     ablation_runs,
     depends,
     run_at,
@@ -46,7 +46,7 @@ def test_at_the_standard_point_are_the_runs_that_the_preset_makes() -> None:
     assert {supervised_at(MINI, standard_point(MINI), seed) for seed in MINI.grid.seeds} <= {*MINI.runs}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", FACTORS)
 def test_a_setting_is_where_the_outcomes_that_depend_on_it_have_it(name: str) -> None:
     for outcome in OUTCOMES:
         standard, changed = (run_at(MINI, outcome, point, seed=0) for point in ({}, {name: OTHER[name]}))

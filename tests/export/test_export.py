@@ -21,14 +21,14 @@ from PIL import Image
 from clrkit.cli.main import main
 from clrkit.config import Network
 from clrkit.data.datasets import tinted_mnist
-from clrkit.data.images import ImageArray, View
+from clrkit.data.images import EvalView, ImageArray
 from clrkit.experiments.presets import preset
 from clrkit.export import export as module
 from clrkit.export.export import Engine, Exported, by_torch, export
-from clrkit.export.exported_module import Portable
-from clrkit.export.source import Origin, read_origin
+from clrkit.export.exported_module import ExportedModule
+from clrkit.export.source import ModelSource, read_source
 from clrkit.model import Model, ModelConfig
-from clrkit.runs.checksums import Damaged
+from clrkit.runs.checksums import ChecksumError
 from clrkit.runs.model_files import ModelError, read_model, write_model
 from clrkit.runs.store import Store
 
@@ -59,7 +59,7 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 def views(images: np.ndarray, size: int) -> torch.Tensor:
     """What clrkit measures of the images."""
-    found = View(ImageArray(images), size, exact=True)
+    found = EvalView(ImageArray(images), size, exact=True)
     return torch.from_numpy(np.stack([found.read(index)[0] for index in range(len(images))]))
 
 
@@ -192,7 +192,7 @@ def test_an_imported_model_is_exported_at_the_size_given_with_numbers_for_classe
     torch.testing.assert_close(
         onnx_outputs(tmp_path / "out", ["logits"], images)[0], logits, rtol=1e-4, atol=1e-4
     )
-    again = read_origin(tmp_path / "out")
+    again = read_source(tmp_path / "out")
     assert (again.image_size, again.names, again.classes) == (40, None, tuple("0123456789"))
 
 
@@ -205,9 +205,9 @@ def test_an_imported_model_is_exported_at_the_size_given_with_numbers_for_classe
 def test_a_program_that_differs_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: float
 ) -> None:
-    def programs(folder: Path, origin: Origin) -> dict[str, Engine]:
+    def programs(folder: Path, origin: ModelSource) -> dict[str, Engine]:
         (folder / name).write_bytes(b"a program")
-        exact = by_torch(Portable(origin.model, origin.image_size).eval())
+        exact = by_torch(ExportedModule(origin.model, origin.image_size).eval())
         wrong = lambda images: tuple(each + error * (each == each.max()) for each in exact(images))  # noqa: E731
         return dict.fromkeys(("weights.safetensors", "model.pt2", "model.onnx"), exact) | {name: wrong}
 
@@ -223,7 +223,7 @@ def test_sources_without_a_model_are_refused(store: Store, run: Path, tmp_path: 
     record = json.loads((probe / "record.json").read_text())
     (probe / "SHA256SUMS").unlink()
     for place, message in ((tmp_path, "is no model"), (probe, "SHA256SUMS")):
-        with pytest.raises((ModelError, Damaged), match=message):
+        with pytest.raises((ModelError, ChecksumError), match=message):
             export(place, tmp_path / "out")
     (probe / "record.json").write_text(json.dumps(record | {"model": None}))
     with pytest.raises(ModelError, match="is a run without a model of its own"):
@@ -242,7 +242,7 @@ def test_damaged_weights_and_a_folder_that_is_there_are_refused(run: Path, tmp_p
     content = bytearray((copy / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "weights.safetensors").write_bytes(content)
-    with pytest.raises(Damaged, match=r"weights\.safetensors was changed"):
+    with pytest.raises(ChecksumError, match=r"weights\.safetensors was changed"):
         export(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from clrkit.config import Network
-from clrkit.data.images import ImageArray, View
-from clrkit.export.exported_module import Portable, measured_view
+from clrkit.data.images import EvalView, ImageArray
+from clrkit.export.exported_module import ExportedModule, measured_view
 from clrkit.model import Model, ModelConfig
 
 SHAPES = [(2, 2), (28, 28), (32, 32), (40, 52), (7, 300), (333, 64), (64, 333), (500, 375), (2, 5000)]
@@ -26,7 +26,7 @@ def test_a_small_view_is_the_measured_one_bit_by_bit(size: int) -> None:
     for shape in SHAPES:
         for seed in range(2):
             pixels = photo(*shape, seed)
-            view = View(ImageArray(pixels[None]), size).read(0)[0]
+            view = EvalView(ImageArray(pixels[None]), size).read(0)[0]
             ours = measured_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
             np.testing.assert_array_equal((255 * ours).round().byte().numpy(), view)
 
@@ -35,7 +35,7 @@ def test_a_small_view_is_the_measured_one_bit_by_bit(size: int) -> None:
 def test_a_large_view_is_the_official_central_crop(size: int) -> None:
     for shape in SHAPES:
         pixels = photo(*shape)
-        view = View(ImageArray(pixels[None]), size, exact=True).read(0)[0]
+        view = EvalView(ImageArray(pixels[None]), size, exact=True).read(0)[0]
         ours = measured_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
         np.testing.assert_allclose(ours.numpy(), view, rtol=0, atol=2e-6)
 
@@ -46,11 +46,11 @@ def test_the_outputs_are_those_of_the_model_on_the_view() -> None:
     view = measured_view(pixels.permute(0, 3, 1, 2), 28)
     tuned = Model(ModelConfig(network=network, classes=5)).eval()
     nn.init.normal_(tuned.classifier.weight)
-    whole = Portable(tuned, 28)
+    whole = ExportedModule(tuned, 28)
     probabilities, logits = whole(pixels)
     assert whole.outputs == ("probabilities", "logits")
     torch.testing.assert_close(logits, tuned(view))
     torch.testing.assert_close(probabilities, tuned(view).softmax(1))
-    bare = Portable(Model(ModelConfig(network=network, head_layers=2)).eval(), 28)
+    bare = ExportedModule(Model(ModelConfig(network=network, head_layers=2)).eval(), 28)
     assert bare.outputs == ("features",)
     torch.testing.assert_close(bare(pixels), (bare.model.encoder(view),))

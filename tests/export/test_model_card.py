@@ -13,7 +13,7 @@ from clrkit.config import Data, with_fields
 from clrkit.experiments.presets import preset
 from clrkit.export.export import about
 from clrkit.export.model_card import card
-from clrkit.export.source import Origin, read_origin
+from clrkit.export.source import ModelSource, read_source
 from clrkit.results.table import Table
 from clrkit.runs.model_files import ModelError, write_model
 from clrkit.runs.store import Store, write_run_sums
@@ -23,12 +23,12 @@ TABLE = Table("export", "Files and speed", "A remark.", ["file"], [["model.onnx"
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Origin:
+def student(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     run = finished_run(Store(tmp_path_factory.mktemp("results"), "smoke"), SMOKE.distill)
-    return read_origin(run)
+    return read_source(run)
 
 
-def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> None:
+def test_a_card_tells_data_labels_accuracy_and_every_stage(student: ModelSource) -> None:
     text, record = card(student, TABLE), student.record
     assert text.startswith("# R8 0.25x: 10 classes of Tinted MNIST\n")
     assert "distilled from a fine-tuned SimCLRv2 teacher" in text
@@ -51,7 +51,7 @@ def test_a_card_tells_data_labels_accuracy_and_every_stage(student: Origin) -> N
 
 
 def test_a_card_of_ones_own_images_names_their_csv_and_that_measured_images_were_seen(
-    student: Origin,
+    student: ModelSource,
 ) -> None:
     data = Data(dataset="images", labels_csv="labels.csv", image_size=28)
     own = with_fields(SMOKE.distill, {"fraction": 1.0})
@@ -67,22 +67,24 @@ def test_a_card_of_ones_own_images_names_their_csv_and_that_measured_images_were
         )
 
 
-def test_few_labels_are_said_of_few(student: Origin) -> None:
+def test_few_labels_are_said_of_few(student: ModelSource) -> None:
     record = student.records["finetune"]
     for fraction, said in ((0.1, "fine-tuned on few labels"), (1.0, "fine-tuned on all labels")):
         stage = with_fields(SMOKE.finetune, {"fraction": fraction})
         assert said in card(replace(student, stage=stage, records={"finetune": record}), TABLE)
 
 
-def test_the_card_of_an_exports_export_tells_what_the_first_told(student: Origin, tmp_path: Path) -> None:
+def test_the_card_of_an_exports_export_tells_what_the_first_told(
+    student: ModelSource, tmp_path: Path
+) -> None:
     model = student.model
     write_model(tmp_path / "export", model.config, model.state_dict(), about(student))
-    again = read_origin(tmp_path / "export")
+    again = read_source(tmp_path / "export")
     assert card(again, TABLE) == card(student, TABLE)
 
 
 def test_an_export_keeps_no_folders_of_this_machine_but_the_size_it_was_made_for(
-    student: Origin, tmp_path: Path
+    student: ModelSource, tmp_path: Path
 ) -> None:
     config = student.record["config"]
     config = {**config, "teacher": {**config["teacher"], "label_list": f"{tmp_path}/mine.txt"}}
@@ -90,18 +92,18 @@ def test_an_export_keeps_no_folders_of_this_machine_but_the_size_it_was_made_for
     assert str(tmp_path) not in json.dumps(found)
     assert "mine.txt" in json.dumps(found)
     write_model(tmp_path / "export", student.model.config, student.model.state_dict(), found)
-    assert read_origin(tmp_path / "export").image_size == 40
+    assert read_source(tmp_path / "export").image_size == 40
 
 
 @pytest.mark.parametrize("records", [[{}], {}, [1], [{"config": {}, "dataset": {}, "metrics": {}}]])
-def test_records_that_are_none_are_refused(student: Origin, tmp_path: Path, records: object) -> None:
+def test_records_that_are_none_are_refused(student: ModelSource, tmp_path: Path, records: object) -> None:
     found = {**about(student), "records": records}
     write_model(tmp_path / "export", student.model.config, student.model.state_dict(), found)
     with pytest.raises(ModelError, match="holds no records"):
-        read_origin(tmp_path / "export")
+        read_source(tmp_path / "export")
 
 
-def test_the_interval_is_wilsons(student: Origin) -> None:
+def test_the_interval_is_wilsons(student: ModelSource) -> None:
     """Known values: 81 of 263 gives 25.53% to 36.62% (Newcombe, 1998, Table I, method 3)."""
     record = student.record | {"metrics": {"top1": 81 / 263}}
     record["dataset"] = record["dataset"] | {"evaluation": 263, "part": "validation"}
@@ -109,7 +111,7 @@ def test_the_interval_is_wilsons(student: Origin) -> None:
     assert "(95% interval, Wilson: 25.5 to 36.6) on the 263 images of the validation part" in text
 
 
-def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Origin) -> None:
+def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: ModelSource) -> None:
     lonely = replace(student, records={"distill": student.record})
     rows = [
         line for line in card(lonely, TABLE).splitlines() if line.startswith(("| pretrain", "| finetune"))
@@ -117,7 +119,7 @@ def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Ori
     assert [row.count("not known") for row in rows] == [4, 4]
     model = drawn_model(SMOKE.finetune)
     write_model(tmp_path / "imported", model.config, model.state_dict(), {"source": "elsewhere"})
-    text = card(read_origin(tmp_path / "imported", 28), TABLE)
+    text = card(read_source(tmp_path / "imported", 28), TABLE)
     assert "Data and labels are not known" in text
     assert "Accuracy is not known" in text
     assert "How it was made is not known" in text
@@ -125,7 +127,7 @@ def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Ori
 
 
 def test_a_pretrained_model_has_no_accuracy_and_no_classes(tmp_path: Path) -> None:
-    text = card(read_origin(finished_run(Store(tmp_path, "smoke"), SMOKE.finetune.pretrain)), TABLE)
+    text = card(read_source(finished_run(Store(tmp_path, "smoke"), SMOKE.finetune.pretrain)), TABLE)
     assert "The model gives features, not classes." in text
     assert "no labels were used" in text
     assert "`features`" in text
@@ -138,7 +140,7 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     record["dataset"] |= {"name": "<script>[a](b)", "classes": ["<img src=x>", "\x1b[31m", *"23456789"]}
     (run / "record.json").write_text(json.dumps(record))
     write_run_sums(run)
-    text = card(read_origin(run), TABLE)
+    text = card(read_source(run), TABLE)
     assert "\\<script\\>\\[a\\](b)" in text
     assert "\\<img src=x\\>" in text
     assert "\x1b" not in text

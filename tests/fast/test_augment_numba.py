@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from clrkit import augment
-from clrkit.augment import Boxes, Drawn
+from clrkit.augment import Boxes, ViewParams
 from clrkit.config import Augmentation
 from clrkit.fast import augment_numba
 
@@ -35,7 +35,7 @@ def pixels(count: int, side: int, seed: int = 0) -> Tensor:
     return noise
 
 
-def largest_difference(images: Tensor, drawn: Drawn, size: int, brightness: str = "multiplied") -> float:
+def largest_difference(images: Tensor, drawn: ViewParams, size: int, brightness: str = "multiplied") -> float:
     compiled = augment.cut_views_compiled(images, drawn, size, brightness)
     return (compiled - augment.cut_views(images, drawn, size, brightness)).abs().max().item()
 
@@ -44,43 +44,43 @@ def largest_difference(images: Tensor, drawn: Drawn, size: int, brightness: str 
 @pytest.mark.parametrize(("side", "size"), [(28, 28), (32, 32), (24, 61), (73, 64), (9, 5), (2, 20)])
 def test_compiled_views_are_those_of_the_batched_operations(side, size, brightness):
     images = pixels(200, side)
-    drawn = augment.draw_view(200, side, FULL, rng())
+    drawn = augment.sample_view_params(200, side, FULL, rng())
     assert largest_difference(images, drawn, size, brightness) < BOUND
 
 
 def test_compiled_views_of_photographs_are_those_of_the_batched_operations():
-    drawn = augment.draw_view(10, 256, FULL, rng(), torch.full((10,), 1.5))
+    drawn = augment.sample_view_params(10, 256, FULL, rng(), torch.full((10,), 1.5))
     assert drawn.sigma.count_nonzero() >= 3
     assert largest_difference(pixels(10, 256), drawn, 224) < BOUND
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0, 1.25])
 def test_strong_colours_are_those_of_the_batched_operations(strength):
-    drawn = augment.draw_view(300, 16, replace(FULL, color_strength=strength), rng())
+    drawn = augment.sample_view_params(300, 16, replace(FULL, color_strength=strength), rng())
     assert largest_difference(pixels(300, 16), drawn, 16) < BOUND
 
 
 def test_what_is_switched_off_is_left_out():
     plain = Augmentation(crop_area=1.0, flip=False, color_strength=0.0)
     images = pixels(20, 16)
-    drawn = augment.draw_view(20, 16, plain, rng())
+    drawn = augment.sample_view_params(20, 16, plain, rng())
     for cut in (augment.cut_views, augment.cut_views_compiled):
         torch.testing.assert_close(cut(images, drawn, 16), augment.to_float(images), rtol=0, atol=1e-6)
 
 
 def test_a_view_does_not_depend_on_its_batch():
-    images, drawn = pixels(12, 20), augment.draw_view(12, 20, FULL, rng())
+    images, drawn = pixels(12, 20), augment.sample_view_params(12, 20, FULL, rng())
     together = augment.cut_views_compiled(images, drawn, 20)
     for i in range(12):
         boxes, jitter = (
             type(part)(*(row[i : i + 1] for row in part)) for part in (drawn.boxes, drawn.jitter)
         )
-        alone = Drawn(boxes, drawn.flip[i : i + 1], jitter, drawn.sigma[i : i + 1])
+        alone = ViewParams(boxes, drawn.flip[i : i + 1], jitter, drawn.sigma[i : i + 1])
         assert augment.cut_views_compiled(images[i : i + 1], alone, 20).equal(together[i : i + 1])
 
 
 def test_a_view_does_not_depend_on_the_number_of_threads(monkeypatch):
-    images, drawn = pixels(7, 20), augment.draw_view(7, 20, FULL, rng())
+    images, drawn = pixels(7, 20), augment.sample_view_params(7, 20, FULL, rng())
     alone = augment.cut_views_compiled(images, drawn, 20)
     monkeypatch.setattr(augment, "SHARED_OUT", 0)
     for threads in (1, 3, 16):
@@ -89,7 +89,7 @@ def test_a_view_does_not_depend_on_the_number_of_threads(monkeypatch):
 
 
 def test_views_lie_in_channels_last_memory_whatever_that_of_the_images():
-    images, drawn = pixels(6, 20), augment.draw_view(6, 20, FULL, rng())
+    images, drawn = pixels(6, 20), augment.sample_view_params(6, 20, FULL, rng())
     views = augment.cut_views_compiled(images, drawn, 24)
     assert views.is_contiguous(memory_format=torch.channels_last)
     turned = images.contiguous(memory_format=torch.channels_last)
@@ -97,7 +97,7 @@ def test_views_lie_in_channels_last_memory_whatever_that_of_the_images():
 
 
 def test_no_images_have_no_views():
-    drawn = augment.draw_view(0, 20, FULL, rng())
+    drawn = augment.sample_view_params(0, 20, FULL, rng())
     for cut in (augment.cut_views, augment.cut_views_compiled):
         assert cut(pixels(5, 20)[:0], drawn, 24).shape == (0, 3, 24, 24)
 
@@ -110,7 +110,9 @@ def test_compiled_crops_are_the_official_ones(golden, exact):
         _, _, box, target = case.split("_")
         size = int(target.removeprefix("to"))
         image = torch.from_numpy(official[f"{case}/image_uint8"][None]).permute(0, 3, 1, 2)
-        nothing = augment.draw_view(1, 8, Augmentation(crop_area=1.0, flip=False, color_strength=0.0), rng())
+        nothing = augment.sample_view_params(
+            1, 8, Augmentation(crop_area=1.0, flip=False, color_strength=0.0), rng()
+        )
         boxes = Boxes(*(torch.tensor([float(edge)]) for edge in box.removeprefix("box").split("-")))
         ours = augment.cut_views_compiled(image, nothing._replace(boxes=boxes), size)[0].permute(1, 2, 0)
         exact("augmentation: compiled crops", ours, official[f"{case}/tf2_preclip"].clip(0, 1), 1e-5)

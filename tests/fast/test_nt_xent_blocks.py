@@ -16,7 +16,7 @@ from torch.autograd import gradcheck
 from clrkit import losses
 from clrkit.fast import nt_xent_blocks
 from clrkit.fast.nt_xent_blocks import BlockwiseNTXent, pairs, products
-from clrkit.losses import at_once, nt_xent
+from clrkit.losses import dense_nt_xent, nt_xent
 
 
 def rows(count: int, dim: int, seed: int = 0) -> Tensor:
@@ -54,7 +54,7 @@ def rounding(temperature: float) -> float:
 def test_value_and_gradient_are_those_of_the_whole_matrix(block, images, queue, keyed, temperature):
     keys = unit(2 * images, 5, seed=1) if keyed else None
     negatives, results = unit(queue, 5, seed=2) if queue else torch.empty(0, 5).double(), []
-    for loss in (at_once, BlockwiseNTXent.apply):
+    for loss in (dense_nt_xent, BlockwiseNTXent.apply):
         z = unit(2 * images, 5).requires_grad_()
         value = loss(z, keys, negatives, temperature)
         (3 * value).backward()

@@ -186,7 +186,7 @@ def test_all_24_orders_of_the_colour_operations_are_equally_likely():
 
 def draws(generator: Generator, count: int) -> dict[str, Tensor]:
     """Everything that `random_view` draws for `count` images, by name; sigma is 0 where there is no blur."""
-    boxes, flip, jitter, sigma = augment.draw_view(count, 16, Augmentation(blur=True), generator)
+    boxes, flip, jitter, sigma = augment.sample_view_params(count, 16, Augmentation(blur=True), generator)
     seen = boxes._asdict() | jitter._asdict() | {"flip": flip, "sigma": sigma}
     first, second, third, _ = seen.pop("order").T
     return seen | {"first": first, "second": second, "third": third, "blurred": seen["sigma"] > 0}

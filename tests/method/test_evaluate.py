@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clrkit import evaluate
 from clrkit.config import Network
-from clrkit.data.datasets import Part, PixelArray
+from clrkit.data.datasets import PixelArray, Split
 from clrkit.model import Model, ModelConfig
 
 CPU = torch.device("cpu")
@@ -27,9 +27,9 @@ def labels(count: int, classes: int) -> Tensor:
     return torch.from_numpy(RANDOM.randint(0, classes, count))
 
 
-def part(count: int, side: int = 10) -> Part:
+def part(count: int, side: int = 10) -> Split:
     pixels = RANDOM.randint(0, 256, (count, 3, side, side)).astype(np.uint8)
-    return Part(PixelArray(pixels), labels(count, 3).numpy(), [str(index) for index in range(count)])
+    return Split(PixelArray(pixels), labels(count, 3).numpy(), [str(index) for index in range(count)])
 
 
 def model() -> Model:
@@ -120,7 +120,7 @@ def test_an_image_of_another_size_is_not_measured():
 def test_training_images_are_measured_by_their_views():
     network, images = model(), part(6)
     squares = PixelArray(np.zeros((6, 3, 14, 14), np.uint8))
-    training = Part(squares, images.labels, images.names, images.pixels)
+    training = Split(squares, images.labels, images.names, images.pixels)
     expected = evaluate.extract(network.encoder, images, 10, CPU)
     assert evaluate.extract(network.encoder, training, 10, CPU).equal(expected)
     chosen = np.array([4, 1])

@@ -15,7 +15,7 @@ from annotations import Record
 from synthetic import put
 
 from clrkit.experiments.presets import preset
-from clrkit.files import HOUR, discard_left_over, write_whole
+from clrkit.files import HOUR, discard_left_over, write_atomically
 from clrkit.notebook.publish import publishing
 from clrkit.runs.check import check
 from clrkit.runs.store import Store, partial_of, working_folder, write_sums
@@ -34,11 +34,12 @@ for number in range(60):
 
 def test_a_reader_sees_whole_versions_alone_however_many_write_them(tmp_path: Path, fault: Record) -> None:
     path = tmp_path / "record.json"
-    write_whole(path, b"z" * SIZE)
+    write_atomically(path, b"z" * SIZE)
     command = [sys.executable, "-c", WRITER, str(path)]
     writers = [subprocess.Popen([*command, letter]) for letter in "abc"]
     threads = [
-        threading.Thread(target=lambda: [write_whole(path, b"d" * SIZE) for _ in range(60)]) for _ in range(2)
+        threading.Thread(target=lambda: [write_atomically(path, b"d" * SIZE) for _ in range(60)])
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -61,7 +62,7 @@ def test_a_link_in_the_way_leads_nowhere(tmp_path: Path) -> None:
     victim.write_text("mine")
     for name in ("record.json", "record.json.new", ".record.json.new"):
         (path.parent / name).symlink_to(victim)
-    write_whole(path, b"{}")
+    write_atomically(path, b"{}")
     assert victim.read_text() == "mine"
     assert path.read_bytes() == b"{}"
     assert not path.is_symlink()
@@ -71,21 +72,21 @@ def test_what_was_there_stays_where_the_new_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record.json"
-    write_whole(path, b"old")
+    write_atomically(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, "卷" * 85])
 def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path, name: str) -> None:
-    write_whole(tmp_path / name, b"content")
+    write_atomically(tmp_path / name, b"content")
     assert (tmp_path / name).read_bytes() == b"content"
 
 
@@ -93,7 +94,7 @@ def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path, name: 
 def test_who_may_read_a_file_is_the_umask_s_to_say(tmp_path: Path) -> None:
     plain, whole = tmp_path / "plain", tmp_path / "whole"
     plain.write_bytes(b"")
-    write_whole(whole, b"")
+    write_atomically(whole, b"")
     assert stat.S_IMODE(whole.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
@@ -125,7 +126,7 @@ def test_what_killed_writers_left_is_no_damage_and_goes_when_the_folder_is_writt
     places = [store.folder, store.folder / "figures", store.folder / "notebooks"]
     left = [left_in(folder, 2 * HOUR) for folder in (store.results, *places)]
     for folder in places:
-        write_whole(folder / "INDEX.md", b"whole")
+        write_atomically(folder / "INDEX.md", b"whole")
         write_sums(folder, ["INDEX.md"])
     assert check(store.results).damaged == []
     with publishing(store):

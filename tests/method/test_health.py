@@ -17,10 +17,10 @@ from torch import nn
 
 from clrkit import stages
 from clrkit.experiments.presets import preset
-from clrkit.health import BASELINE, PATIENCE, TrainingError, Watch, dimensions
+from clrkit.health import BASELINE, PATIENCE, TrainingError, TrainingMonitor, dimensions
 from clrkit.runs import run as making
 from clrkit.runs.checkpoint import read_state
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import RunError, Store
 
 CPU = torch.device("cpu")
@@ -35,8 +35,8 @@ def model(norm: float) -> nn.Module:
     return linear
 
 
-def watched(norms: list[float]) -> Watch:
-    watch = Watch(CPU)
+def watched(norms: list[float]) -> TrainingMonitor:
+    watch = TrainingMonitor(CPU)
     for step, norm in enumerate(norms, 1):
         watch.see(step, LOSS, model(norm))
     return watch
@@ -45,7 +45,7 @@ def watched(norms: list[float]) -> Watch:
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["loss", "gradient"])
 def test_the_first_step_that_is_not_finite_is_told_however_many_follow(wrong, place):
-    watch = Watch(CPU)
+    watch = TrainingMonitor(CPU)
     for step in range(1, 10):
         bad = step >= 4
         loss = torch.tensor(wrong if bad and place == "loss" else 1.0)
@@ -83,7 +83,7 @@ def test_projections_on_one_line_are_a_collapse_only_if_they_stay_there():
     random = torch.Generator().manual_seed(0)
     line = F.normalize(torch.ones(8, 4) * torch.randn(8, 1, generator=random))
     spread = torch.eye(4).repeat(2, 1)
-    watch = Watch(CPU)
+    watch = TrainingMonitor(CPU)
     for step in range(1, PATIENCE):
         watch.see_projections(step, line)
     watch.see_projections(PATIENCE, spread)
@@ -96,7 +96,7 @@ def test_projections_on_one_line_are_a_collapse_only_if_they_stay_there():
 
 
 def test_of_the_micro_batches_of_a_step_the_first_is_judged():
-    watch = Watch(CPU)
+    watch = TrainingMonitor(CPU)
     for step in range(1, PATIENCE):
         for _ in range(4):
             watch.see_projections(step, torch.ones(8, 4) / 2)
@@ -106,7 +106,7 @@ def test_of_the_micro_batches_of_a_step_the_first_is_judged():
 
 def test_a_resumed_watch_judges_as_one_that_went_on():
     watch = watched([1.0] * BASELINE)
-    other = Watch(CPU)
+    other = TrainingMonitor(CPU)
     other.load_state_dict(watch.state_dict())
     other.see(BASELINE + 1, LOSS, model(1e5))
     with pytest.raises(TrainingError, match="exploded"):
@@ -155,10 +155,10 @@ def test_the_state_before_a_loss_that_is_not_finite_is_kept(store, monkeypatch, 
     with pytest.raises(
         RunError, match=r"not finite at step 6; .*; the state of step 5 is kept in .*partial\.$"
     ):
-        finish(materialise(config, store))
+        finish(run_or_load(config, store))
     assert kept_step(store) == 5
     monkeypatch.undo()
-    assert finish(materialise(config, store)).history["step"][-1] == 16  # what was wrong was not the state
+    assert finish(run_or_load(config, store)).history["step"][-1] == 16  # what was wrong was not the state
     fault("numerics: a weight becomes NaN", "a NaN written into a weight after step 5", "the step it spoils")
 
 
@@ -173,7 +173,7 @@ def test_a_gradient_that_explodes_ends_the_run_before_its_state_is_kept(store, m
     monkeypatch.setattr("clrkit.health.BASELINE", 20)
     spoiled(monkeypatch, 30, explosive)
     with pytest.raises(RunError, match=r"exploded at step 31: .*; the state of step 30 is kept"):
-        finish(materialise(config, store))
+        finish(run_or_load(config, store))
     assert kept_step(store) == 30
     fault("numerics: the gradient explodes", "gradients times 1,000,000 after step 30", "the step it spoils")
 
@@ -189,6 +189,6 @@ def test_a_representation_that_collapses_ends_the_run(store, monkeypatch, fault)
     monkeypatch.setattr("clrkit.health.PATIENCE", 10)
     spoiled(monkeypatch, 20, flat)
     with pytest.raises(RunError, match=r"collapsed at step 30: .*the state of step 29 is kept"):
-        finish(materialise(config, store))
+        finish(run_or_load(config, store))
     assert kept_step(store) == 29
     fault("numerics: all projections become one", "features made constant after step 20", "the steps since")

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from clrkit import stages
 from clrkit import training as training_module
-from clrkit.augment import drawn_view, random_view
+from clrkit.augment import apply_view, random_view
 from clrkit.config import Augmentation, ConfigError, Data, Network, Optimizer, Pretrain
-from clrkit.data.datasets import DataSet, Part, PixelArray
+from clrkit.data.datasets import DataSet, PixelArray, Split
 from clrkit.evaluate import frozen
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
-from clrkit.momentum_queue import Memory
+from clrkit.momentum_queue import MomentumQueue
 from clrkit.stages import begin, steps
 from clrkit.training import Training, batch_order, step_generator
 
@@ -52,7 +52,7 @@ def as_set(projections: Tensor) -> set[tuple[float, ...]]:
 
 @given(size=st.integers(1, 12), batches=st.lists(st.integers(1, 30), max_size=8))
 def test_the_queue_holds_the_latest_projections_whatever_the_batches(size, batches):
-    memory, expected = Memory(tiny_model(), size, 0.9), deque(maxlen=size)
+    memory, expected = MomentumQueue(tiny_model(), size, 0.9), deque(maxlen=size)
     for number, count in enumerate(batches):
         projections = rows(count, seed=number)
         memory.write(projections)
@@ -62,7 +62,7 @@ def test_the_queue_holds_the_latest_projections_whatever_the_batches(size, batch
 
 
 def test_a_new_queue_has_no_negatives_and_a_full_one_as_many_as_its_size():
-    memory, counts = Memory(tiny_model(), 10, 0.9), []
+    memory, counts = MomentumQueue(tiny_model(), 10, 0.9), []
     for _ in range(4):
         counts.append(len(memory.negatives))
         memory.write(rows(4))
@@ -70,7 +70,7 @@ def test_a_new_queue_has_no_negatives_and_a_full_one_as_many_as_its_size():
 
 
 def test_a_ring_replaces_the_oldest_in_place():
-    memory, first, second = Memory(tiny_model(), 5, 0.9), rows(3, seed=1), rows(4, seed=2)
+    memory, first, second = MomentumQueue(tiny_model(), 5, 0.9), rows(3, seed=1), rows(4, seed=2)
     memory.write(first)
     memory.write(second)
     assert memory.queue.equal(torch.stack((second[2], second[3], first[2], second[0], second[1])))
@@ -82,7 +82,7 @@ def test_a_ring_replaces_the_oldest_in_place():
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.999, 1.0])
 def test_the_weights_are_the_moving_average_of_the_trained_ones(momentum):
     model = tiny_model()
-    memory = Memory(model, 8, momentum)
+    memory = MomentumQueue(model, 8, momentum)
     expected = [parameter.detach().clone() for parameter in model.parameters()]
     for step in range(3):
         trained = tiny_model(seed=step + 1)
@@ -95,7 +95,7 @@ def test_the_weights_are_the_moving_average_of_the_trained_ones(momentum):
 
 def test_the_network_begins_as_a_copy_that_is_not_trained():
     model = tiny_model()
-    memory = Memory(model, 8, 0.9)
+    memory = MomentumQueue(model, 8, 0.9)
     for mine, trained in zip(memory.network.parameters(), model.parameters(), strict=True):
         assert mine.equal(trained)
         assert mine.data_ptr() != trained.data_ptr()
@@ -105,7 +105,7 @@ def test_the_network_begins_as_a_copy_that_is_not_trained():
 
 def test_keys_are_normalised_projections_on_the_statistics_of_the_batch_and_an_update_keeps_them():
     trained = tiny_model(seed=1)
-    memory, images = Memory(tiny_model(), 8, 0.5), some_images(6)
+    memory, images = MomentumQueue(tiny_model(), 8, 0.5), some_images(6)
     follower = copy.deepcopy(memory.network).train()
     keys = memory.project(images)
     torch.testing.assert_close(keys, F.normalize(follower.project(images)))
@@ -119,7 +119,7 @@ def test_keys_are_normalised_projections_on_the_statistics_of_the_batch_and_an_u
 
 def test_running_statistics_are_its_own():
     model = tiny_model()
-    memory, before = Memory(model, 8, 0.5), copy.deepcopy(model.state_dict())
+    memory, before = MomentumQueue(model, 8, 0.5), copy.deepcopy(model.state_dict())
     memory.update(model, memory.project(some_images(6)))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     name = next(name for name in before if name.endswith("running_mean"))
@@ -127,13 +127,13 @@ def test_running_statistics_are_its_own():
 
 
 def test_a_memory_comes_back_from_its_state_bit_for_bit():
-    memory = Memory(tiny_model(), 7, 0.9)
+    memory = MomentumQueue(tiny_model(), 7, 0.9)
     for step in range(3):
         memory.update(tiny_model(seed=step), memory.project(some_images(3, seed=step)))
     buffer = io.BytesIO()
     torch.save(memory.state_dict(), buffer)
     buffer.seek(0)
-    restored = Memory(tiny_model(seed=9), 7, 0.9)
+    restored = MomentumQueue(tiny_model(seed=9), 7, 0.9)
     restored.load_state_dict(torch.load(buffer, weights_only=True))
     assert restored.written == 9
     for each in (memory, restored):
@@ -147,7 +147,7 @@ def test_a_memory_comes_back_from_its_state_bit_for_bit():
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_device_is_not_waited_for():
     model = tiny_model().cuda()
-    memory, images = Memory(model, 7, 0.9), some_images(5).cuda()
+    memory, images = MomentumQueue(model, 7, 0.9), some_images(5).cuda()
     memory.update(model, memory.project(images))  # libraries may be set up by the first
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -175,9 +175,9 @@ PRETRAIN = Pretrain(
 )
 
 
-def noise(count: int) -> Part:
+def noise(count: int) -> Split:
     pixels = np.random.RandomState(0).randint(0, 256, (count, 3, 8, 8)).astype(np.uint8)
-    return Part(PixelArray(pixels), np.arange(count) % 3, [str(index) for index in range(count)])
+    return Split(PixelArray(pixels), np.arange(count) % 3, [str(index) for index in range(count)])
 
 
 DATA = DataSet(noise(40), noise(8), ("red", "green", "blue"), "fingerprint")
@@ -229,7 +229,7 @@ def slow_pretraining(config: Pretrain) -> list[float]:
 def test_pretraining_with_a_memory_is_what_a_slow_loop_does(changes, monkeypatch):
     config = replace(PRETRAIN, **changes)
     expected = slow_pretraining(config)
-    monkeypatch.setattr(training_module, "drawn_view", lambda *arguments: drawn_view(*arguments).double())
+    monkeypatch.setattr(training_module, "drawn_view", lambda *arguments: apply_view(*arguments).double())
     monkeypatch.setattr(stages, "monitor", lambda *_: {})  # kNN is measured in float32
     training = begin(config, DATA, CPU)
     training.model.double()
@@ -249,7 +249,7 @@ def test_the_first_step_has_no_further_negatives_and_later_ones_have():
 def test_views_of_an_image_become_alike_and_of_different_images_do_not():
     random = np.random.RandomState(0)
     pixels = np.repeat(np.repeat(random.randint(0, 256, (64, 3, 2, 2)), 4, 2), 4, 3).astype(np.uint8)
-    part = Part(PixelArray(pixels), np.arange(64) % 3, [str(index) for index in range(64)])
+    part = Split(PixelArray(pixels), np.arange(64) % 3, [str(index) for index in range(64)])
     data = DataSet(part, part, ("red", "green", "blue"), "fingerprint")
     views = Augmentation(crop_area=0.6, flip=False, color_strength=0.0)
     adamw = Optimizer(optimizer="adamw", learning_rate=0.01)

@@ -28,14 +28,14 @@ from torch import Tensor, nn
 
 from clrkit import evaluate, stages
 from clrkit import training as training_module
-from clrkit.augment import Drawn, draw_view, drawn_view
+from clrkit.augment import ViewParams, apply_view, sample_view_params
 from clrkit.config import (
     ConfigError,
     Pretrain,
     Stage,
     with_fields,
 )
-from clrkit.data.datasets import DataSet, Part, PixelArray
+from clrkit.data.datasets import DataSet, PixelArray, Split
 from clrkit.device import choose_device
 from clrkit.evaluate import evaluation_view
 from clrkit.optim import learning_rate
@@ -122,7 +122,7 @@ def test_every_stage_learns_what_can_be_learnt(stage):
     colours = np.zeros((40, 3, 8, 8), dtype=np.uint8)
     labels = np.arange(40) % 3
     colours[np.arange(40), labels] = np.random.RandomState(0).randint(60, 256, (40, 8, 8))
-    part = Part(PixelArray(colours), labels.astype(np.int64), [str(index) for index in range(40)])
+    part = Split(PixelArray(colours), labels.astype(np.int64), [str(index) for index in range(40)])
     stage = with_fields(stage, {"epochs": 20, "optimizer.optimizer": "adamw", "learning_rate": 0.02})
     _, taken = train(stage, DataSet(part, part, CLASSES, "fingerprint"))
     losses = [step.loss.item() for step in taken]
@@ -179,7 +179,7 @@ def test_every_view_of_every_step_is_drawn_anew(monkeypatch):
     seen: list[Tensor] = []
 
     def look(*arguments: Any) -> Tensor:
-        seen.append(drawn_view(*arguments))
+        seen.append(apply_view(*arguments))
         return seen[-1]
 
     monkeypatch.setattr(training_module, "drawn_view", look)
@@ -200,14 +200,14 @@ def test_every_image_is_cropped_in_its_own_geometry(stage, monkeypatch):
     seen: list[Tensor] = []
     drawn_with: list[Tensor] = []
 
-    def draw(*arguments: Any) -> Drawn:
+    def draw(*arguments: Any) -> ViewParams:
         drawn_with.append(arguments[-1])
-        return draw_view(*arguments)
+        return sample_view_params(*arguments)
 
     def cut(images: Tensor, *arguments: Any) -> Tensor:
         torch.testing.assert_close(drawn_with[-1], 1 + images[:, 0, 0, 0] / 40)
         seen.append(images)
-        return drawn_view(images, *arguments)
+        return apply_view(images, *arguments)
 
     monkeypatch.setattr(training_module, "draw_view", draw)
     monkeypatch.setattr(training_module, "drawn_view", cut)
@@ -305,7 +305,7 @@ def test_seeds_are_unrelated_and_fit_a_generator():
 def altered(labels: np.ndarray | None = None, pixels: np.ndarray | None = None) -> DataSet:
     """The data with other labels or pixels in the training part."""
     array = DATA.train.pixels.array if pixels is None else pixels
-    part = Part(PixelArray(array), DATA.train.labels if labels is None else labels, DATA.train.names)
+    part = Split(PixelArray(array), DATA.train.labels if labels is None else labels, DATA.train.names)
     return replace(DATA, train=part)
 
 

@@ -14,12 +14,12 @@ import pytest
 import synthetic
 
 from clrkit.config import Stage, with_fields
-from clrkit.experiments.ablation_settings import SETTINGS, depends, run_at
+from clrkit.experiments.ablation_settings import FACTORS, depends, run_at
 from clrkit.experiments.presets import preset
 from clrkit.notebook import lab as module
 from clrkit.notebook.lab import TURN, AblationPanel
 from clrkit.results.ablation import ablation
-from clrkit.runs.run import materialise
+from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store, working_folder
 
 SMOKE = preset("smoke")
@@ -55,7 +55,7 @@ def standard(seed: int = 0) -> Stage:
 
 def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: AblationPanel) -> None:
     sliders = panel.columns[0].sliders
-    assert list(sliders) == list(SETTINGS)
+    assert list(sliders) == list(FACTORS)
     assert [value for _, value in sliders["fraction"].options] == [0.01, 0.1]
     before = panel.figure.value
     sliders["fraction"].value = 0.1
@@ -69,7 +69,7 @@ def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel
     for column in panel.columns:
         for name, slider in column.sliders.items():
             assert slider.disabled == (name == along or not depends(outcome, name))
-            assert not slider.disabled or SETTINGS[name].name in column.note.value
+            assert not slider.disabled or FACTORS[name].name in column.note.value
 
 
 def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None:
@@ -77,7 +77,7 @@ def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None
     assert panel.along.value == "temperature"
     assert "fraction" not in dict(panel.along.options).values()
     panel.outcome.value = "distilled"
-    assert [name for _, name in panel.along.options] == list(SETTINGS)
+    assert [name for _, name in panel.along.options] == list(FACTORS)
     assert panel.along.value == "temperature"
 
 
@@ -154,7 +154,7 @@ def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: 
     def alone(config: Stage, store: Store) -> Iterator[Progress]:
         assert lock.acquire(blocking=False)
         try:
-            yield from materialise(config, store)
+            yield from run_or_load(config, store)
         finally:
             lock.release()
 

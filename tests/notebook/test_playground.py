@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clrkit.augment import draw_view, drawn_view, random_view
+from clrkit.augment import apply_view, random_view, sample_view_params
 from clrkit.config import Augmentation
 from clrkit.losses import distillation, nt_xent, partners
 from clrkit.notebook import illustrations_images, illustrations_losses, playground
@@ -43,7 +43,7 @@ def test_with_every_operation_on_the_views_are_those_of_training() -> None:
     pixels = PIXELS[:1].expand(16, -1, -1, -1)
     drawn = illustrations_images.steady_draw(16, 16, FULL, seed=3)
     trained = random_view(pixels, FULL, 12, torch.Generator().manual_seed(3))
-    assert torch.equal(drawn_view(pixels, drawn, FULL, 12), trained)
+    assert torch.equal(apply_view(pixels, drawn, FULL, 12), trained)
 
 
 @pytest.mark.parametrize("change", [{"flip": False}, {"blur": False}, {"color_strength": 0.0}], ids=str)
@@ -55,7 +55,7 @@ def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dic
     assert torch.equal(drawn.sigma, whole.sigma * off.blur)
     assert bool(drawn.jitter.grey.any() | drawn.jitter.applied.any()) == (off.color_strength > 0)
     # The law is that of training: what is off there is off here.
-    law = draw_view(64, 16, off, torch.Generator().manual_seed(1))
+    law = sample_view_params(64, 16, off, torch.Generator().manual_seed(1))
     for each in (drawn, law):
         assert bool(each.flip.any()) == off.flip
         assert bool(each.sigma.any()) == off.blur

@@ -17,7 +17,7 @@ from clrkit.notebook import progress
 from clrkit.notebook.illustrations import Picture
 from clrkit.notebook.progress import Course, Interrupted, follow, name_of, plan, told
 from clrkit.results.records import network_name
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Progress, Store
 
 SMOKE = preset("smoke")
@@ -78,8 +78,8 @@ def test_a_plan_says_what_is_there_and_what_will_be_trained(
 ) -> None:
     other = SMOKE.resolve("supervised", fraction=0.1, epochs=6)
     plan([SHORT], store)
-    finish(materialise(SHORT, store))
-    work = materialise(other, store)
+    finish(run_or_load(SHORT, store))
+    work = run_or_load(other, store)
     for _ in range(6):
         next(work)
     work.close()
@@ -124,7 +124,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
     assert signal.getsignal(signal.SIGINT) is before
     assert store.state(SHORT)[0] == "partial"
     monkeypatch.undo()
-    finish(materialise(SHORT, store))
+    finish(run_or_load(SHORT, store))
     assert store.state(SHORT)[0] == "cached"
 
 

@@ -25,7 +25,7 @@ from clrkit.own_images.cross_validation import (
     surest,
 )
 from clrkit.own_images.recipe import recipe
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Store
 
 CLASSES, EACH = 4, 15
@@ -83,7 +83,7 @@ def test_of_own_images_only_those_are_shown_that_are_trained_on(tmp_path: Path) 
     chain = fit.with_labels(
         recipe(found, fields=fields), found, rows[:40], store, root / "labels.csv", fields=fields
     )
-    pretrained = finish(materialise(chain.teacher.pretrain, store))
+    pretrained = finish(run_or_load(chain.teacher.pretrain, store))
     data = load(chain.images)
     measured, labelled = set(data.evaluation.names), np.flatnonzero(data.train.labels >= 0)
     assert len(measured) == 8

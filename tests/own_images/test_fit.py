@@ -30,7 +30,7 @@ from clrkit.notebook.papermill import execute
 from clrkit.own_images import active_learning, cross_validation, evaluation_report, fit, scan
 from clrkit.own_images.label_csv import add_rows, doubts, editing, read_table, set_label
 from clrkit.own_images.recipe import recipe, seconds_expected
-from clrkit.runs.run import finish, load_once, materialise
+from clrkit.runs.run import finish, load_once, run_or_load
 from clrkit.runs.store import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -143,9 +143,9 @@ def test_a_folder_without_enough_images_is_refused(tmp_path, store, make, messag
 # The recipe
 
 
-def fake(count: int, side: int) -> scan.Survey:
+def fake(count: int, side: int) -> scan.FolderScan:
     names = tuple(map(str, range(count)))
-    return scan.Survey(Path("/images"), names, side, {}, 0, {}, 0, "")
+    return scan.FolderScan(Path("/images"), names, side, {}, 0, {}, 0, "")
 
 
 def test_a_recipe_suits_number_size_and_device():
@@ -445,7 +445,7 @@ def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_
     root = write(unlabelled(tmp_path / "own"), *names)
     found, labels = scan.look(root, store), root / "labels.csv"
     pretrain = recipe(found, fields={"pretrain.epochs": 1, "pretrain.width": 0.25}).teacher.pretrain
-    pretrained = finish(materialise(pretrain, store))
+    pretrained = finish(run_or_load(pretrain, store))
     ask = partial(fit.propose, found, pretrain, pretrained, labels, device=torch.device("cpu"))
     assert ask(budget=9) == []  # as many as class folders give labels
     assert not labels.exists()
@@ -527,13 +527,13 @@ def test_a_signal_while_a_run_is_made_stops_it_after_a_step_and_a_second_one_at_
 ):
     ended = []
 
-    def materialise(*_: object) -> Iterator[str]:
+    def run_or_load(*_: object) -> Iterator[str]:
         for _ in range(times):
             signal.raise_signal(signal.SIGINT)
         ended.append("a step")
         yield "progress"
 
-    monkeypatch.setattr("clrkit.runs.run.materialise", materialise)
+    monkeypatch.setattr("clrkit.runs.run.run_or_load", run_or_load)
     with pytest.raises(KeyboardInterrupt):
         command.make(preset("smoke").distill, store, "cpu")
     assert ended == (["a step"] if times == 1 else [])

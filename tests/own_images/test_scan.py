@@ -14,7 +14,7 @@ from clrkit.data.datasets import load
 from clrkit.data.folders import list_evaluation
 from clrkit.data.images import DataError
 from clrkit.own_images import scan
-from clrkit.runs.run import check_unchanged, load_once, materialise
+from clrkit.runs.run import check_unchanged, load_once, run_or_load
 from clrkit.runs.store import RunError, Store
 
 
@@ -125,6 +125,6 @@ def test_no_run_is_made_on_other_images_than_its_parent_knows(tmp_path, store):
     check_unchanged(Finetune(pretrain=pretrain))
     write(root, "new.png")
     with pytest.raises(RunError, match=f"The images of {root} have changed meanwhile; begin again"):
-        next(materialise(Finetune(pretrain=pretrain), store, "cpu"))
+        next(run_or_load(Finetune(pretrain=pretrain), store, "cpu"))
     assert store.path(pretrain) != old
     check_unchanged(Finetune(pretrain=pretrain))

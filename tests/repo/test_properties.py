@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from clrkit import config as configs
 from clrkit.cli import main as command_line
 from clrkit.config import STAGES, ConfigError, Pretrain, Probe, Stage, from_dict, key, to_dict, with_fields
-from clrkit.data.sources import Part, PixelArray
+from clrkit.data.sources import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.experiments.presets import preset
 from clrkit.runs import reproduce
@@ -225,7 +225,7 @@ def test_a_list_of_names_gives_these_images_in_any_order(
     list_file: Path, labels: np.ndarray, data: st.DataObject
 ) -> None:
     names = [f"class {label}/{number}.png" for number, label in enumerate(labels)]
-    part = Part(PixelArray(np.zeros((len(labels), 3, 1, 1), np.uint8)), labels, names)
+    part = Split(PixelArray(np.zeros((len(labels), 3, 1, 1), np.uint8)), labels, names)
     wanted = data.draw(st.lists(st.sampled_from(range(len(names))), min_size=1) if names else st.just([]))
     list_file.write_text("".join(f"{names[index]}\n" for index in wanted))
     chosen = result_or_sentence(lambda: listed_subset(part, str(list_file)))

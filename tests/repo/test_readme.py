@@ -15,7 +15,7 @@ from clrkit.experiments.presets import preset
 from clrkit.results import claims
 from clrkit.results.cells import accuracy_cells, budget_cells, distillation_cells, method_cells
 from clrkit.results.published import published
-from clrkit.results.records import AGAIN, frame
+from clrkit.results.records import AGAIN, records_to_frame
 from clrkit.results.tables import published_table
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store
@@ -32,7 +32,7 @@ def runs() -> pd.DataFrame:
 
 def committed(preset: Preset) -> pd.DataFrame:
     reference = Store(ROOT / "results", preset.name).reference
-    return frame((run.record for run in reference.find_all(complete(preset.runs))), preset)
+    return records_to_frame((run.record for run in reference.find_all(complete(preset.runs))), preset)
 
 
 def row(name: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ from clrkit.data.cache import Source, read_cache, write_cache
 from clrkit.data.datasets import load
 from clrkit.data.folders import list_images
 from clrkit.data.images import DataError
-from clrkit.data.sources import Part, Parts, PixelArray
+from clrkit.data.sources import PixelArray, Split, Splits
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
 from clrkit.notebook import illustrations
@@ -45,7 +45,7 @@ from clrkit.results.claims import evaluate
 from clrkit.results.index import Report, write_index
 from clrkit.runs.checkpoint import write_state
 from clrkit.runs.model_files import ModelError, read_model, write_model
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Store, partial_of, read_run
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle
 
@@ -158,17 +158,17 @@ def test_a_pickle_in_a_state_is_not_executed(tmp_path: Path, evil: Evil, fault: 
     state.parent.mkdir(parents=True)
     write_state(state, {"training": evil, "log": {}})
     with pytest.raises(ConfigError, match="the run begins anew"):
-        finish(materialise(config, store))
+        finish(run_or_load(config, store))
     state.write_bytes(pickle.dumps(evil))  # nor one without its checksum
     with pytest.raises(ConfigError, match="the run begins anew"):
-        finish(materialise(config, store))
+        finish(run_or_load(config, store))
     fault("outside files: a state that holds a pickled command", "a forged state", "the state", times=2)
 
 
-def small_set() -> Parts:
+def small_set() -> Splits:
     pixels = PixelArray(np.zeros((3, 3, 4, 4), np.uint8))
-    part = Part(pixels, np.array([0, 1, 0]), ["a", "b", "c"])
-    return Parts(part, part, ("ape", "bat"))
+    part = Split(pixels, np.array([0, 1, 0]), ["a", "b", "c"])
+    return Splits(part, part, ("ape", "bat"))
 
 
 @pytest.mark.parametrize("file", ["train_pixels.npy", "test_labels.npy", "train_names.json", "note.json"])
@@ -323,7 +323,7 @@ def test_an_index_shows_what_records_say_as_text(tmp_path: Path) -> None:
         record["dataset"]["name"] = "\n# own heading <b>x</b>"
         record["provenance"]["cpu"] = "<script>alert(1)</script>\n- own item"
         record["provenance"]["device"] = "[link](javascript:alert(1))"
-    runs = synthetic.frame(records)
+    runs = synthetic.records_to_frame(records)
     found = evaluate(runs, synthetic.PRESET)
     report = Report(preset="mini", source="own runs", runs=runs, claims=found, drawings=[], figures=tmp_path)
     write_index(tmp_path / "INDEX.md", report)

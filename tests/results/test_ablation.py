@@ -11,24 +11,24 @@ import pytest
 import synthetic
 
 from clrkit.config import ConfigError, Distill, Finetune, Stage, with_fields
-from clrkit.experiments.ablation_settings import SETTINGS
-from clrkit.experiments.grid import Cross, Grid, Labelling
+from clrkit.experiments.ablation_settings import FACTORS
+from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule
 from clrkit.experiments.presets import preset
 from clrkit.notebook.ablation_figures import as_published, compare, crossed, found, side_by_side
 from clrkit.results import ablation as ablations
 from clrkit.results.ablation import Ablation, ablation, leads_by_more
-from clrkit.results.style import Drawing
+from clrkit.results.style import FigureWithData
 from clrkit.runs.store import Run, Store, read_run
 
 SMOKE = preset("smoke")
 LABELLED = (
-    Labelling(fraction=0.01, epochs=2, batch_size=40),
-    Labelling(fraction=0.1, epochs=1, batch_size=100),
+    LabelSchedule(fraction=0.01, epochs=2, batch_size=40),
+    LabelSchedule(fraction=0.1, epochs=1, batch_size=100),
 )
 EXPERIMENT = replace(
     SMOKE,
     distill=with_fields(SMOKE.distill, {"teacher.pretrain.width": 0.5}),
-    grid=Grid(
+    grid=ExperimentGrid(
         seeds=(0, 1, 2),
         networks=tuple(replace(SMOKE.pretrain.network, width=width) for width in (0.5, 1.0)),
         self_temperature=1.0,
@@ -36,7 +36,7 @@ EXPERIMENT = replace(
         head_layers=(2, 3),
         tap_layers=(0, 1, 2, 3),
         memory_size=500,
-        ablations=(Cross(outcomes=("finetuned",), settings={"crop_area": (0.2, 0.5)}),),
+        ablations=(AblationGrid(outcomes=("finetuned",), settings={"crop_area": (0.2, 0.5)}),),
     ),
 )
 
@@ -62,7 +62,7 @@ def refreshed(lab: Ablation) -> Ablation:
     return lab
 
 
-def hollow(drawing: Drawing) -> list[tuple[float, float]]:
+def hollow(drawing: FigureWithData) -> list[tuple[float, float]]:
     """Places of the hollow markers."""
     lines = [line for line in drawing.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
     return [(float(x), float(y)) for line in lines for x, y in np.asarray(line.get_xydata())]
@@ -386,7 +386,7 @@ def test_what_the_paper_found_stands_beside_and_says_where(lab: Ablation) -> Non
     assert "(SimCLRv2, Table 2, as recalled). | Nothing is recorded here. |" in text
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", FACTORS)
 def test_published_numbers_are_drawn_apart_from_own_ones(setting: str) -> None:
     drawing = as_published(setting)
     if setting in ("temperature", "color_strength", "batch_size", "memory", "fraction", "width"):

@@ -9,7 +9,7 @@ from clrkit.config import Distill, Network, Pretrain, Stage, Supervised
 from clrkit.results import cells, claims
 from clrkit.results import records as run_records
 from clrkit.results.cells import TARGETS
-from clrkit.results.records import MissingRecords
+from clrkit.results.records import MissingRunsError
 from clrkit.results.tables import accuracy_table, published_table
 
 
@@ -53,12 +53,12 @@ def test_tables_say_both_budgets_and_have_the_baseline_with_the_whole_one() -> N
         for seed in synthetic.SEEDS
     ]
     records = [*synthetic.records(), *(synthetic.record(stage, lambda _: 33.3) for stage in longer)]
-    accuracy = accuracy_table(synthetic.frame(records))
+    accuracy = accuracy_table(synthetic.records_to_frame(records))
     (row,) = [row for row in accuracy.rows if row[0] == "R8 0.5x, whole budget"]
     place = accuracy.columns.index("supervised, 1%")
     assert row.pop(place) == "33.3 ± 0.0"
     assert set(row[2:]) == {"-"}
-    published = published_table(synthetic.frame(records))
+    published = published_table(synthetic.records_to_frame(records))
     (row,) = [row for row in published.rows if row[0] == "supervised, whole budget, 1%"]
     assert row[1:3] == ["33.3 ± 0.0", "-"]
     epochs = synthetic.LABEL_EPOCHS
@@ -70,7 +70,7 @@ def test_tables_say_both_budgets_and_have_the_baseline_with_the_whole_one() -> N
 
 
 def test_a_gain_needs_two_networks() -> None:
-    with pytest.raises(MissingRecords, match=r"there is only R8 1x"):
+    with pytest.raises(MissingRunsError, match=r"there is only R8 1x"):
         cells.gain_cells(synthetic.runs(widths=[1.0]))
 
 
@@ -111,7 +111,7 @@ def two_steps(seed: int, fraction: float) -> Distill:
 def test_a_teacher_that_was_distilled_into_itself_makes_a_series_of_its_own() -> None:
     records = synthetic.records()
     records += [synthetic.record(two_steps(seed, share)) for seed in synthetic.SEEDS for share in (0.01, 0.1)]
-    runs = synthetic.frame(records)
+    runs = synthetic.records_to_frame(records)
     methods = set(cells.student_cells(runs)["method"])
     assert methods == {"self-distilled", "distilled from R8 2x", "distilled from R8 2x, self-distilled"}
     # What is asked of fine-tuned teachers is answered as without these runs.
@@ -126,7 +126,7 @@ def test_of_two_teachers_the_published_table_has_the_one_that_was_distilled_into
     records = synthetic.records(accuracy) + [
         synthetic.record(two_steps(seed, 0.01), accuracy) for seed in synthetic.SEEDS
     ]
-    table = published_table(synthetic.frame(records))
+    table = published_table(synthetic.records_to_frame(records))
     (row,) = [row for row in table.rows if row[0] == "distilled into it, 1%"]
     assert row[1].startswith("88.8")
 
@@ -139,7 +139,7 @@ def test_the_rows_of_table_2_are_in_the_papers_order() -> None:
 
 def test_table_2_needs_a_label_term() -> None:
     runs = synthetic.runs()
-    with pytest.raises(MissingRecords, match="label term"):
+    with pytest.raises(MissingRunsError, match="label term"):
         cells.target_cells(runs[runs["label_weight"] != 0.5])
 
 
@@ -162,7 +162,7 @@ def test_a_network_without_a_memory_is_not_in_its_cells() -> None:
     found = cells.memory_cells(runs[~(runs["memory"] & (runs["network"] == "R8 2x"))])
     assert set(found["network"]) == {"R8 0.5x", "R8 1x"}
     apart = runs[runs["memory"] == (runs["network"] == "R8 2x")]
-    with pytest.raises(MissingRecords, match="both with and without a memory"):
+    with pytest.raises(MissingRunsError, match="both with and without a memory"):
         cells.memory_cells(apart)
 
 

@@ -214,7 +214,7 @@ def test_the_gain_of_layer_1_is_compared_between_networks_that_have_it() -> None
         synthetic.record(synthetic.tuned(seed, 2.0, 0.01, tap_layer=0), lambda stage: 70.0)
         for seed in synthetic.SEEDS
     ]
-    runs = synthetic.frame([*synthetic.records(), *extra])
+    runs = synthetic.records_to_frame([*synthetic.records(), *extra])
     claim = verdicts(runs)["C3c@1%"]
     small, big = 24.0, synthetic.expected(synthetic.tuned(0, 2.0, 0.01)) - 70
     assert claim.effect == pytest.approx(small - big, abs=0.3)
@@ -314,7 +314,7 @@ def test_seeds_that_lack_one_side_are_left_out() -> None:
 
 
 def test_no_runs_at_all_leave_everything_undecided() -> None:
-    found = verdicts(synthetic.frame([]))
+    found = verdicts(synthetic.records_to_frame([]))
     assert {"C0", "C1", "C2", "C3", "C4", "C5", "C6"} <= set(found)
     assert {each.verdict for each in found.values()} == {UNDECIDED, claims.REPORTED}
 
@@ -326,8 +326,8 @@ def test_runs_of_two_settings_are_refused() -> None:
         for stage in synthetic.stages(seed)
         if isinstance(stage, Finetune)
     ]
-    with pytest.raises(run_records.MixedRecords, match="temperature"):
-        claims.evaluate(synthetic.frame([*synthetic.records(), *colder]), synthetic.PRESET)
+    with pytest.raises(run_records.MixedRunsError, match="temperature"):
+        claims.evaluate(synthetic.records_to_frame([*synthetic.records(), *colder]), synthetic.PRESET)
 
 
 def test_claims_are_plain_json() -> None:
@@ -360,7 +360,7 @@ def on_pretrainings(shared: dict[int, int]) -> pd.DataFrame:
         for stage in whole
         if shared[stage.seed] == stage.seed or not isinstance(stage, Pretrain | Probe)
     ]
-    return synthetic.frame([synthetic.record(stage) for stage in built])
+    return synthetic.records_to_frame([synthetic.record(stage) for stage in built])
 
 
 @pytest.fixture(scope="module")

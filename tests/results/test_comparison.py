@@ -23,7 +23,7 @@ from clrkit.results.comparison import (
     summary_line,
     tolerance,
 )
-from clrkit.results.records import frame
+from clrkit.results.records import records_to_frame
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store
 
@@ -42,7 +42,7 @@ def references() -> dict[str, pd.DataFrame]:
     found = {}
     for name in NAMES:
         runs = Store(REFERENCES, name).find_all(complete(preset(name).runs))
-        found[name] = frame((run.record for run in runs), preset(name))
+        found[name] = records_to_frame((run.record for run in runs), preset(name))
     return found
 
 

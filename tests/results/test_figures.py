@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from clrkit.results import curves, figures, style
 from clrkit.results.captions import share
-from clrkit.results.records import MissingRecords, MixedRecords
-from clrkit.results.style import Drawing
+from clrkit.results.records import MissingRunsError, MixedRunsError
+from clrkit.results.style import FigureWithData
 from figure_texts import texts
 
 HISTORY = {
@@ -31,7 +31,7 @@ def runs() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def drawings(runs: pd.DataFrame) -> dict[str, Drawing]:
+def drawings(runs: pd.DataFrame) -> dict[str, FigureWithData]:
     found, missing = figures.draw_all(runs, "mini")
     assert not missing
     return {each.name: each for each in found}
@@ -39,11 +39,11 @@ def drawings(runs: pd.DataFrame) -> dict[str, Drawing]:
 
 
 
-def test_every_figure_is_drawn_from_a_whole_grid(drawings: dict[str, Drawing]) -> None:
+def test_every_figure_is_drawn_from_a_whole_grid(drawings: dict[str, FigureWithData]) -> None:
     assert set(drawings) == {each.__name__ for each in figures.FIGURES}
 
 
-def test_every_figure_names_data_preset_seeds_and_error_bars(drawings: dict[str, Drawing]) -> None:
+def test_every_figure_names_data_preset_seeds_and_error_bars(drawings: dict[str, FigureWithData]) -> None:
     for each in drawings.values():
         written = texts(each.figure)
         assert "Tinted MNIST (4,000 training, 1,000 test images), preset mini" in written
@@ -55,20 +55,20 @@ def test_one_seed_is_said_to_have_no_error_bars() -> None:
     assert "1 seed, no error bars" in written
 
 
-def test_every_alt_text_is_one_sentence_with_numbers(drawings: dict[str, Drawing]) -> None:
+def test_every_alt_text_is_one_sentence_with_numbers(drawings: dict[str, FigureWithData]) -> None:
     for each in drawings.values():
         assert each.alt.endswith(".")
         assert ". " not in each.alt
         assert any(character.isdigit() for character in each.alt)
 
 
-def test_the_alt_text_of_figure_1_has_the_largest_networks_gains(drawings: dict[str, Drawing]) -> None:
+def test_the_alt_text_of_figure_1_has_the_largest_networks_gains(drawings: dict[str, FigureWithData]) -> None:
     data = drawings["gain_by_size"].data
     gain = data.query("network == 'R8 2x' and fraction == 0.01")["mean"].item()
     assert f"1% of the labels {gain:+.1f}%" in drawings["gain_by_size"].alt
 
 
-def test_the_points_drawn_are_the_data(drawings: dict[str, Drawing]) -> None:
+def test_the_points_drawn_are_the_data(drawings: dict[str, FigureWithData]) -> None:
     gains = drawings["gain_by_size"]
     drawn = {
         tuple(np.round(np.asarray(line.get_ydata(), dtype=float), 9))
@@ -109,7 +109,7 @@ def six_fractions(runs: pd.DataFrame) -> pd.DataFrame:
     "figure", [figures.gain_by_size, figures.head_ablation, figures.linear_against_finetuned]
 )
 def test_a_sixth_label_fraction_is_drawn(
-    figure: Callable[[pd.DataFrame, str], Drawing], six_fractions: pd.DataFrame
+    figure: Callable[[pd.DataFrame, str], FigureWithData], six_fractions: pd.DataFrame
 ) -> None:
     made = figure(six_fractions, "mini")
     written = texts(made.figure)
@@ -144,7 +144,7 @@ def test_no_axes_are_left_empty(six_fractions: pd.DataFrame) -> None:
 def test_more_series_than_there_are_looks_are_refused_in_a_sentence(runs: pd.DataFrame) -> None:
     most = len(style.ORDERED)
     assert [name for name, _ in style.with_looks(range(most), "lines")] == [*range(most)]
-    with pytest.raises(MixedRecords, match=rf"^{most + 1} lines in one figure; at most {most} can .*\.$"):
+    with pytest.raises(MixedRunsError, match=rf"^{most + 1} lines in one figure; at most {most} can .*\.$"):
         style.with_looks(range(most + 1), "lines")
 
 
@@ -166,7 +166,7 @@ def test_missing_runs_are_named_and_the_other_figures_drawn(runs: pd.DataFrame) 
 
 
 def test_a_figure_without_its_runs_raises(runs: pd.DataFrame) -> None:
-    with pytest.raises(MissingRecords, match="two networks"):
+    with pytest.raises(MissingRunsError, match="two networks"):
         figures.gain_by_size(runs[runs["network"] == "R8 1x"], "mini")
 
 
@@ -183,7 +183,7 @@ def test_the_published_gain_is_the_papers_29_percent() -> None:
     assert gain == pytest.approx(29.0, abs=0.5)
 
 
-def test_a_drawing_is_saved_in_all_forms(drawings: dict[str, Drawing], tmp_path: Path) -> None:
+def test_a_drawing_is_saved_in_all_forms(drawings: dict[str, FigureWithData], tmp_path: Path) -> None:
     each = drawings["gain_by_size"]
     style.save(each, tmp_path / "figures")
     names = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -209,7 +209,7 @@ def test_figures_are_the_same_bytes_each_time(runs: pd.DataFrame, tmp_path: Path
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 
 
-def test_a_drawing_shows_itself_in_a_notebook(drawings: dict[str, Drawing]) -> None:
+def test_a_drawing_shows_itself_in_a_notebook(drawings: dict[str, FigureWithData]) -> None:
     each = drawings["distillation"]
     png, metadata = each._repr_png_()
     assert png.startswith(b"\x89PNG")

@@ -9,14 +9,14 @@ from clrkit.results import figures, tables
 from clrkit.results.contents import Report, Titled, sections
 from clrkit.results.figures_peers import beside_peers
 from clrkit.results.published import peers
-from clrkit.results.records import MissingRecords
-from clrkit.results.style import Drawing
+from clrkit.results.records import MissingRunsError
+from clrkit.results.style import FigureWithData
 from clrkit.results.tables_peers import peers_table
 
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return synthetic.frame(synthetic.on_cifar10(synthetic.records()))
+    return synthetic.records_to_frame(synthetic.on_cifar10(synthetic.records()))
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,11 @@ def encoders(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def drawing(runs: pd.DataFrame) -> Drawing:
+def drawing(runs: pd.DataFrame) -> FigureWithData:
     return beside_peers(runs, "cifar10_cpu")
 
 
-def test_own_and_published_numbers_are_panels_of_their_own_on_one_scale(drawing: Drawing) -> None:
+def test_own_and_published_numbers_are_panels_of_their_own_on_one_scale(drawing: FigureWithData) -> None:
     own, published = drawing.figure.axes
     assert own.get_xlim() == published.get_xlim()
     for axes, side in ((own, "own"), (published, "published")):
@@ -39,12 +39,12 @@ def test_own_and_published_numbers_are_panels_of_their_own_on_one_scale(drawing:
         assert drawn == pytest.approx(sorted(drawing.data.query(f"whose == '{side}'")["mean"]))
 
 
-def test_every_published_number_is_drawn_as_it_is_in_the_file(drawing: Drawing) -> None:
+def test_every_published_number_is_drawn_as_it_is_in_the_file(drawing: FigureWithData) -> None:
     drawn = drawing.data.query("whose == 'published'")
     assert sorted(drawn["mean"]) == sorted(peers()["value"])
 
 
-def test_rows_tell_network_epochs_time_and_device(drawing: Drawing) -> None:
+def test_rows_tell_network_epochs_time_and_device(drawing: FigureWithData) -> None:
     written = texts(drawing.figure)
     assert "R8 0.5x (20k), 30 epochs, 12.5 s on 1 CPU thread" in written
     assert "dkobak: R18 1x (11M), 100 epochs, 20.0 min on A100" in written
@@ -53,7 +53,7 @@ def test_rows_tell_network_epochs_time_and_device(drawing: Drawing) -> None:
     assert "CIFAR-10 (50,000 training, 10,000 test images), preset cifar10_cpu; mean of 3 seeds" in written
 
 
-def test_few_labels_are_counted_beside_their_points(drawing: Drawing) -> None:
+def test_few_labels_are_counted_beside_their_points(drawing: FigureWithData) -> None:
     numbers = [text.get_text() for axes in drawing.figure.axes for text in axes.texts]
     assert {"40", "250", "4,000", "500", "5,000", "50,000"} == set(numbers)
 
@@ -73,7 +73,7 @@ def test_it_is_drawn_and_tabled_for_cifar10_and_no_other_images(encoders: pd.Dat
         (tables.all_tables(tinted), "peers"),
     ):
         assert name not in {each.name for each in made} | set(missing)
-    with pytest.raises(MissingRecords, match="of CIFAR-10"):
+    with pytest.raises(MissingRunsError, match="of CIFAR-10"):
         beside_peers(tinted, "mini")
 
 

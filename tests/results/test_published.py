@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from clrkit.config import Network
-from clrkit.experiments.ablation_settings import SETTINGS
+from clrkit.experiments.ablation_settings import FACTORS
 from clrkit.resnet import ResNet
 from clrkit.results.published import PAPER, finding, peers, published, table_1
-from clrkit.results.records import MissingRecords
+from clrkit.results.records import MissingRunsError
 
 CONTENT = json.loads(PAPER.read_text(encoding="utf-8"))
 STATEMENTS = [said for found in CONTENT["findings"] for said in found["says"]]
@@ -43,7 +43,7 @@ def test_recalled_tables_are_not_called_checked() -> None:
 
 
 def test_every_setting_of_the_lab_has_a_finding_whose_sentences_say_their_sources() -> None:
-    assert [found["setting"] for found in CONTENT["findings"]] == [*SETTINGS]
+    assert [found["setting"] for found in CONTENT["findings"]] == [*FACTORS]
     assert finding("memory").says.endswith("(SimCLRv2, appendix D).")
     assert finding("label_weight").cited == "SimCLRv2, Table 2, as recalled"
     assert "with 1% and 56.4 with 10% of them (SimCLRv2, Table 3, as recalled)." in finding("fraction").says
@@ -107,7 +107,7 @@ def test_the_distilled_student_of_the_abstract_is_there() -> None:
 
 
 def test_without_the_file_the_message_names_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingRecords, match=r"paper\.json, the published numbers, is not there"):
+    with pytest.raises(MissingRunsError, match=r"paper\.json, the published numbers, is not there"):
         published(tmp_path / "paper.json")
 
 

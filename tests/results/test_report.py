@@ -147,7 +147,7 @@ def test_the_same_records_make_the_same_page(text: str, report: Report) -> None:
     shuffled = list(
         reversed(synthetic.records(lambda stage: synthetic.noisy(stage) - 20 * (stage.name == "supervised")))
     )
-    store = synthetic.frame(shuffled)
+    store = synthetic.records_to_frame(shuffled)
     again = replace(
         report,
         runs=store,
@@ -175,7 +175,7 @@ def test_what_records_say_is_text(report: Report, tmp_path: Path) -> None:
     for record in records:
         record["dataset"]["name"] = record["dataset"]["part"] = hostile
         record["provenance"] |= {"cpu": hostile, "device": "&lt;", "finished": hostile}
-    store = synthetic.frame(records)
+    store = synthetic.records_to_frame(records)
     gains = replace(report.drawings[0], title=hostile, alt=hostile)
     hostile_report = replace(
         report,

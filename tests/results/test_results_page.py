@@ -16,7 +16,7 @@ from clrkit.config import Distill, Finetune, Probe, Stage
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.presets import preset
 from clrkit.results import claims
-from clrkit.results.records import frame, network_name
+from clrkit.results.records import records_to_frame, network_name
 from clrkit.results.table import Table
 from clrkit.results.tables import accuracy_table, claims_table, distillation_table, head_table
 from clrkit.results.tables_peers import peers_table
@@ -150,7 +150,7 @@ def test_the_trials_of_longer_training_are_as_recorded(trials: list[dict[str, An
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    return frame((run.record for run in REFERENCE.find_all(complete(PRESET.runs))), PRESET)
+    return records_to_frame((run.record for run in REFERENCE.find_all(complete(PRESET.runs))), PRESET)
 
 
 @pytest.mark.parametrize("table", [accuracy_table, head_table, distillation_table, peers_table])

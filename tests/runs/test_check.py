@@ -20,7 +20,7 @@ from clrkit.notebook import publish
 from clrkit.notebook.publish import DRAWN, draw, drawn
 from clrkit.results import figures, style
 from clrkit.runs.check import check
-from clrkit.runs.checksums import SUMS, Damaged
+from clrkit.runs.checksums import SUMS, ChecksumError
 from clrkit.runs.reproduce import complete, plan
 from clrkit.runs.store import Run, Store, write_run_sums, write_sums
 
@@ -111,7 +111,9 @@ def test_a_damaged_run_is_refused_by_whoever_reads_it(store: Store, name: str, d
         found = store.find(stage)
         return found and found.history
 
-    with pytest.raises(Damaged, match=rf"{name} .*; `python -m clrkit check --set-aside` puts its run aside"):
+    with pytest.raises(
+        ChecksumError, match=rf"{name} .*; `python -m clrkit check --set-aside` puts its run aside"
+    ):
         read()
 
 
@@ -189,10 +191,10 @@ def test_a_run_in_the_place_of_another_is_neither_used_nor_overlooked(store: Sto
         shutil.copytree(original, copy)
         (problem,) = check(store.results).damaged
         assert problem == f"{copy}/record.json is the record of another run than its folder is named for."
-        with pytest.raises(Damaged, match="another run"):
+        with pytest.raises(ChecksumError, match="another run"):
             store.all()
         if copy == other:
-            with pytest.raises(Damaged, match="another run"):
+            with pytest.raises(ChecksumError, match="another run"):
                 store.find(replace(stage, seed=7))
         shutil.rmtree(copy)
 
@@ -273,7 +275,7 @@ def test_a_damaged_run_of_the_reference_stays_where_it_is(
     assert not own.exists()
     assert run("check", results=reference.results) == 1
     assert "--set-aside" not in capsys.readouterr().out
-    with pytest.raises(Damaged, match=r"SHA256SUMS; restore it from the repository\.$"):
+    with pytest.raises(ChecksumError, match=r"SHA256SUMS; restore it from the repository\.$"):
         reference.find(SMOKE.pretrain)
 
 

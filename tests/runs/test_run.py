@@ -21,9 +21,9 @@ from clrkit.experiments.presets import preset
 from clrkit.model import Model
 from clrkit.runs import run as module
 from clrkit.runs.checkpoint import read_state
-from clrkit.runs.checksums import Damaged
+from clrkit.runs.checksums import ChecksumError
 from clrkit.runs.model_files import ModelError
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Run, RunError, Store
 from clrkit.stages import initial_model
 from clrkit.training import Training
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with a finished fine-tuning, and the pretraining that it builds on."""
     made = Store(tmp_path_factory.mktemp("made") / "results", "smoke")
-    finish(materialise(short("finetune"), made))
+    finish(run_or_load(short("finetune"), made))
     return made
 
 
@@ -62,8 +62,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def test_a_run_and_what_it_builds_on_are_recorded(made: Store) -> None:
     config = short("finetune")
-    run = finish(materialise(config, made))
-    assert run.record["parent"] == finish(materialise(config.chain[0], made)).key
+    run = finish(run_or_load(config, made))
+    assert run.record["parent"] == finish(run_or_load(config.chain[0], made)).key
     assert run.record["labels"] == 40
     assert 0 <= run.metrics["top1"] <= 1
     assert sum(map(sum, run.record["confusion"])) == 1000
@@ -76,7 +76,7 @@ def test_a_run_and_what_it_builds_on_are_recorded(made: Store) -> None:
 def test_a_student_is_taught_by_the_model_that_its_teacher_was_distilled_into(store: Store) -> None:
     few = {"epochs": 1, "teacher.epochs": 1}
     config = with_fields(SMOKE.distill, few | {"width": 0.5, "self_temperature": 0.5})
-    made = finish(materialise(config, store))
+    made = finish(run_or_load(config, store))
     assert config.source
     itself = store.find(config.source)
     assert itself
@@ -86,14 +86,14 @@ def test_a_student_is_taught_by_the_model_that_its_teacher_was_distilled_into(st
 
 
 def test_a_finished_run_is_not_made_again(made: Store) -> None:
-    first = finish(materialise(short(), made))
+    first = finish(run_or_load(short(), made))
     written = (first.folder / "record.json").stat().st_mtime_ns
-    assert list(materialise(short(), made)) == []
+    assert list(run_or_load(short(), made)) == []
     assert (first.folder / "record.json").stat().st_mtime_ns == written
 
 
 def test_nothing_but_results_is_left_in_the_store(made: Store) -> None:
-    run = finish(materialise(short(), made))
+    run = finish(run_or_load(short(), made))
     assert {path.name for path in made.runs.iterdir()} == {
         run.folder.name,
         made.path(short("finetune")).name,
@@ -126,10 +126,10 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(
 ) -> None:
     whole, parts = (Store(tmp_path / name, "smoke") for name in ("whole", "parts"))
     config = short(stage, **settings)
-    straight = finish(materialise(config, whole))
+    straight = finish(run_or_load(config, whole))
     steps = 0
     for stop_after in (1, 1, 10**9):
-        work = materialise(config, parts)
+        work = run_or_load(config, parts)
         for steps, progress in enumerate(work, start=1):
             if progress.config == config and steps >= stop_after:
                 break
@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(
 
 
 def test_a_partial_run_says_how_far_it_got(store: Store) -> None:
-    work = materialise(short(batch_size=500), store)
+    work = run_or_load(short(batch_size=500), store)
     next(work)
     next(work)
     work.close()
@@ -151,29 +151,29 @@ def test_a_partial_run_says_how_far_it_got(store: Store) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence_and_loses_nothing(filled: Store) -> None:
-    kept = finish(materialise(short(), filled))
+    kept = finish(run_or_load(short(), filled))
     with pytest.raises(
         RunError, match=r"not finite at step 3; try a lower learning_rate.*; no state was kept\.$"
     ):
-        finish(materialise(short(learning_rate=1e30), filled))
+        finish(run_or_load(short(learning_rate=1e30), filled))
     assert filled.find(short()) == kept
     assert filled.find(short(learning_rate=1e30)) is None
 
 
 def test_settings_the_data_do_not_allow_are_refused_before_any_training(store: Store) -> None:
     with pytest.raises(ValueError, match="fewer than one for each of the 10 classes"):
-        finish(materialise(short("finetune", fraction=0.001), store))
+        finish(run_or_load(short("finetune", fraction=0.001), store))
     with pytest.raises(
         ValueError, match="batch_size 5000 of pretrain is larger than its 4000 training images"
     ):
-        finish(materialise(short(batch_size=5000), store))
+        finish(run_or_load(short(batch_size=5000), store))
     assert not store.runs.exists()
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file/smoke/runs cannot be written"):
-        finish(materialise(short(), Store(tmp_path / "file", "smoke")))
+        finish(run_or_load(short(), Store(tmp_path / "file", "smoke")))
 
 
 @pytest.mark.slow
@@ -186,26 +186,26 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
     with monkeypatch.context() as patched:
         patched.setattr(module, "write_whole", full)
         with pytest.raises(RunError, match="No space left on device"):
-            finish(materialise(short(), store))
-    assert finish(materialise(short(), store)).metrics
+            finish(run_or_load(short(), store))
+    assert finish(run_or_load(short(), store)).metrics
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_damaged_record_is_named_not_used(filled: Store, damage: bytes) -> None:
-    run = finish(materialise(short(), filled))
+    run = finish(run_or_load(short(), filled))
     (run.folder / "record.json").write_bytes(damage)
-    with pytest.raises(Damaged, match=r"record\.json"):
+    with pytest.raises(ChecksumError, match=r"record\.json"):
         filled.find(short())
 
 
 def test_a_damaged_state_is_named_not_used(store: Store) -> None:
-    work = materialise(short(), store)
+    work = run_or_load(short(), store)
     next(work)
     work.close()
     state = next(store.runs.glob("*.partial/state"))
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"state is damaged; delete .*partial and the run begins anew"):
-        finish(materialise(short(), store))
+        finish(run_or_load(short(), store))
 
 
 def test_a_changed_field_makes_another_run_and_its_descendants_alone(store: Store) -> None:
@@ -220,7 +220,7 @@ def test_the_model_of_a_run_gives_the_recorded_accuracy(made: Store) -> None:
     from clrkit import evaluate
     from clrkit.data.datasets import load
 
-    run = finish(materialise(short("finetune"), made))
+    run = finish(run_or_load(short("finetune"), made))
     part = load(SMOKE.pretrain.data).evaluation
     logits = evaluate.predict(run.model(), part, 28, torch.device("cpu"))
     assert evaluate.accuracy(logits, torch.from_numpy(part.labels)) == run.metrics["top1"]
@@ -228,14 +228,14 @@ def test_the_model_of_a_run_gives_the_recorded_accuracy(made: Store) -> None:
 
 @pytest.mark.slow
 def test_a_run_keeps_the_trained_weights_and_not_the_memory(filled: Store) -> None:
-    remembering, plain = (finish(materialise(short(**settings), filled)) for settings in (MEMORY, {}))
+    remembering, plain = (finish(run_or_load(short(**settings), filled)) for settings in (MEMORY, {}))
     assert weights(remembering).keys() == weights(plain).keys()
     assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(remembering).items())
     assert remembering.record["model"] == plain.record["model"]
 
 
 def test_a_memory_is_kept_with_the_state(store: Store) -> None:
-    work = materialise(short(batch_size=500, **MEMORY), store)
+    work = run_or_load(short(batch_size=500, **MEMORY), store)
     next(work)
     next(work)
     work.close()
@@ -247,7 +247,7 @@ def test_a_memory_is_kept_with_the_state(store: Store) -> None:
 
 
 def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
-    run = finish(materialise(short("finetune"), filled))
+    run = finish(run_or_load(short("finetune"), filled))
     (run.folder / "weights.safetensors").unlink()
     with pytest.raises(ModelError, match="has no weights"):
         run.model()
@@ -255,7 +255,7 @@ def test_a_model_whose_weights_were_not_kept_says_so(filled: Store) -> None:
 
 @pytest.mark.slow
 def test_history_has_every_logged_step_and_what_was_monitored(store: Store) -> None:
-    run = finish(materialise(short(epochs=2, batch_size=500, monitor_epochs=1), store))
+    run = finish(run_or_load(short(epochs=2, batch_size=500, monitor_epochs=1), store))
     assert run.history["step"] == list(range(1, 17))
     assert [step for step, _ in run.history["knn"]] == [0, 8, 16]
     assert len(run.history["loss"]) == len(run.history["learning_rate"]) == 16
@@ -283,7 +283,7 @@ def test_a_pretraining_s_knn_is_that_of_its_finished_weights_however_often_it_wa
 ) -> None:
     settings = {"epochs": 3, "batch_size": 1000}
     often, between, never = (
-        finish(materialise(short(**settings, monitor_epochs=epochs), Store(tmp_path / str(epochs), "smoke")))
+        finish(run_or_load(short(**settings, monitor_epochs=epochs), Store(tmp_path / str(epochs), "smoke")))
         for epochs in (1, 2, 100)
     )
     steps = [[step for step, _ in run.history["knn"]] for run in (often, between, never)]
@@ -310,7 +310,7 @@ def test_monitoring_and_places_do_not_change_the_key(store: Store) -> None:
 
 
 def test_a_record_is_plain_json_without_nan(made: Store) -> None:
-    run = finish(materialise(short("finetune"), made))
+    run = finish(run_or_load(short("finetune"), made))
     strict: Callable[[str], None] = lambda name: pytest.fail(f"{name} in a record")  # noqa: E731
     json.loads((run.folder / "record.json").read_text(), parse_constant=strict)
     assert isinstance(SMOKE.finetune, Finetune)
@@ -358,7 +358,7 @@ def source_of(stage: Stage, store: Store) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_run_has_one_thread_whatever_its_caller_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {1}
+    assert threads_within(run_or_load(short("supervised"), store), monkeypatch) == {1}
     by = source_of(short("supervised"), store)
     assert by["threads"] == 1
     assert "threads_before" not in by
@@ -368,7 +368,7 @@ def test_the_environment_says_how_many_threads_every_run_has(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLRKIT_THREADS", "2")
-    assert threads_within(materialise(short("supervised"), store), monkeypatch) == {2}
+    assert threads_within(run_or_load(short("supervised"), store), monkeypatch) == {2}
     assert source_of(short("supervised"), store)["threads"] == 2
 
 
@@ -378,14 +378,14 @@ def test_a_number_of_threads_that_cannot_be_is_refused(
 ) -> None:
     monkeypatch.setenv("CLRKIT_THREADS", number)
     with pytest.raises(ConfigError, match=f"^CLRKIT_THREADS must be a whole number .*, not '{number}'.$"):
-        next(materialise(short("supervised"), store))
+        next(run_or_load(short("supervised"), store))
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_runs_that_take_turns_in_one_thread_have_one_each(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (materialise(short("supervised", seed=seed), store) for seed in (0, 1))
+    first, second = (run_or_load(short("supervised", seed=seed), store) for seed in (0, 1))
     next(first)
     next(second)
     finish(first)
@@ -395,10 +395,10 @@ def test_runs_that_take_turns_in_one_thread_have_one_each(
 def test_a_run_that_goes_on_with_other_threads_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     config = short("supervised")
     monkeypatch.setenv("CLRKIT_THREADS", "2")
-    work = materialise(config, store)
+    work = run_or_load(config, store)
     next(work)
     work.close()
     monkeypatch.delenv("CLRKIT_THREADS")
-    finish(materialise(config, store))
+    finish(run_or_load(config, store))
     by = source_of(config, store)
     assert (by["threads"], by["threads_before"]) == (1, [2])

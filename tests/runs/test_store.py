@@ -25,15 +25,15 @@ from safetensors.torch import load_file
 from clrkit.config import Stage
 from clrkit.data.cache import Source, read_cache, write_cache
 from clrkit.data.images import DataError
-from clrkit.data.sources import Part, Parts, PixelArray
+from clrkit.data.sources import PixelArray, Split, Splits
 from clrkit.experiments.presets import preset
 from clrkit.notebook.publish import draw
 from clrkit.results import figures, style
 from clrkit.runs import run as module
 from clrkit.runs.check import check, set_aside
-from clrkit.runs.checksums import Damaged
+from clrkit.runs.checksums import ChecksumError
 from clrkit.runs.reproduce import complete, plan
-from clrkit.runs.run import finish, materialise
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import (
     Run,
     RunError,
@@ -41,7 +41,7 @@ from clrkit.runs.store import (
     conclude,
     discard_results,
     discard_unused,
-    locked,
+    file_lock,
     working_folder,
     write_json,
 )
@@ -75,9 +75,9 @@ def test_a_lock_file_is_deleted_only_by_who_holds_it(tmp_path: Path, monkeypatch
         unlink(path, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", watched)
-    with pytest.raises(ZeroDivisionError), locked(lock):
+    with pytest.raises(ZeroDivisionError), file_lock(lock):
         raise ZeroDivisionError
-    with locked(lock):
+    with file_lock(lock):
         assert lock.exists()
     assert deleted == [True, True]
     assert not lock.exists()
@@ -89,7 +89,7 @@ def test_a_partial_run_is_deleted_only_while_nobody_can_begin_it(
     path, rmtree = store.path(short()), shutil.rmtree
 
     def watched(folder: Path) -> None:
-        with pytest.raises(Timeout), locked(folder.with_suffix(".lock"), timeout=0):
+        with pytest.raises(Timeout), file_lock(folder.with_suffix(".lock"), timeout=0):
             pass
         rmtree(folder)
 
@@ -143,7 +143,7 @@ def test_of_many_who_take_turns_only_one_is_in_the_folder(store: Store) -> None:
     def take_turns() -> None:
         done = 0
         while done < 40:
-            with locked(path.with_suffix(".lock")):
+            with file_lock(path.with_suffix(".lock")):
                 inside.append(1)
                 crowded.extend(inside[1:])
                 time.sleep(0)
@@ -164,7 +164,7 @@ def test_who_waits_tells_how_far_the_other_process_is(store: Store) -> None:
     config = short(batch_size=500)
     with working_folder(store.path(config)) as partial:
         write_json(partial / "progress.json", {"step": 3, "total": 8})
-        work = materialise(config, store)
+        work = run_or_load(config, store)
         told = next(work)
     assert (told.elsewhere, told.step, told.total, told.config) == (True, 3, 8, config)
     progress = next(work)  # the folder is free, and now it is we who train
@@ -270,7 +270,7 @@ def test_processes_that_reproduce_into_one_folder_make_each_run_once(tmp_path: P
 @pytest.mark.slow
 def test_a_damaged_run_is_made_again_and_what_builds_on_it_stays(store: Store, fault: Record) -> None:
     config = short("finetune")
-    child = finish(materialise(config, store))
+    child = finish(run_or_load(config, store))
     parent = store.find(config.chain[0])
     assert parent
     before = {path: path.stat().st_mtime_ns for path in child.folder.iterdir()}
@@ -281,12 +281,12 @@ def test_a_damaged_run_is_made_again_and_what_builds_on_it_stays(store: Store, f
     ):
         path = parent.folder / name
         path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
-        with pytest.raises(Damaged, match=name):
+        with pytest.raises(ChecksumError, match=name):
             read()
-        with pytest.raises(Damaged, match=name):
-            finish(materialise(short("finetune", tap_layer=0), store))
+        with pytest.raises(ChecksumError, match=name):
+            finish(run_or_load(short("finetune", tap_layer=0), store))
         set_aside(parent.folder)
-        finish(materialise(config.chain[0], store))
+        finish(run_or_load(config.chain[0], store))
         assert {path.name: path.read_bytes() for path in parent.folder.glob("*.safetensors")} == content
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(store.runs.glob("*.damaged*"))) == 2
@@ -335,12 +335,12 @@ def test_a_run_outlives_a_full_disk_at_every_point(
     for pause in ("STATE_SECONDS", "SPARED", "NOTE_SECONDS"):
         monkeypatch.setattr(module, pause, 0)  # every step is saved
     config, small = short(batch_size=500), Store(disk, "smoke")
-    undisturbed, kept = finish(materialise(config, store)), finish(materialise(short("supervised"), small))
+    undisturbed, kept = finish(run_or_load(config, store)), finish(run_or_load(short("supervised"), small))
     refused = list[str]()
     for room in range(0, 2**20, 16 * 1024):
         leave(disk, room)
         try:
-            run = finish(materialise(config, small))
+            run = finish(run_or_load(config, small))
             break
         except RunError as error:
             refused.append(str(error))
@@ -381,10 +381,10 @@ def test_a_cache_that_does_not_fit_is_named_and_nothing_is_left_of_it(
     disk: Path, monkeypatch: pytest.MonkeyPatch, fault: Record
 ) -> None:
     monkeypatch.setenv("CLRKIT_CACHE", str(disk / "cache"))
-    part = Part(
+    part = Split(
         PixelArray(synthetic.np.zeros((40, 3, 32, 32), "uint8")), synthetic.np.zeros(40, int), ["a"] * 40
     )
-    parts = Parts(part, part, ("one",))
+    parts = Splits(part, part, ("one",))
     source = Source("set-32", "identity", lambda: parts)
     for room in (0, 60_000, 200_000):
         leave(disk, room)
@@ -405,7 +405,7 @@ def test_a_read_only_folder_can_be_read_and_is_named_when_written(disk: Path, fa
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert [row["state"] for row in plan([SMOKE.finetune], small)] == ["cached", "cached"]
     assert check(disk).damaged == []
-    for write in (lambda: finish(materialise(short(seed=9), small)), lambda: draw(SMOKE, small)):
+    for write in (lambda: finish(run_or_load(short(seed=9), small)), lambda: draw(SMOKE, small)):
         with pytest.raises(RunError, match=rf"{disk}.* cannot be written: Read-only file system"):
             write()
     fault("store: the results folder is read-only", "a file system mounted so", "nothing", times=2)

@@ -27,7 +27,7 @@ from clrkit.config import Stage, with_fields
 from clrkit.experiments.presets import preset
 from clrkit.scale import distributed
 from clrkit.stages import begin, pretrain
-from clrkit.training import Division
+from clrkit.training import BatchPartition
 
 Told = list[dict[str, Any]]
 
@@ -263,7 +263,7 @@ def test_shares_neither_overlap_nor_leave_anything_out(count, size):
 def test_every_image_of_a_batch_is_computed_once_whatever_the_division(size, micro, processes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "world_size", lambda: processes)
-        division = Division(size, min(micro, size))
+        division = BatchPartition(size, min(micro, size))
         rows = np.concatenate([division.rows(rank) for rank in range(processes)])
         sizes = [sum(counts) for counts in division.counts]
     assert sorted(rows.tolist()) == list(range(size))

@@ -20,7 +20,7 @@ from stopping import kill_with_workers_at_work
 from clrkit.config import Stage
 from clrkit.experiments.presets import preset
 from clrkit.runs.reproduce import complete
-from clrkit.runs.run import materialise
+from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, RunError, Store
 from clrkit.scale.local_workers import missing, run_all, supervise
 
@@ -153,11 +153,11 @@ def test_a_killed_worker_is_one_sentence_and_the_next_sweep_goes_on(
     tmp_path: Path, fault: Callable[..., None]
 ) -> None:
     store, config = Store(tmp_path, "smoke"), SMOKE.resolve("pretrain", epochs=8)
-    with closing(materialise(config, store)) as steps:
+    with closing(run_or_load(config, store)) as steps:
         *_, last = islice(steps, 20)
     with pytest.raises(RunError, match=r"^A worker process died \(killed, or out of memory\)"):
         kill_a_worker(config, store)
-    assert next(materialise(config, store)).step == last.step + 1
+    assert next(run_or_load(config, store)).step == last.step + 1
     list(run_all([config], store, workers=1))
     assert store.find(config) is not None
     fault(

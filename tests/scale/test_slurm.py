@@ -176,7 +176,7 @@ def test_a_run_that_somebody_works_on_gets_no_job_until_it_is_left(
     monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.0)
     config = SMOKE.resolve("pretrain", batch_size=500)
     jobs = Jobs(store, "cpu", Cluster("slurm", {}))
-    with closing(making.materialise(config, store)) as steps:
+    with closing(making.run_or_load(config, store)) as steps:
         next(steps)
         jobs.begin([config])
         assert jobs.ended() == []
@@ -261,7 +261,7 @@ def test_a_signal_comes_through_where_no_step_ends(heard: list[int], monkeypatch
 
 
 def signalling_at(step: int, work: Callable[..., Iterator[Progress]]) -> Callable[..., Iterator[Progress]]:
-    """`materialise` that gets the signal within a step."""
+    """`run_or_load` that gets the signal within a step."""
 
     def signalled(*arguments: Any) -> Iterator[Progress]:
         with closing(work(*arguments)) as steps:
@@ -280,7 +280,7 @@ def test_a_job_told_to_leave_leaves_a_state_of_that_very_step(
     config = SMOKE.resolve("pretrain", batch_size=500)
     job = Job(config, store, "cpu")
     with monkeypatch.context() as patched:
-        patched.setattr(making, "materialise", signalling_at(3, making.materialise))
+        patched.setattr(making, "materialise", signalling_at(3, making.run_or_load))
         assert job() == "pretrain seed 0 was stopped."
     assert heard == [USER_SIGNAL]
     assert store.state(config) == ("partial", 3 / 8)
@@ -334,7 +334,7 @@ WAYS = {"in sequence": {"workers": 1}, "in processes": {"workers": 2}, "as jobs"
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The long run, undisturbed."""
     store = Store(tmp_path_factory.mktemp("straight"), "smoke")
-    return making.finish(making.materialise(LONG, store))
+    return making.finish(making.run_or_load(LONG, store))
 
 
 @pytest.mark.slow
@@ -382,13 +382,13 @@ def kill_at_work(store: Store) -> None:
 def test_a_killed_job_is_one_sentence_and_the_next_sweep_goes_on(
     store: Store, straight: Run, quick: None, fault: Callable[..., None]
 ) -> None:
-    with closing(making.materialise(LONG, store)) as steps:
+    with closing(making.run_or_load(LONG, store)) as steps:
         *_, last = islice(steps, 20)
     sentence = r"^Job \d+, pretrain seed 0, died.*; its last state is kept, its log is \S+_log\.err\.$"
     with pytest.raises(RunError, match=sentence):
         kill_at_work(store)
     assert store.state(LONG)[1] >= last.step / last.total
-    going_on = making.materialise(LONG, store)
+    going_on = making.run_or_load(LONG, store)
     assert next(going_on).step == last.step + 1
     assert content(making.finish(going_on)) == content(straight)
     fault("cluster: a job is killed", "SIGKILL, in training", "the steps since the last state")

@@ -39,7 +39,7 @@ from clrkit.data.archives import unpack
 from clrkit.data.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
 from clrkit.data.folders import list_images, read_csv
 from clrkit.data.images import FORMATS, read_photo
-from clrkit.data.sources import Part, Parts, PixelArray
+from clrkit.data.sources import PixelArray, Split, Splits
 from clrkit.data.subsets import listed_subset
 from clrkit.data.torchvision_sets import known_images
 from clrkit.experiments.presets import preset
@@ -121,12 +121,12 @@ def archive(kind: str) -> Parser:
     return Parser(saved(write), {"archive": (by_chance, *mutations[kind])}, read)
 
 
-def small_set() -> Parts:
+def small_set() -> Splits:
     pixels = np.arange(144, dtype=np.uint8).reshape(3, 3, 4, 4)
-    part = Part(
+    part = Split(
         PixelArray(pixels, np.ones(3, np.float32)), np.array([0, 1, -1]), ["a/0.png", "b/1.png", "2.png"]
     )
-    return Parts(part, part, ("ape", "bat"))
+    return Splits(part, part, ("ape", "bat"))
 
 
 def cached() -> Parser:

@@ -32,7 +32,7 @@ import tiny
 
 from clrkit import evaluate
 from clrkit import training as training_module
-from clrkit.augment import drawn_view
+from clrkit.augment import apply_view
 from clrkit.config import ConfigError, Data, Network, Pretrain, Stage, with_fields
 from clrkit.data.datasets import PixelArray
 from clrkit.losses import nt_xent
@@ -105,7 +105,7 @@ def gradients_of(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Paramet
 
 def in_double() -> None:
     """Views and evaluation views in float64."""
-    training_module.drawn_view = lambda *arguments: drawn_view(*arguments).double()
+    training_module.apply_view = lambda *arguments: apply_view(*arguments).double()
     evaluation_view = evaluate.evaluation_view
     evaluate.evaluation_view = lambda *arguments: evaluation_view(*arguments).double()
 

@@ -123,13 +123,13 @@ def work(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     making.STATE_SECONDS, making.SPARED = state_seconds, 0
-    making.materialise = watched(making.materialise, command[1], stop, notes)
+    making.run_or_load = watched(making.run_or_load, command[1], stop, notes)
     sys.addaudithook(noting_changes(results, stop, notes))
     sys.exit(main(command))
 
 
-def watched(materialise: Callable[..., Any], stage: str, stop: Stop, notes: Connection) -> Callable[..., Any]:
-    """`materialise` that notes the steps of a stage and stops after one of them."""
+def watched(run_or_load: Callable[..., Any], stage: str, stop: Stop, notes: Connection) -> Callable[..., Any]:
+    """`run_or_load` that notes the steps of a stage and stops after one of them."""
 
     def noting(*arguments: Any) -> Generator[Any, None, Any]:
         with closing(run(*arguments)) as steps:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, key, to_dict
 from clrkit.data.datasets import fingerprint
-from clrkit.experiments.grid import Grid, Labelling, Preset
+from clrkit.experiments.grid import ExperimentGrid, LabelSchedule, Preset
 from clrkit.results import records as run_records
 from clrkit.runs.store import Store, write_run_sums
 
@@ -177,12 +177,12 @@ def records(
 def runs(
     accuracy: Accuracy = noisy, seeds: Sequence[int] = SEEDS, widths: Sequence[float] = WIDTHS
 ) -> pd.DataFrame:
-    return frame(records(accuracy, seeds, widths))
+    return records_to_frame(records(accuracy, seeds, widths))
 
 
-def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def records_to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """The records as a frame of the story's preset."""
-    return run_records.frame(records, PRESET)
+    return run_records.records_to_frame(records, PRESET)
 
 
 def preset(widths: Sequence[float] = WIDTHS) -> Preset:
@@ -193,12 +193,12 @@ def preset(widths: Sequence[float] = WIDTHS) -> Preset:
         probe=Probe(pretrain=tuned_at.pretrain),
         supervised=Supervised(),
         distill=Distill(teacher=tuned_at),
-        grid=Grid(
+        grid=ExperimentGrid(
             seeds=SEEDS,
             networks=tuple(Network(width=width) for width in widths),
             self_temperature=1.0,
             labelled=tuple(
-                Labelling(fraction=fraction, epochs=Supervised().epochs, batch_size=50)
+                LabelSchedule(fraction=fraction, epochs=Supervised().epochs, batch_size=50)
                 for fraction in FRACTIONS
             ),
             head_layers=tuple(HEADS),

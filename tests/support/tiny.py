@@ -20,7 +20,7 @@ from clrkit.config import (
     Supervised,
     with_fields,
 )
-from clrkit.data.datasets import DataSet, Part, PixelArray
+from clrkit.data.datasets import DataSet, PixelArray, Split
 from clrkit.model import Model, ModelConfig
 from clrkit.resnet import BatchNorm
 
@@ -62,12 +62,12 @@ STAGES: tuple[Stage, ...] = (
 REMEMBERING = replace(PRETRAIN, memory=True, memory_size=20, memory_momentum=0.5)
 
 
-def images(count: int, seed: int) -> Part:
+def images(count: int, seed: int) -> Split:
     """Noise; every fourth image has no label."""
     random = np.random.RandomState(seed)
     pixels = random.randint(0, 256, (count, 3, 8, 8)).astype(np.uint8)
     labels = np.where(np.arange(count) % 4 == 3, -1, np.arange(count) % 3)
-    return Part(PixelArray(pixels), labels, [f"{index:03d}" for index in range(count)])
+    return Split(PixelArray(pixels), labels, [f"{index:03d}" for index in range(count)])
 
 
 DATA = DataSet(images(40, seed=0), images(8, seed=1), CLASSES, "fingerprint")  # 30 have labels

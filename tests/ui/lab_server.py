@@ -16,7 +16,7 @@ from typing import Any
 
 Screenshot = Callable[[str, Any], Path]
 
-SETTINGS = {
+FACTORS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/apputils-extension:sessionDialogs": {"skipKernelRestartDialog": True},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
@@ -45,7 +45,7 @@ class Lab:
         self.headers = {"Authorization": f"token {self.token}"}
         for name in ("root", "app", "user", "config", "ipython"):
             (base / name).mkdir()
-        (base / "app/overrides.json").write_text(json.dumps(SETTINGS))
+        (base / "app/overrides.json").write_text(json.dumps(FACTORS))
         (base / "config/jupyter_lab_config.json").write_text(json.dumps(self.config()))
         folders = {f"JUPYTER_{name.upper()}_DIR": str(base / name) for name in ("config", "data", "runtime")}
         folders |= {"IPYTHONDIR": str(base / "ipython"), "CLRKIT_RESULTS": str(self.results)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lab_server import Lab, Notebook, Screenshot
 
-from clrkit.experiments.ablation_settings import SETTINGS
+from clrkit.experiments.ablation_settings import FACTORS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip: .[ui])")
 expect = sync_api.expect
@@ -92,7 +92,7 @@ def test_everything_has_a_name_and_a_story_needs_no_mouse(
     page.keyboard.press("Tab")
     page.keyboard.type("temperature")  # chooses the axis
     expect(figure(page)).to_have_attribute("alt", re.compile("by temperature"))
-    for name in ("compare A with B", *(f"A {setting.name}" for setting in SETTINGS.values())):
+    for name in ("compare A with B", *(f"A {setting.name}" for setting in FACTORS.values())):
         page.keyboard.press("Tab")
         expect(page.locator("*:focus")).to_have_accessible_name(name)
         if name == "compare A with B":
@@ -101,7 +101,7 @@ def test_everything_has_a_name_and_a_story_needs_no_mouse(
     seconds_until_redrawn(page, lambda: page.keyboard.press("ArrowRight"))
     expect(slider(page, "B label fraction")).to_have_attribute("aria-valuetext", "10%")
     screenshot("lab_compare", panel(page))
-    for _ in SETTINGS:
+    for _ in FACTORS:
         page.keyboard.press("Tab")
     expect(page.locator("*:focus")).to_have_accessible_name(re.compile(r"^Run the missing \d+, about"))
     page.keyboard.press("Enter")

@@ -61,7 +61,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("report")
     (home / "figures").mkdir()
     recorded = Store(REFERENCE, "mini").find_all(complete(preset("mini").runs))
-    runs = run_records.frame((run.record for run in recorded), preset("mini"))
+    runs = run_records.records_to_frame((run.record for run in recorded), preset("mini"))
     drawings, missing = figures.draw_all(runs, "mini")
     for each in drawings:
         (home / "figures" / f"{each.name}.svg").write_bytes(style.encode(each.figure, "svg"))
