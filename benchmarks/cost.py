@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import extra_megabytes, in_child
 from benchmarks.step import FOREVER, noise, ours
 from benchmarks.timing import RESULTS, interleaved, machine, ratio, report, summary
-from clrkit.config import Augmentation, Data, Network, Optimizer, Pretrain, with_fields
+from clrkit.config import Augmentation, Data, Network, Optimizer, Pretrain
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
 

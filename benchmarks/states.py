@@ -29,7 +29,8 @@ from benchmarks.timing import (
     report,
     summary,
 )
-from clrkit.config import Pretrain, with_fields
+from clrkit.config import Pretrain
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.runs.checkpoint import CheckpointWriter, on_host
 from clrkit.runs.run import STATE_SECONDS

@@ -22,16 +22,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from clrkit.config import Augmentation
-from clrkit.data.images import Resize
+from clrkit.device import available_cores, local_processes, to_device
 from clrkit.fast import augment_numba
-from clrkit.runs.provenance import available_cores, processes_here
+from clrkit.resize import resize_matrices, to_float
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
 
 CROP_ATTEMPTS = 10  # at a square image, where one in a thousand fails
 OFFICIAL_ATTEMPTS = 100  # at others: few crops of an image of 10:1 have an area that is permitted
-CENTRAL = 0.875  # side of the evaluation crop, as a part of the image's shorter side
 MIN_COVERED = 0.1  # the official crop keeps a tenth of the image whatever the area asked for
 ASPECT = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
@@ -131,40 +130,6 @@ def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
     return Jitter(applied, order, brightness, contrast, saturation, hue, grey)
 
 
-def cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' cubic kernel."""
-    x = distance.abs()
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
-
-
-def resize_matrices(
-    start: PerImage, length: PerImage, source: int | torch.SymInt, target: int, resize: Resize = "tf2"
-) -> Float[Tensor, "batch target source"]:
-    """Matrices that cut [start, start + length) out of `source` pixels and resize it to `target` pixels.
-
-    TensorFlow's bicubic: no antialiasing, source positions rounded to 1/1024. "tf2" (`tf.image.resize`) has
-    a = -0.5, half-pixel centres, taps outside the crop dropped and the rest renormalised; "tf1" (the older
-    `tf.image.resize_bicubic`) a = -0.75, pixels numbered from the corner, and the edge repeated.
-    """
-    centre, last = (0.5 if resize == "tf2" else 0.0), length[:, None, None] - 1
-    pixels = torch.arange(target, device=start.device) + centre
-    position = pixels * (length / target)[:, None] - centre
-    base = position.floor()
-    fraction = ((position - base) * 1024).round() / 1024
-    offsets = torch.arange(-1, 3, device=start.device)
-    taps = base[..., None] + offsets
-    if resize == "tf2":
-        weights = cubic(offsets - fraction[..., None], a=-0.5) * ((taps >= 0) & (taps <= last))
-        weights = weights / weights.sum(-1, keepdim=True)
-    else:
-        weights = cubic(offsets - fraction[..., None], a=-0.75)
-        taps = torch.minimum(taps.clamp(min=0), last)
-    columns = (taps + start[:, None, None]).clamp(0, source - 1).long()
-    return weights.new_zeros(len(start), target, source).scatter_add_(2, columns, weights)
-
-
 def crop_resize(
     images: Images, boxes: Boxes, size: int, flip: Bool[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
@@ -174,26 +139,6 @@ def crop_resize(
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return rows[:, None] @ images @ columns[:, None].mT
-
-
-def central_crop(
-    image: UInt8[Tensor, "3 height width"], size: int, resize: Resize = "tf2"
-) -> Float[Tensor, "3 {size} {size}"]:
-    """The official evaluation view: the central square of 0.875 of the shorter side, resized bicubically.
-
-    Args:
-        image: of any height and width from 2.
-        size: side of the view in pixels.
-        resize: "tf2" as `tf2/data_util.py`, "tf1" as the code that trained the released checkpoints.
-    """
-    height, width = image.shape[1:]
-    crop = round(CENTRAL * min(height, width))
-    top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
-    matrix = resize_matrices(torch.zeros(1), torch.tensor([float(crop)]), crop, size, resize)[0]
-    used = matrix.any(0)  # of a large photograph, few pixels
-    matrix = matrix[:, used]
-    pixels = image[:, top : top + crop, left : left + crop][:, used][:, :, used]
-    return (matrix @ to_float(pixels[None])[0] @ matrix.T).clamp(0, 1)
 
 
 def expand(values: Tensor) -> Tensor:
@@ -249,13 +194,6 @@ def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
     return value, value - torch.minimum(torch.minimum(red, green), blue)
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device is doing."""
-    values = values.pin_memory() if device.type == "cuda" else values
-    # MPS would read the source after it is gone (pytorch/pytorch#139550).
-    return values.to(device, non_blocking=device.type != "mps")
-
-
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
     """The four colour operations in each image's own order, clipped to [0, 1] after each; then grey ones.
 
@@ -264,15 +202,17 @@ def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied")
     brighten = adjust_brightness if brightness == "multiplied" else add_brightness
     operations = (brighten, adjust_contrast, adjust_saturation, adjust_hue)
     device = images.device
-    factors = sent(torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)), device)
+    factors = to_device(
+        torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)), device
+    )
     jittered = jitter.applied.nonzero()[:, 0]
     orders = jitter.order[jittered]
     turns, counts = orders.argsort(0), [turn.bincount(minlength=4).tolist() for turn in orders.T]
-    out, turns = images.clone(), sent(jittered[turns], device)
+    out, turns = images.clone(), to_device(jittered[turns], device)
     for turn, sizes in zip(turns.T, counts, strict=True):
         for operation, factor, chosen in zip(operations, factors, turn.split(sizes), strict=True):
             out[chosen] = operation(out[chosen], factor[chosen]).clamp(0, 1)
-    grey = sent(jitter.grey.nonzero()[:, 0], device)
+    grey = to_device(jitter.grey.nonzero()[:, 0], device)
     out[grey] = grayscale(out[grey])
     return out.clamp_(0, 1)
 
@@ -290,11 +230,6 @@ def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
     flat = F.conv2d(flat, kernel[:, None, None, :], padding=(0, radius), groups=batch * channels)
     flat = F.conv2d(flat, kernel[:, None, :, None], padding=(radius, 0), groups=batch * channels)
     return flat.reshape(images.shape).clamp(0, 1)
-
-
-def to_float(pixels: UInt8[Tensor, "batch 3 height width"]) -> Images:
-    """Bytes as float32 in [0, 1]."""
-    return pixels.float().div_(255)
 
 
 def sample_view_params(
@@ -323,18 +258,18 @@ def cut_views(
     """The views with the parameters `drawn`, on the device of the pixels: crop, flip, colours, grey, blur."""
     images = to_float(pixels)
     device = pixels.device
-    boxes = Boxes(*sent(torch.stack(drawn.boxes), device))
-    images = crop_resize(images, boxes, size, sent(drawn.flip, device))
+    boxes = Boxes(*to_device(torch.stack(drawn.boxes), device))
+    images = crop_resize(images, boxes, size, to_device(drawn.flip, device))
     images = color_jitter(images, drawn.jitter, brightness)
     blurred = drawn.sigma.nonzero()[:, 0]
-    chosen, sigma = sent(blurred, device), sent(drawn.sigma[blurred], device)
+    chosen, sigma = to_device(blurred, device), to_device(drawn.sigma[blurred], device)
     images[chosen] = blur(images[chosen], sigma, size // 10)
     return images
 
 
 def cutting_threads() -> int:
     """How many threads cut views, which changes no bit of them; one in a worker of a pool."""
-    return 1 if multiprocessing.parent_process() else max(1, available_cores() // processes_here())
+    return 1 if multiprocessing.parent_process() else max(1, available_cores() // local_processes())
 
 
 @cache

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+
+from clrkit.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 
 
 DATASETS = ("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images")
+Resize = Literal["tf2", "tf1"]  # of evaluation views, see clrkit.resize
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-class ConfigError(ValueError):
-    """A config value, field or preset that cannot be; the message names it in one sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Notebooks show the sentence alone."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 def setting(
@@ -372,97 +365,6 @@ def known(name: str, names: list[str], what: str) -> str:
     raise ConfigError(f"Unknown {what} {name!r}; {hint}")
 
 
-def locate(config: Config, name: str) -> tuple[str, ...]:
-    """Path of field names to the field `name`, the nearest to the stage itself.
-
-    `name` may be dotted to say which of several is meant: `pretrain.epochs`.
-    Raises ConfigError where there is no such field, or two equally near.
-    """
-    first, _, rest = name.partition(".")
-    level: list[tuple[tuple[str, ...], Config]] = [((), config)]
-    while level:
-        hits = [path for path, node in level if first in field_names(node)]
-        if len(hits) > 1:
-            options = " or ".join(".".join((*path, name)) for path in hits)
-            raise ConfigError(f"{name} is in more than one place; write {options}.")
-        if hits:
-            path = (*hits[0], first)
-            inner = value_at(config, path)
-            if rest and not isinstance(inner, Config):
-                raise ConfigError(f"{first} is no group of fields; there is no {name}.")
-            if isinstance(inner, Config) and not rest and first in field_names(inner):
-                rest = (
-                    first  # a group with a field of its own name, as optimizer.optimizer: the field is meant
-                )
-            return (*path, *locate(inner, rest)) if rest else path
-        level = [((*path, key), inner) for path, node in level for key, inner in subconfigs(node)]
-    names = sorted({key for _, node in walk(config) for key in field_names(node)})
-    known(first, names, "field")
-    raise AssertionError(first)
-
-
-def field_names(config: Config) -> list[str]:
-    return [item.name for item in fields(config)]
-
-
-def subconfigs(config: Config) -> list[tuple[str, Config]]:
-    values = [(name, getattr(config, name)) for name in field_names(config)]
-    return [(name, value) for name, value in values if isinstance(value, Config)]
-
-
-def walk(config: Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Config]]:
-    """Every config in the tree with its path, the outermost first."""
-    yield path, config
-    for name, inner in subconfigs(config):
-        yield from walk(inner, (*path, name))
-
-
-def value_at(config: Config, path: tuple[str, ...]) -> Any:
-    for name in path:
-        config = getattr(config, name)
-    return config
-
-
-def with_fields(config: C, settings: Mapping[str, Any]) -> C:
-    """A copy with single fields changed by name; a text is read as the field's type, None changes nothing.
-
-    `seed` is set along the whole chain; any other name goes to the nearest stage that has it.
-    Raises ConfigError naming an unknown field or an impossible value.
-    """
-    values = to_dict(config)
-    # The seed of the whole chain first: that of a single stage is then set apart from it.
-    for name, value in sorted(settings.items(), key=lambda setting: setting[0] != "seed"):
-        if value is None:
-            continue
-        if name == "seed":
-            paths = [(*path, "seed") for path, node in walk(config) if isinstance(node, Stage)]
-        else:
-            paths = [locate(config, name)]
-        for path in paths:
-            inner = values
-            for step in path[:-1]:
-                inner = inner[step]
-            inner[path[-1]] = parse(path, value, value_at(config, path))
-    # Checked together: of two fields that bound each other, either may come first.
-    return from_dict(type(config), values)
-
-
-def parse(path: tuple[str, ...], value: Any, current: Any) -> Any:
-    """`value` as the type of the field's current value, where it is the text or the number for it."""
-    kind, name = type(current), path[-1]
-    if isinstance(current, Config):
-        raise ConfigError(f"{name} is a group of fields; set one of {', '.join(field_names(current))}.")
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str) or kind is str:
-        return value
-    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    try:
-        return truths[value.lower()] if kind is bool else kind(value)
-    except (KeyError, ValueError):
-        raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}.") from None
-
-
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain JSON values, nested as the dataclasses are."""
     return dataclasses.asdict(config)
@@ -481,42 +383,6 @@ def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
         for name, value in values.items()
     }
     return kind(**read)
-
-
-def keyed_fields(config: Config) -> dict[str, Any]:
-    """The fields that change the mathematics, nested; an added one only where it is not at its default.
-
-    So a field can be added without renaming the runs that were recorded before it.
-    """
-    return {
-        item.name: keyed_fields(value) if isinstance(value, Config) else value
-        for item in fields(config)
-        if is_keyed(config, item, value := getattr(config, item.name))
-    }
-
-
-def is_keyed(config: Config, item: dataclasses.Field[Any], value: Any) -> bool:
-    unchanged = item.metadata.get("added", False) and value == item.default
-    idle = item.metadata.get("needs") and not getattr(config, item.metadata["needs"])
-    return bool(item.metadata.get("keyed", True) and not unchanged and not idle)
-
-
-def key(config: Stage, fingerprint: str) -> str:
-    """Address of a run: 16 hex digits over stage, versions, every keyed field of the chain, and the data.
-
-    Args:
-        config: the stage, with what it builds on.
-        fingerprint: of the data set (`clrkit.data.datasets.fingerprint`).
-    """
-    versions = {stage.name: stage.version for stage in config.chain}
-    content = {
-        "stage": config.name,
-        "versions": versions,
-        "config": keyed_fields(config),
-        "data": fingerprint,
-    }
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def field_help(kind: type[Config]) -> dict[str, tuple[Any, str]]:

@@ -1,4 +1,7 @@
-"""Where networks run: the device, its precision, and whether networks are compiled for it."""
+"""Where networks run: the device, its precision, its threads, and whether networks are compiled for it.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,75 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor
+from clrkit.config import Stage
+from clrkit.errors import ConfigError
 
-from clrkit.config import ConfigError, Stage
-from clrkit.runs.provenance import launched
-from clrkit.scale import distributed
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MOST_THREADS = 1024
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the best there is: cuda, then mps, then cpu.
+def available_cores() -> int:
+    """Cores that this process may use; in a container these are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    Of several processes on a machine each has a GPU of its own.
+
+def under_torchrun() -> bool:
+    """True if `torchrun` started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine; process i uses GPU i."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if under_torchrun() else 1
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the named device; "auto" takes cuda, then mps, then cpu. Under torchrun, process i takes GPU i.
 
     Raises:
         ConfigError: for a device that this machine does not have.
     """
+    import torch
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     names = [kind for kind, available in there.items() if available]
     if name != "auto" and name not in names:
         raise ConfigError(f"device must be one of auto, {', '.join(names)} on this machine, not {name!r}.")
     device = torch.device(names[0] if name == "auto" else name)
-    if not launched() or device.type == "cpu":
+    if not under_torchrun() or device.type == "cpu":
         return device
     if device.type == "mps":
         raise ConfigError("Several processes cannot share an MPS device; use --device cpu.")
-    return torch.device("cuda", distributed.local_rank())
+    return torch.device("cuda", local_rank())
 
 
 @contextmanager
-def computing(device: torch.device) -> Iterator[None]:
-    """Within, PyTorch computes on a CPU with the threads of a run, in this thread; afterwards as before.
+def run_threads(device: torch.device) -> Iterator[None]:
+    """Compute with a run's number of threads on a CPU, in this thread; restore the former number afterwards.
 
-    On more threads sums are rounded otherwise: a key would have other numbers on another machine, in a sweep
-    and in a notebook. Other devices are left alone.
+    The number of threads changes how sums are rounded, so all runs use the same: one, or CLRKIT_THREADS.
 
     Raises:
-        ConfigError: where CLRKIT_THREADS is no number of threads.
+        ConfigError: if CLRKIT_THREADS is not a number of threads.
     """
     if device.type != "cpu":
         yield
         return
-    wanted, before = threads_of_a_run(), torch.get_num_threads()
+    import torch
+
+    wanted, before = threads_per_run(), torch.get_num_threads()
     torch.set_num_threads(wanted)
     try:
         yield
@@ -60,16 +86,25 @@ def computing(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def threads_of_a_run() -> int:
-    """One, or as many as CLRKIT_THREADS says. Raises ConfigError where that is no number of threads."""
+def threads_per_run() -> int:
+    """One, or the value of CLRKIT_THREADS. Raises ConfigError if that is not a number of threads."""
     text = os.environ.get("CLRKIT_THREADS", "1")
     if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
         raise ConfigError(f"CLRKIT_THREADS must be a whole number from 1 to {MOST_THREADS}, not {text!r}.")
     return int(text)
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to a device without waiting for the work under way there."""
+    values = values.pin_memory() if device.type == "cuda" else values
+    # MPS would read the source after it is gone (pytorch/pytorch#139550).
+    return values.to(device, non_blocking=device.type != "mps")
+
+
 def check_precision(config: Stage, device: torch.device) -> None:
-    """Whether the device computes in the precision of every stage of the chain. Raises ConfigError."""
+    """Raise ConfigError if a stage of the chain wants bfloat16 and the device does not compute in it."""
+    import torch
+
     low = any(stage.precision == "bfloat16" for stage in config.chain)
     if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)
@@ -77,20 +112,21 @@ def check_precision(config: Stage, device: torch.device) -> None:
 
 
 def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A network's function by `torch.compile` where CLRKIT_COMPILE=1 asks for it, else as it is.
+    """Compile a network's function with `torch.compile` if CLRKIT_COMPILE=1; otherwise return it as it is.
 
-    It takes up to a minute at the start of a run and changes results in their last bits, so the record notes
-    it. Where this machine cannot compile (no C++ compiler, say), a warning says so and the run goes on
-    uncompiled. A memory's network, and measuring, are never compiled.
+    Compiling takes up to a minute and changes results in their last bits, so the record notes it. On a
+    machine that cannot compile (no C++ compiler, for example) a warning says so and the run goes on.
     """
     if not compiling(device):
         return function
+    import torch
+
     torch.compiler.reset()  # networks of earlier runs count towards a limit, beyond which nothing compiles
-    return cast(Callable[[Tensor], Tensor], torch.compile(function))
+    return cast("Callable[[Tensor], Tensor]", torch.compile(function))
 
 
 def compiling(device: torch.device) -> bool:
-    """Whether compiled networks are asked for and the device has them; a warning where it has not."""
+    """True if CLRKIT_COMPILE=1 and this machine can compile; warns if it cannot."""
     if os.environ.get("CLRKIT_COMPILE", "0") != "1":
         return False
     if reason := why_not_compiled(device.type):
@@ -100,11 +136,13 @@ def compiling(device: torch.device) -> bool:
 
 @cache
 def why_not_compiled(device: str) -> str:
-    """Tries a function of one operation; "" if it compiles, else the reason."""
-    if distributed.world_size() > 1:
+    """Compile a function of one operation; return "" if that works, otherwise the reason."""
+    import torch
+
+    if under_torchrun():
         return "batch norm that several processes share is not compiled"
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
-    except Exception as error:  # of whatever kind the compilers' failures are
+    except Exception as error:  # compilers fail with errors of any kind
         return str(error).strip().partition("\n")[0] or type(error).__name__
     return ""

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
-from clrkit.augment import to_float
 from clrkit.data.datasets import Split
 from clrkit.data.images import WHOLE
+from clrkit.resize import to_float
 from clrkit.scale import distributed
 
 BATCH = 500  # images of up to 32 pixels; of larger ones fewer, so that memory stays the same

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 
 BASELINE = 100  # steps whose largest gradient norm is taken as ordinary
 EXPLODED = 1e4  # times the ordinary norm

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit.config import Config, ConfigError, Network, setting
+from clrkit.config import Config, Network, setting
+from clrkit.errors import ConfigError
 from clrkit.resnet import BatchNorm, Pooled, ResNet
 
 Images = Float[Tensor, "batch 3 height width"]

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit.config import ConfigError, Network
+from clrkit.config import Network
+from clrkit.errors import ConfigError
 from clrkit.scale import distributed
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

@@ -16,11 +16,11 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clrkit.augment import sent
-from clrkit.config import ConfigError, Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
-from clrkit.data import datasets as datasets
+from clrkit.config import Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
 from clrkit.data.datasets import DataSet, Split
-from clrkit.device import compiled
+from clrkit.data.subsets import label_subset, listed_subset
+from clrkit.device import compiled, to_device
+from clrkit.errors import ConfigError
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
 from clrkit.model import Model, ModelConfig
@@ -62,8 +62,8 @@ def new_model(config: Stage, settings: ModelConfig) -> Model:
 def labelled_indices(config: Labelled, data: DataSet) -> Int64[np.ndarray, " chosen"]:
     """The training images whose labels the stage may see: a listed set, or a fraction drawn from the seed."""
     if config.label_list:
-        return datasets.listed_subset(data.train, config.label_list)
-    return datasets.label_subset(data.train.labels, config.fraction, config.seed)
+        return listed_subset(data.train, config.label_list)
+    return label_subset(data.train.labels, config.fraction, config.seed)
 
 
 def transfer_part(config: Distill, data: DataSet) -> Split:
@@ -328,7 +328,7 @@ def probe(config: Probe, data: DataSet, training: Training, pretrained: Model) -
     features = training.features.to(training.device)
     labels = torch.from_numpy(part.labels).to(training.device)
     for indices in own_order(training, len(part)):
-        at = sent(torch.from_numpy(indices), training.device)
+        at = to_device(torch.from_numpy(indices), training.device)
         inputs = training.division.parts(features[at])
         yield training.update(classified(training, training.model, inputs, labels[at]))
 

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
-from clrkit.augment import apply_view, sample_view_params, sent
+from clrkit.augment import apply_view, sample_view_params
 from clrkit.config import Augmentation, Pretrain, Stage
 from clrkit.data.datasets import Split
+from clrkit.device import to_device
 from clrkit.health import TrainingMonitor
 from clrkit.model import Model
 from clrkit.momentum_queue import MomentumQueue
@@ -119,7 +120,7 @@ class BatchPartition:
             return mine
         rows = [self.rows(process) for process in range(distributed.world_size())]
         gathered = distributed.gather(mine, [len(each) for each in rows])
-        return gathered[sent(torch.from_numpy(np.concatenate(rows).argsort()), mine.device)]
+        return gathered[to_device(torch.from_numpy(np.concatenate(rows).argsort()), mine.device)]
 
 
 class Training:
@@ -253,4 +254,6 @@ def batches(part: Split, training: Training) -> Iterator[Batch]:
     order = own_order(training, len(part))
     for step, indices, chunk in zip(range(first, training.total), order, squares, strict=True):
         aspects = None if chunk.aspects is None else training.division.whole(chunk.aspects[:, None])[:, 0]
-        yield Batch(step, sent(torch.from_numpy(indices), device), sent(chunk.pixels, device), aspects)
+        yield Batch(
+            step, to_device(torch.from_numpy(indices), device), to_device(chunk.pixels, device), aspects
+        )

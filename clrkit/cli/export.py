@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clrkit.export.predict import Prediction

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit.config import ConfigError, Distill, Stage
+from clrkit.config import Distill, Stage
+from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from clrkit import config as configs
 from clrkit.cli import check, export, fit, models, reference, report, sweep
-from clrkit.config import STAGES, Config, ConfigError, Stage
+from clrkit.config import STAGES, Config, Stage
+from clrkit.device import under_torchrun
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import PRESETS, preset
-from clrkit.runs.provenance import launched
 
 if TYPE_CHECKING:
     from clrkit.runs.store import Store
@@ -30,7 +31,11 @@ EPILOG = "Every field of a stage can be set by name, for example --temperature 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. What a user got wrong is told in one sentence."""
+    """Run a command and return its exit status; user errors print one sentence.
+
+    Raises:
+        SystemExit: for arguments that the parser refuses.
+    """
     begun = monotonic()
     with nullcontext() if speaks() else redirect_stderr(io.StringIO()):
         options, rest = make_parser().parse_known_args(arguments)
@@ -56,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def speaks() -> bool:
     """Whether this process tells what is wrong with the command line: of several, the first."""
-    return not launched() or os.environ["RANK"] == "0"
+    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def processes(options: argparse.Namespace) -> Iterator[None]:
     """Makes the processes that torchrun started one run; nothing in a process that is alone."""
-    if not launched():
+    if not under_torchrun():
         yield
         return
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import nbformat
 
 from clrkit.data.datasets import EMBEDDED
-from clrkit.data.images import reason
+from clrkit.errors import reason
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import injected

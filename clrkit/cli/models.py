@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
-from clrkit.config import ConfigError, known
+from clrkit.config import known
+from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clrkit.data.datasets import Split

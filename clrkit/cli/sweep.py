@@ -12,7 +12,8 @@ from dataclasses import fields
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from clrkit.config import STAGES, Augmentation, ConfigError, Data, Stage
+from clrkit.config import STAGES, Augmentation, Data, Stage
+from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import preset
 

@@ -23,11 +23,9 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from clrkit.config import ConfigError
 from clrkit.data.cache import cache_folder, put_in_place
-from clrkit.data.images import reason
+from clrkit.errors import ConfigError, FormatError, reason
 from clrkit.runs.checksums import digest_of
-from clrkit.weights.protobuf import FormatError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_BYTES = 64 * 2**30  # of all files together

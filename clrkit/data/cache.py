@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from clrkit.data.images import DataError, reason
 from clrkit.data.sources import PixelArray, PixelStream, PixelSubset, Split, Splits, of_labelled
+from clrkit.errors import DataError, reason
 from clrkit.files import write_atomically
 
 VERIFIED = "verified.json"  # in a set's folder: sizes and times of its files when they were last hashed

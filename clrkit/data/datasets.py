@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from clrkit.config import Data
+from clrkit.config import Data, Resize
 from clrkit.data.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.data.folders import list_evaluation, list_images, root_of
-from clrkit.data.images import DataError, Resize, stored_side
+from clrkit.data.images import stored_side
 from clrkit.data.sources import (
     CHUNK,
     Indices,
@@ -35,6 +35,7 @@ from clrkit.data.sources import (
 )
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.data.torchvision_sets import KNOWN, known_images
+from clrkit.errors import DataError
 
 __all__ = [
     "DataError",
@@ -107,7 +108,7 @@ def load_evaluation(
 
     Args:
         data: which images, at which size; its `evaluation` plays no part.
-        resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
+        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
         show: takes a line of progress while a known set is downloaded.
 
     Returns:

@@ -18,10 +18,11 @@ import numpy as np
 
 from clrkit.config import Data
 from clrkit.data.archives import unpacked
-from clrkit.data.images import DataError, ImageFiles, reason
+from clrkit.data.images import ImageFiles
 from clrkit.data.sheet import read_sheet
 from clrkit.data.sources import LabelledImages, Splits
 from clrkit.data.subsets import hold_out
+from clrkit.errors import DataError, reason
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class

@@ -1,7 +1,7 @@
 """Image files as squares of RGB pixels, one at a time. Importing this module does not load torch.
 
-Training takes a `ResizedImage`, a square that crops are cut from; evaluation takes an `EvalView`, the official
-central crop.
+Training takes a `ResizedImage`, a square that crops are cut from; evaluation takes an `EvalView`, the
+official central crop.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clrkit.config import ConfigError
+from clrkit.config import Resize
+from clrkit.errors import DataError, reason
 
 Rgb = UInt8[np.ndarray, "_ _ 3"]  # height and width
 Square = UInt8[np.ndarray, "3 side side"]
 Exact = Float32[np.ndarray, "3 side side"]
-Resize = Literal["tf2", "tf1"]
 
 SMALL = 64  # up to this side, images are stored for training without a margin
 WHOLE = 32  # up to this side, images are measured whole (tf2/data.py: neither cropped nor resized)
@@ -29,15 +29,6 @@ MAX_BYTES = 2**29  # of a file: metadata is read whole, and may be all there is
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow hands others to outside programs
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FLIPPED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # then rows, columns
-
-
-class DataError(ConfigError):
-    """A data set that cannot be read; the message names the culprit in one sentence."""
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, in words; without the number and the path that an OSError's text has."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def stored_side(image_size: int) -> int:
@@ -160,10 +151,10 @@ def upright(pixels: Rgb, orientation: int | None) -> Rgb:
 
 
 def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
-    """The evaluation view (`clrkit.augment.central_crop`) in [0, 1]."""
+    """The evaluation view (`clrkit.resize.central_crop`) in [0, 1]."""
     import torch
 
-    from clrkit.augment import central_crop
+    from clrkit.resize import central_crop
 
     pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation).transpose(2, 0, 1))
     view: Exact = central_crop(torch.from_numpy(pixels), size, resize).numpy()
@@ -250,7 +241,7 @@ class EvalView:
         found: the images.
         side: of the view, in pixels.
         exact: float32 in [0, 1], not rounded to uint8.
-        resize: "tf2" or "tf1", see `clrkit.augment.resize_matrices`.
+        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
     """
 
     found: ImageSource

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clrkit.data.images import DataError, reason
+from clrkit.errors import DataError, reason
 
 NEEDED, OWN = frozenset(("file", "label")), ("label", "part")
 DELIMITERS = (",", ";", "\t")

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from clrkit.data.images import (
-    WHOLE,
-    DataError,
-    EvalView,
-    Images,
-    ImageSource,
-    Resize,
-    ResizedImage,
-    stored_side,
-)
-from clrkit.runs.provenance import available_cores, processes_here
+from clrkit.config import Resize
+from clrkit.data.images import WHOLE, EvalView, Images, ImageSource, ResizedImage, stored_side
+from clrkit.device import available_cores, local_processes
+from clrkit.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -188,7 +181,7 @@ def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: ImageBatch, start: int)
 
 def cores() -> int:
     """CPU cores for this process: its share where several of a run are on this machine."""
-    return max(1, available_cores() // processes_here())
+    return max(1, available_cores() // local_processes())
 
 
 def of_labelled(views: PixelArray, labels: Int64[np.ndarray, " count"]) -> PixelSubset:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from clrkit.data.images import DataError, reason
 from clrkit.data.sources import Split
+from clrkit.errors import DataError, reason
 
 Labels = Int64[np.ndarray, " count"]
 Chosen = Int64[np.ndarray, " chosen"]

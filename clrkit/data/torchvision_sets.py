@@ -26,8 +26,9 @@ from jaxtyping import Int64, UInt8
 from clrkit.data.archives import unpack
 from clrkit.data.cache import Show
 from clrkit.data.folders import class_folders, folders_in
-from clrkit.data.images import DataError, ImageArray, read_photo, reason
+from clrkit.data.images import ImageArray, read_photo
 from clrkit.data.sources import LabelledImages
+from clrkit.errors import DataError, reason
 from clrkit.runs.checksums import digest_of
 
 LARGEST_DOWNLOAD = 4 * 2**30  # bytes

@@ -9,7 +9,8 @@ from functools import reduce
 from itertools import product
 from typing import Any
 
-from clrkit.config import Distill, Network, Stage, Supervised, known, locate, to_dict, with_fields
+from clrkit.config import Distill, Network, Stage, Supervised, known, to_dict
+from clrkit.experiments.fields import locate, with_fields
 from clrkit.experiments.grid import AblationGrid, Preset
 
 Point = Mapping[str, Any]

@@ -20,9 +20,10 @@ from torch.export import Dim, ExportedProgram
 from clrkit.config import Data
 from clrkit.data.datasets import EMBEDDED, known_root, load_evaluation
 from clrkit.data.folders import root_of
-from clrkit.data.images import WHOLE, DataError, EvalView, ImageArray, Rgb, upright
+from clrkit.data.images import WHOLE, EvalView, ImageArray, Rgb, upright
 from clrkit.data.sources import PixelArray, PixelStream
 from clrkit.data.torchvision_sets import KNOWN
+from clrkit.errors import DataError
 from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
 from clrkit.export.source import ModelSource, read_source

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from clrkit.augment import CENTRAL, cubic, resize_matrices
 from clrkit.data.images import WHOLE
 from clrkit.model import Model
+from clrkit.resize import CENTRAL, cubic, resize_matrices
 
 Photos = UInt8[Tensor, "batch height width 3"]
 Planes = UInt8[Tensor, "batch 3 height width"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from clrkit.config import ConfigError
 from clrkit.data.folders import images_of
-from clrkit.data.images import WHOLE, DataError, read_photo, upright
+from clrkit.data.images import WHOLE, read_photo, upright
+from clrkit.device import available_cores
+from clrkit.errors import ConfigError, DataError
 from clrkit.runs.checksums import ChecksumError, check_file, read_checked, read_sums
-from clrkit.runs.provenance import available_cores
 
 ONNX, DESCRIPTION = "model.onnx", "model.json"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clrkit import config as configs
-from clrkit.config import ConfigError, Stage, stage_class
+from clrkit.config import Stage, stage_class
+from clrkit.errors import ConfigError
 from clrkit.model import Model
 from clrkit.runs.checksums import read_sums
 from clrkit.runs.model_files import DESCRIPTION, RECORD, ModelError, read_classes, read_model

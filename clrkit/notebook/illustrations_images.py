@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
-from clrkit.augment import Boxes, ViewParams, apply_view, sample_view_params, to_float
+from clrkit.augment import Boxes, ViewParams, apply_view, sample_view_params
 from clrkit.config import Augmentation
 from clrkit.notebook.illustrations import GREY, Picture, bare
+from clrkit.resize import to_float
 from clrkit.results.style import BLUE, ORANGE, RED, styled
 
 PAIRS = 8  # of views that are shown

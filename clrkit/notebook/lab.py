@@ -12,7 +12,8 @@ from weakref import WeakSet
 
 import ipywidgets as w
 
-from clrkit.config import ConfigError, Stage
+from clrkit.config import Stage
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.notebook import controls
 from clrkit.notebook.ablation_figures import as_published, beside, compare

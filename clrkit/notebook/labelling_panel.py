@@ -16,7 +16,8 @@ import ipywidgets as w
 import numpy as np
 from PIL import Image
 
-from clrkit.data.images import DataError, read_photo, to_square, upright
+from clrkit.data.images import read_photo, to_square, upright
+from clrkit.errors import DataError
 from clrkit.notebook import controls
 from clrkit.notebook.illustrations import Picture, bare, plain
 from clrkit.own_images.label_csv import Row, close, read_table, set_label

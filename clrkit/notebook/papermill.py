@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from clrkit.config import ConfigError, known
-from clrkit.data.images import reason
+from clrkit.config import known
+from clrkit.errors import ConfigError, reason
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from clrkit.config import KINDS, ConfigError, known
+from clrkit.config import KINDS, known
+from clrkit.errors import ConfigError
 
 INJECTED = "# Parameters\n"  # how the cell begins that Papermill puts behind the parameters' own
 WORDS = {**KINDS, bool: "True or False", NoneType: "None"}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from clrkit.cli.progress import ProgressLine, describe
-from clrkit.data.images import reason
+from clrkit.errors import reason
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.grid import Preset
 from clrkit.files import HOUR, discard_left_over

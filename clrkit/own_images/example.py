@@ -11,7 +11,7 @@ from PIL import Image
 
 from clrkit.config import Data
 from clrkit.data.datasets import Split, load
-from clrkit.data.images import reason
+from clrkit.errors import reason
 from clrkit.own_images.label_csv import editing
 from clrkit.runs.reproduce import project_root
 from clrkit.runs.store import RunError

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clrkit.config import ConfigError, Distill, Finetune, Pretrain, to_dict
+from clrkit.config import Distill, Finetune, Pretrain, to_dict
 from clrkit.data.folders import list_images
-from clrkit.data.images import DataError
 from clrkit.data.subsets import stratified
+from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import PRESETS
 from clrkit.own_images.label_csv import Row, add_rows, as_csv, check_names, doubts, editing, read_table
 from clrkit.own_images.recipe import between, overridden

@@ -15,8 +15,8 @@ from pathlib import Path
 from filelock import Timeout
 
 from clrkit.config import known
-from clrkit.data.images import DataError, reason
 from clrkit.data.sheet import Sheet, read_sheet
+from clrkit.errors import DataError, reason
 from clrkit.files import write_atomically
 from clrkit.runs.store import file_lock
 

@@ -9,16 +9,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from clrkit.cli.progress import duration
-from clrkit.config import (
-    Augmentation,
-    ConfigError,
-    Data,
-    Distill,
-    Finetune,
-    Network,
-    Pretrain,
-    with_fields,
-)
+from clrkit.config import Augmentation, Data, Distill, Finetune, Network, Pretrain
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import adamw
 from clrkit.own_images.scan import FolderScan
 from clrkit.runs.store import Store
@@ -107,13 +100,13 @@ def seconds_expected(chain: Distill, labels: int, device: torch.device) -> float
 
     A view costs the same in every stage, a teacher's answer a third of it.
     """
-    from clrkit.device import computing
+    from clrkit.device import run_threads
     from clrkit.runs.run import load_once
     from clrkit.stages import begin, pretrain
 
     config = chain.teacher.pretrain
     data = load_once(config.images)
-    with computing(device):
+    with run_threads(device):
         steps = pretrain(config, data, begin(config, data, device))
         next(steps).loss.item()
         started = monotonic()

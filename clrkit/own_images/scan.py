@@ -24,8 +24,9 @@ from clrkit.data.folders import (
     images_of,
     test_folder,
 )
-from clrkit.data.images import DataError, read_photo, reason
+from clrkit.data.images import read_photo
 from clrkit.data.sources import cores
+from clrkit.errors import DataError, reason
 from clrkit.files import HOUR, discard_left_over, write_atomically
 from clrkit.runs.store import RunError, Store, file_lock, fingerprint_once, read_json, write_json
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from clrkit.runs.checksums import ChecksumError
-from clrkit.config import ConfigError, Stage, known
+from clrkit.config import Stage, known
+from clrkit.errors import ConfigError
 from clrkit.runs.timing import Kind, median_seconds, seconds_expected
 from clrkit.results.records import links
 from clrkit.experiments.grid import Preset

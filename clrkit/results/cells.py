@@ -1,6 +1,6 @@
 """The numbers behind figures and tables: tidy cells with their mean over seeds, standard error and seeds.
 
-Every function takes the frame of runs (`clrkit.results.records.records_to_frame`) and raises MissingRecords naming what it lacks.
+Every function takes the frame of runs (`clrkit.results.records.records_to_frame`) and raises MissingRunsError naming what it lacks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The comparisons behind the claims: two accuracies by seed, the first claimed to be the higher.
 
 Both sides share the seed, and so the weights and the label draw; `clrkit.results.claims` judges the difference. Every
-function raises MissingRecords where one side was not run. `sizes` are the preset's smallest and largest
+function raises MissingRunsError where one side was not run. `sizes` are the preset's smallest and largest
 network.
 """
 

@@ -1,7 +1,7 @@
 """The paper's figures from records: a frame of runs in, a `FigureWithData` out, no training.
 
 Every function of runs takes the frame (`clrkit.results.records.records_to_frame`) and the preset's name for the caption, shows
-means over seeds with bars of one standard error, and raises MissingRecords naming what is not recorded.
+means over seeds with bars of one standard error, and raises MissingRunsError naming what is not recorded.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def memory_by_size(runs: pd.DataFrame, preset: str) -> FigureWithData:
 
 
 def student_looks(cells: pd.DataFrame) -> dict[str, SeriesStyle]:
-    """The look of each method; MixedRecords for more teachers than can be told apart."""
+    """The look of each method; MixedRunsError for more teachers than can be told apart."""
     students = sorted(name for name in set(cells["method"]) if name.startswith("distilled from"))
     looks = {"supervised": SUPERVISED, ALL_LABELS: SUPERVISED, "fine-tuned": FINETUNED, SELF_DISTILLED: SELF}
     looks.update(with_looks(students, "kinds of distilled students", STUDENTS))

@@ -44,7 +44,7 @@ class Row:
 def beside_peers(runs: pd.DataFrame, preset: str) -> FigureWithData:
     """Every network's accuracies above those of others, a row a training with its network, epochs and device.
 
-    Raises MissingRecords for other images than CIFAR-10.
+    Raises MissingRunsError for other images than CIFAR-10.
     """
     if not have_peers(runs):
         raise MissingRunsError(f"Others' numbers are of {PEERS_DATASET}; no runs on it are recorded.")

@@ -36,14 +36,14 @@ def published(path: Path = PAPER) -> pd.DataFrame:
 
     `cited` is the source with `doubt`, how the number is known where it was not compared with the source.
     Columns as in `clrkit.results.records`, where they mean the same: method, network, parameters (millions),
-    fraction, metric, value (percent, unless `unit` says otherwise). Raises MissingRecords without the file,
+    fraction, metric, value (percent, unless `unit` says otherwise). Raises MissingRunsError without the file,
     which lies in the checkout and not in an installed package.
     """
     return numbers_of(content(path, "groups"), path)
 
 
 def finding(setting: str, path: Path = PAPER) -> Finding:
-    """What is published of a setting of the ablation lab. Raises MissingRecords as `published`."""
+    """What is published of a setting of the ablation lab. Raises MissingRunsError as `published`."""
     groups, told = content(path, "groups"), content(path, "findings")
     (found,) = (each for each in told if each["setting"] == setting)
     numbers, sources = pd.DataFrame(columns=["label", "series", "mean"]), list[str]()

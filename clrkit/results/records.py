@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from clrkit.config import STAGES, ConfigError, from_dict, keyed_fields, stage_class
+from clrkit.config import STAGES, from_dict, stage_class
+from clrkit.runs.keys import keyed_fields
+from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 
 SIZE = ["parameters", "network"]
@@ -184,7 +186,7 @@ def flatten(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
-    """Raises MixedRecords where runs in a cell of `by` differ in anything but the seed, or share a seed."""
+    """Raises MixedRunsError where runs in a cell of `by` differ in anything but the seed, or share a seed."""
     same = runs.groupby(list(by), dropna=False)[["setup", "version", "fingerprint"]].transform("nunique")
     mixed = runs[(same > 1).any(axis=1)]
     if len(mixed):
@@ -236,7 +238,7 @@ def by_seed(runs: pd.DataFrame, by: Sequence[str], value: str = "top1") -> pd.Da
 
 
 def only(runs: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The runs whose columns have the given values. Raises MissingRecords if there are none."""
+    """The runs whose columns have the given values. Raises MissingRunsError if there are none."""
     for name, value in where.items():
         runs = runs[runs[name] == value] if len(runs) else runs
     if runs.empty:
@@ -251,7 +253,7 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
-    """The runs of a stage whose columns have the given values. Raises MissingRecords if there are none.
+    """The runs of a stage whose columns have the given values. Raises MissingRunsError if there are none.
 
     Unless `memory` is among the values they are `comparable`; unless `whole_budget` is, supervised training
     has the epochs of fine-tuning.
@@ -263,7 +265,7 @@ def pick(runs: pd.DataFrame, stage: str, **where: Any) -> pd.DataFrame:
 
 
 def standard_head(runs: pd.DataFrame) -> int:
-    """Depth of the preset's projection head. Raises MissingRecords where none of it is recorded."""
+    """Depth of the preset's projection head. Raises MissingRunsError where none of it is recorded."""
     heads = set(runs.loc[runs["standard_head"], "head_layers"]) if len(runs) else set()
     if not heads:
         raise MissingRunsError("No runs pretrained with the preset's head are recorded.")
@@ -273,7 +275,7 @@ def standard_head(runs: pd.DataFrame) -> int:
 def finetuned(runs: pd.DataFrame, any_head: bool = False) -> pd.DataFrame:
     """Fine-tuned runs from the preset's layer at each fraction, on its head unless `any_head`.
 
-    Raises MissingRecords if there are none.
+    Raises MissingRunsError if there are none.
     """
     return pick(runs, "finetune", standard_tap=True, **({} if any_head else {"standard_head": True}))
 

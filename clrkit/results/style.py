@@ -111,7 +111,7 @@ STUDENTS = (SeriesStyle(PINK, "v", ":", "\\\\\\"), SeriesStyle(ORANGE, "P", ":",
 def with_looks(series: Iterable[Name], what: str, looks: Sequence[SeriesStyle] = ORDERED) -> list[tuple[Name, SeriesStyle]]:
     """Each series of a figure with its look, in their order; `what` they are called.
 
-    Raises MixedRecords for more series than there are looks.
+    Raises MixedRunsError for more series than there are looks.
     """
     names = list(series)
     if len(names) > len(looks):

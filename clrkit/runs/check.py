@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clrkit import config as configs
-from clrkit.config import ConfigError, Labelled, Stage, from_dict, stage_class
-from clrkit.data.images import reason
+from clrkit.config import Labelled, Stage, from_dict, stage_class
+from clrkit.errors import ConfigError, reason
+from clrkit.experiments.fields import walk
 from clrkit.files import UNDER_WAY
 from clrkit.runs.checksums import REFERENCE, SUMS, ChecksumError, check_file, of_reference, read_sums
+from clrkit.runs.keys import key
 from clrkit.runs.store import HISTORY, RECORD, WEIGHTS, Run, RunError, Store, read_run
 
 
@@ -110,8 +111,8 @@ def check_key(run: Run, runs: dict[str, Run]) -> None:
     path, record = run.folder / RECORD, run.record
     try:
         config = from_dict(stage_class(record["stage"]), record["config"])
-        key = configs.key(config, record["dataset"]["fingerprint"])
-        right = key == run.key or has_label_list(config) or is_outdated(run, runs)
+        expected = key(config, record["dataset"]["fingerprint"])
+        right = expected == run.key or has_label_list(config) or is_outdated(run, runs)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ChecksumError(path, f"has a config that cannot be ({str(error).rstrip('.')})") from None
     if not right:
@@ -119,7 +120,7 @@ def check_key(run: Run, runs: dict[str, Run]) -> None:
 
 
 def has_label_list(config: Stage) -> bool:
-    return any(isinstance(node, Labelled) and node.label_list for _, node in configs.walk(config))
+    return any(isinstance(node, Labelled) and node.label_list for _, node in walk(config))
 
 
 def is_outdated(run: Run, runs: dict[str, Run]) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clrkit.config import ConfigError
-from clrkit.data.images import reason
+from clrkit.errors import ConfigError, reason
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f\x7f-\x9f]+)")  # a digest and a file of the same folder

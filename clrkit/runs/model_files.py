@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrkit import config as configs
-from clrkit.config import ConfigError
-from clrkit.data.images import reason
+from clrkit.errors import ConfigError, reason
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checksums import ChecksumError, check_file, read_sums
 from clrkit.runs.store import file_lock, read_json, write_json, write_sums

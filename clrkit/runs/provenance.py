@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from clrkit.device import available_cores
 
 PACKAGES = ("clrkit", "torch", "torchvision", "numpy")
 
@@ -23,23 +24,6 @@ def provenance() -> dict[str, Any]:
         "git": git_revision(),
         **{package: version(package) for package in PACKAGES},
     }
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def launched() -> bool:
-    """Whether `torchrun` started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def processes_here() -> int:
-    """Processes of this run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
 
 
 @cache

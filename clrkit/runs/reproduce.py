@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clrkit.cli.progress import ProgressLine, SweepLine
-from clrkit.config import ConfigError, Stage, to_dict
+from clrkit.config import Stage, to_dict
 from clrkit.data.datasets import fingerprint, prepare
+from clrkit.device import available_cores
+from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import RESULTS_VARIABLE
-from clrkit.runs.provenance import available_cores
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
 from clrkit.scale.local_workers import missing, run_all, runs_at_once

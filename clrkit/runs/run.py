@@ -21,10 +21,11 @@ from safetensors.torch import save
 
 from clrkit import config as configs
 from clrkit import stages
-from clrkit.config import ConfigError, Data, Stage
+from clrkit.config import Data, Stage
 from clrkit.data.datasets import DataSet, fingerprint, load
 from clrkit.data.folders import root_of
-from clrkit.device import check_precision, choose_device, compiling, computing
+from clrkit.device import check_precision, choose_device, compiling, run_threads
+from clrkit.errors import ConfigError
 from clrkit.files import write_atomically
 from clrkit.health import TrainingError
 from clrkit.model import Model, ModelConfig
@@ -123,7 +124,7 @@ def run_or_load(config: Stage, store: Store, device: str = "auto") -> Generator[
     where = choose_device(device)
     with closing(made(config, store, device)) as work:
         while True:
-            with computing(where):
+            with run_threads(where):
                 try:
                     progress = next(work)
                 except StopIteration as end:

@@ -7,7 +7,6 @@ What is read is checked. Reading the store does not load torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from clrkit import config as configs
-from clrkit.config import ConfigError, Stage
+from clrkit.config import Stage
 from clrkit.data.datasets import fingerprint
-from clrkit.data.images import reason
+from clrkit.errors import ConfigError, reason
 from clrkit.files import discard_left_over, write_atomically
 from clrkit.runs.checksums import REFERENCE, SUMS, ChecksumError, digest_of, listing, read_checked, read_sums
+from clrkit.runs.keys import key, with_list_contents
 
 if TYPE_CHECKING:
     from clrkit.model import Model
@@ -132,8 +131,8 @@ class Store:
 
     def path(self, config: Stage) -> Path:
         """Folder of the run, there or not. Label lists count by what they hold, not by where they lie."""
-        key = configs.key(with_list_contents(config), fingerprint_once(config.images))
-        return self.runs / f"{config.name}-{key}"
+        digest = key(with_list_contents(config), fingerprint_once(config.images))
+        return self.runs / f"{config.name}-{digest}"
 
     def find(self, config: Stage) -> Run | None:
         """The finished run of a config, or None. Raises Damaged where it is not what was written."""
@@ -162,18 +161,6 @@ class Store:
             return "damaged", 0.0
         note = progress_noted(path)
         return ("partial", note[0] / note[1]) if note else ("missing", 0.0)
-
-
-def with_list_contents(config: Stage) -> Stage:
-    """The config with the label lists of its chain replaced by the digests of their contents."""
-    for path, node in configs.walk(config):
-        if isinstance(node, configs.Labelled) and node.label_list:
-            try:
-                digest = hashlib.sha256(Path(node.label_list).read_bytes()).hexdigest()
-            except OSError as error:
-                raise ConfigError(f"label_list {node.label_list} cannot be read: {error.strerror}.") from None
-            config = configs.with_fields(config, {".".join((*path, "label_list")): digest})
-    return config
 
 
 def partial_of(path: Path) -> Path:

@@ -8,7 +8,6 @@ In a process that is alone every function here is the identity.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clrkit.config import ConfigError
-from clrkit.runs.provenance import processes_here
+from clrkit.device import local_processes, local_rank
+from clrkit.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -51,11 +50,6 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that shows, writes and measures."""
     return rank() == 0
-
-
-def local_rank() -> int:
-    """Which process of its machine this is, and so which of its GPUs it has."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
@@ -107,9 +101,9 @@ def meet(cuda: bool) -> None:
 def choose_gpu() -> None:
     """Take this process's GPU. Raises ConfigError where a machine has fewer GPUs than processes."""
     there = torch.cuda.device_count()
-    if processes_here() > there:
+    if local_processes() > there:
         raise ConfigError(
-            f"This machine has {there} GPUs for {processes_here()} processes; lower --nproc-per-node, "
+            f"This machine has {there} GPUs for {local_processes()} processes; lower --nproc-per-node, "
             "or use --device cpu."
         )
     torch.cuda.set_device(local_rank())

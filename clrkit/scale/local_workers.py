@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from clrkit.config import Stage
-from clrkit.runs.provenance import available_cores
+from clrkit.device import available_cores
 from clrkit.runs.store import NOTE_SECONDS, Progress, RunError, Store
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from clrkit.cli.progress import describe
-from clrkit.config import ConfigError, Stage
+from clrkit.config import Stage
+from clrkit.errors import ConfigError
 from clrkit.runs.store import Progress, RunError, Store, partial_of, progress_noted, unused
 from clrkit.scale.local_workers import runs_at_once
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from clrkit.errors import FormatError
+
 LARGEST = 8 * 2**20  # bytes of a message; Python needs many times as many for its fields
 KNOWN = 16  # field numbers from here on mean nothing to any reader here, and are skipped
 BEYOND = "something in it reaches beyond its end"
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-
-
-class FormatError(ValueError):
-    """Bytes that are not what their format says they are; the message is a clause about "it", the file."""
 
 
 @dataclass

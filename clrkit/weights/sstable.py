@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import google_crc32c
 
-from clrkit.weights.protobuf import Cursor, FormatError
+from clrkit.errors import FormatError
+from clrkit.weights.protobuf import Cursor
 
 FOOTER = 48  # bytes
 TRAILER = 5  # bytes after a block: how it is compressed (1) and its checksum (4)

@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from clrkit.config import ConfigError
-from clrkit.data.images import reason
-from clrkit.weights.protobuf import LARGEST, Cursor, FormatError, Message, utf8
+from clrkit.errors import ConfigError, FormatError, reason
+from clrkit.weights.protobuf import LARGEST, Cursor, Message, utf8
 from clrkit.weights.sstable import LARGEST_TABLE, masked_crc, read_table
 
 FORMAT = 1  # the version of the format that is read

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clrkit.cli.main import main, read_fields
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.experiments.presets import preset
 from clrkit.runs.store import Store, working_folder
 

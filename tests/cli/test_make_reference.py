@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from clrkit.cli import make_reference as module
 from clrkit.cli.main import main
 from clrkit.cli.make_reference import NO_IMAGES, make_reference, take_images_out
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import ablation_runs
 from clrkit.experiments.presets import preset
 from clrkit.notebook import (
@@ -93,8 +93,8 @@ def test_no_cell_shows_images_that_is_tagged_as_showing_none(source: Path) -> No
 
 
 def test_the_scan_knows_what_takes_images() -> None:
-    assert {"pictures.image_rows", "playground.augmentation", "embedding_map.embedding_map"} < takers()
-    assert not {"pictures.similarities", "pictures.embeddings"} & takers()
+    assert {"illustrations.image_rows", "playground.augmentation", "embedding_map.embedding_map"} < takers()
+    assert not {"illustrations.similarities", "illustrations.embeddings"} & takers()
 
 
 # What stays of them

@@ -13,10 +13,10 @@ from bundle_writer import graph, write_bundle
 from checkpoint_variables import CHECKPOINT, variables
 from PIL import Image
 
-from clrkit.augment import central_crop
 from clrkit.cli.main import main
 from clrkit.config import Network
 from clrkit.model import Model, ModelConfig
+from clrkit.resize import central_crop
 from clrkit.runs.model_files import read_model, write_model
 from clrkit.weights.official import convert
 

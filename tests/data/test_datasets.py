@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit.augment import central_crop, to_float
 from clrkit.config import Data
 from clrkit.data import cache, datasets
 from clrkit.data.datasets import (
@@ -29,6 +28,7 @@ from clrkit.data.datasets import (
 )
 from clrkit.data.images import ImageArray
 from clrkit.data.sources import LabelledImages, Splits
+from clrkit.resize import central_crop, to_float
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -10,7 +10,7 @@ from PIL import Image
 from clrkit.config import Data
 from clrkit.data.archives import ArchiveError
 from clrkit.data.folders import SUFFIXES, list_evaluation, list_images
-from clrkit.data.images import DataError
+from clrkit.errors import DataError
 
 
 def write(root: Path, *names: str) -> Path:

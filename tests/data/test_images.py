@@ -13,17 +13,10 @@ import torch
 from absurd import absurd, chunk, png_header
 from PIL import Image, ImageOps
 
-from clrkit.augment import central_crop
 from clrkit.data import images
-from clrkit.data.images import (
-    DataError,
-    EvalView,
-    ImageArray,
-    ImageFiles,
-    ResizedImage,
-    read_photo,
-    stored_side,
-)
+from clrkit.data.images import EvalView, ImageArray, ImageFiles, ResizedImage, read_photo, stored_side
+from clrkit.errors import DataError
+from clrkit.resize import central_crop
 
 RANDOM = np.random.RandomState(0)
 

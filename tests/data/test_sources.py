@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit.data.images import DataError, EvalView, ImageArray, ImageFiles, ResizedImage
+from clrkit.data.images import EvalView, ImageArray, ImageFiles, ResizedImage
 from clrkit.data.sources import (
     CHUNK,
     LabelledImages,
@@ -20,6 +20,7 @@ from clrkit.data.sources import (
     cores,
     of_labelled,
 )
+from clrkit.errors import DataError
 
 RANDOM = np.random.RandomState(0)
 

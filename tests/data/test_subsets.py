@@ -5,9 +5,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clrkit.data.images import DataError
 from clrkit.data.sources import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
+from clrkit.errors import DataError
 
 # Labels of 1 to 5 classes, some images without (-1), in any order.
 labels_or_none = st.lists(st.integers(-1, 4), min_size=20, max_size=150)

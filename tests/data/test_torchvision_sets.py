@@ -18,8 +18,8 @@ from clrkit.config import Data
 from clrkit.data import torchvision_sets
 from clrkit.data.archives import ArchiveError
 from clrkit.data.datasets import fingerprint
-from clrkit.data.images import DataError
 from clrkit.data.torchvision_sets import KNOWN, KnownSet, content_of, known_images
+from clrkit.errors import DataError
 from clrkit.runs.store import Store
 
 RESULTS = Path(__file__).parents[2] / "results"

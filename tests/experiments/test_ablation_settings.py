@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from clrkit.cli.main import main
-from clrkit.config import ConfigError, Distill, Finetune, Probe, Supervised, key, to_dict
+from clrkit.config import Distill, Finetune, Probe, Supervised, to_dict
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import (
     FACTORS,
     OUTCOMES,
@@ -22,6 +23,7 @@ from clrkit.experiments.ablation_settings import (
     values_in,
 )
 from clrkit.experiments.presets import preset
+from clrkit.runs.keys import key
 from clrkit.runs.reproduce import complete
 
 MINI = preset("mini")

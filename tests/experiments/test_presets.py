@@ -14,7 +14,6 @@ from tiny import DATA
 
 from clrkit.config import (
     Augmentation,
-    ConfigError,
     Distill,
     Finetune,
     Network,
@@ -23,15 +22,16 @@ from clrkit.config import (
     Probe,
     Stage,
     Supervised,
-    key,
-    with_fields,
 )
 from clrkit.data.datasets import load
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import OUTCOMES, ablation_runs, run_at
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import PRESETS, preset
 from clrkit.model import Model
 from clrkit.optim import peak_rate
+from clrkit.runs.keys import key
 from clrkit.stages import begin, check, steps
 
 NAMES = [make.__name__ for make in PRESETS]

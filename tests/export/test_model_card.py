@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from made_models import drawn_model, finished_run
 
-from clrkit.config import Data, with_fields
+from clrkit.config import Data
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.export.export import about
 from clrkit.export.model_card import card

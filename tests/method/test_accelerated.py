@@ -20,8 +20,11 @@ from torch.utils._pytree import tree_leaves
 
 from clrkit import stages
 from clrkit import training as training_module
-from clrkit.config import ConfigError, Stage, key, keyed_fields, with_fields
+from clrkit.config import Stage
 from clrkit.device import check_precision, compiled, why_not_compiled
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import with_fields
+from clrkit.runs.keys import key, keyed_fields
 from clrkit.stages import begin, steps
 from clrkit.training import Training
 
@@ -100,7 +103,7 @@ def test_no_step_waits_for_a_gpu(stage, monkeypatch):
 
 @pytest.mark.slow
 def test_a_waiting_transfer_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(training_module, "sent", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(training_module, "to_device", lambda tensor, device: tensor.to(device))
     assert on_meta(PRETRAIN, monkeypatch).waiting
     with monkeypatch.context() as patch:
         patch.setattr(Training, "update", lambda self, losses: next(iter(losses)).item())

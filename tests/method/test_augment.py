@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from clrkit import augment
 from clrkit.augment import Boxes, Jitter
 from clrkit.config import Augmentation
+from clrkit.resize import central_crop
 
 PLAIN = Augmentation(crop_area=1.0, flip=False, color_strength=0.0)
 FULL = Augmentation(blur=True)
@@ -155,7 +156,7 @@ def test_a_crop_of_its_own_size_is_cut_out_exactly():
 def test_an_image_of_any_shape_has_an_evaluation_view_of_its_centre(shape, resize):
     image = torch.full((3, *shape), 90, dtype=torch.uint8)
     image[:, : shape[0] // 20], image[:, :, : shape[1] // 20] = 0, 0
-    close(augment.central_crop(image, 40, resize), torch.full((3, 40, 40), 90 / 255))
+    close(central_crop(image, 40, resize), torch.full((3, 40, 40), 90 / 255))
 
 
 def test_a_crop_of_the_squashed_image_shows_what_the_crop_of_the_original_shows():
@@ -270,7 +271,7 @@ def test_the_evaluation_view_is_the_official_one(official, exact):
     assert len(cases) >= 5
     for case in cases:
         image = nchw(official[f"{case}/image_uint8"][None])[0]
-        ours = augment.central_crop(image, int(case.rpartition("to")[2]))
+        ours = central_crop(image, int(case.rpartition("to")[2]))
         exact("evaluation: central crop, bicubic", ours, nchw(official[f"{case}/output"][None])[0], 1e-5)
 
 
@@ -302,7 +303,7 @@ def test_the_evaluation_view_of_tf1_is_its_resize_of_the_same_crop(official, exa
     image = torch.zeros(3, 46, 60, dtype=torch.uint8)
     image[:, 3:43, 10:50] = nchw(official[f"{case}/image_uint8"][None])[0]  # where 0.875 of 46 x 60 lies
     expected = nchw(official[f"{case}/tf1_preclip"][None])[0].clamp(0, 1)
-    exact("evaluation: central crop, bicubic of TF1", augment.central_crop(image, 32, "tf1"), expected, 1e-5)
+    exact("evaluation: central crop, bicubic of TF1", central_crop(image, 32, "tf1"), expected, 1e-5)
 
 
 def test_pixels_become_the_official_floats(official, exact):

@@ -17,7 +17,6 @@ from clrkit.config import (
     STAGES,
     Augmentation,
     Config,
-    ConfigError,
     Data,
     Distill,
     Finetune,
@@ -26,11 +25,11 @@ from clrkit.config import (
     Pretrain,
     Probe,
     from_dict,
-    key,
-    locate,
     to_dict,
-    with_fields,
 )
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import locate, value_at, with_fields
+from clrkit.runs.keys import key, keyed_fields
 
 KINDS: tuple[type[Config], ...] = (*STAGES, Data, Network, Augmentation, Optimizer)
 FIELDS = [
@@ -191,7 +190,7 @@ def test_a_name_unlike_any_other_is_refused_with_all_there_are():
 )
 def test_a_text_is_read_as_the_field_s_type(name, value, expected):
     changed = with_fields(Pretrain(), {name: value})
-    found = configs.value_at(changed, locate(changed, name))
+    found = value_at(changed, locate(changed, name))
     assert found == expected
     assert type(found) is type(expected)
 
@@ -295,7 +294,7 @@ def test_a_key_changes_with_every_field_of_the_chain_that_changes_the_mathematic
     needed = item.metadata["needs"]
     first = {".".join((*path[:-1], needed)): 2 if needed == "micro_batch" else True} if needed else {}
     stage = with_fields(kind(), first)
-    value = other_value(item, configs.value_at(stage, path))
+    value = other_value(item, value_at(stage, path))
     changed = with_fields(stage, {".".join(path): value})
     assert changed != stage
     assert (key(changed, "f") == key(stage, "f")) == (path[-1] in UNKEYED)
@@ -332,12 +331,12 @@ def test_the_committed_runs_keep_the_keys_they_were_recorded_under():
 
 
 def test_an_added_field_counts_where_it_is_not_at_its_default():
-    plain, added = configs.keyed_fields(Pretrain()), {"memory", "memory_size", "summed_views"}
+    plain, added = keyed_fields(Pretrain()), {"memory", "memory_size", "summed_views"}
     assert not added & plain.keys()
-    assert configs.keyed_fields(Pretrain(memory=True)) == plain | {"memory": True}
+    assert keyed_fields(Pretrain(memory=True)) == plain | {"memory": True}
     more = {"memory": True, "memory_size": 9}
-    assert configs.keyed_fields(Pretrain(**more)) == plain | more
-    assert configs.keyed_fields(Pretrain(memory_size=9)) == plain  # which has no memory
+    assert keyed_fields(Pretrain(**more)) == plain | more
+    assert keyed_fields(Pretrain(memory_size=9)) == plain  # which has no memory
 
 
 def test_a_key_is_sixteen_hexadecimal_digits():

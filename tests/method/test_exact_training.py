@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from annotations import Exact
 from torch import Tensor, nn
 
-from clrkit.augment import to_float
 from clrkit.config import Network, Optimizer, Pretrain
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
+from clrkit.resize import to_float
 from clrkit.training import Training
 
 STEPS = 4

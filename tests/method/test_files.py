@@ -25,10 +25,10 @@ SIZE = 300_000
 WRITER = """
 import sys
 from pathlib import Path
-from clrkit.files import write_whole
+from clrkit.files import write_atomically
 for number in range(60):
     letter = sys.argv[2].encode()
-    write_whole(Path(sys.argv[1]), letter * 100_000, letter * 200_000)
+    write_atomically(Path(sys.argv[1]), letter * 100_000, letter * 200_000)
 """
 
 

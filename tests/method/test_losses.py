@@ -162,15 +162,15 @@ def test_the_gradient_with_further_negatives_is_that_of_the_value(summed_views):
     assert gradcheck(lambda a, b: nt_xent(a, b, 0.5, queue(5, 3), summed_views), (z1, z2))
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("dense", [True, False])
 def test_negatives_gathered_from_other_processes_make_the_losses_of_parts_that_of_the_whole(
-    dense_nt_xent, monkeypatch
+    dense, monkeypatch
 ):
     """Each process sees the others' projections as negatives; gradients are added as reduced ones are."""
     whole = [z.requires_grad_() for z in views(9, 4)]
     nt_xent(*whole, 0.3).backward()
     expected = torch.cat([z.grad for z in whole])
-    monkeypatch.setattr(losses, "WHOLE", 10**9 if dense_nt_xent else 0)
+    monkeypatch.setattr(losses, "WHOLE", 10**9 if dense else 0)
     z1, z2 = (z.detach().requires_grad_() for z in whole)
     parts = list(zip(z1.split(3), z2.split(3), strict=True))
     for own in parts:

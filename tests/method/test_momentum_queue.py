@@ -16,8 +16,9 @@ from torch import Tensor
 from clrkit import stages
 from clrkit import training as training_module
 from clrkit.augment import apply_view, random_view
-from clrkit.config import Augmentation, ConfigError, Data, Network, Optimizer, Pretrain
+from clrkit.config import Augmentation, Data, Network, Optimizer, Pretrain
 from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.errors import ConfigError
 from clrkit.evaluate import frozen
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
@@ -229,7 +230,7 @@ def slow_pretraining(config: Pretrain) -> list[float]:
 def test_pretraining_with_a_memory_is_what_a_slow_loop_does(changes, monkeypatch):
     config = replace(PRETRAIN, **changes)
     expected = slow_pretraining(config)
-    monkeypatch.setattr(training_module, "drawn_view", lambda *arguments: apply_view(*arguments).double())
+    monkeypatch.setattr(training_module, "apply_view", lambda *arguments: apply_view(*arguments).double())
     monkeypatch.setattr(stages, "monitor", lambda *_: {})  # kNN is measured in float32
     training = begin(config, DATA, CPU)
     training.model.double()

@@ -29,15 +29,12 @@ from torch import Tensor, nn
 from clrkit import evaluate, stages
 from clrkit import training as training_module
 from clrkit.augment import ViewParams, apply_view, sample_view_params
-from clrkit.config import (
-    ConfigError,
-    Pretrain,
-    Stage,
-    with_fields,
-)
+from clrkit.config import Pretrain, Stage
 from clrkit.data.datasets import DataSet, PixelArray, Split
 from clrkit.device import choose_device
+from clrkit.errors import ConfigError
 from clrkit.evaluate import evaluation_view
+from clrkit.experiments.fields import with_fields
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
 from clrkit.runs.record import measured
@@ -182,7 +179,7 @@ def test_every_view_of_every_step_is_drawn_anew(monkeypatch):
         seen.append(apply_view(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(training_module, "drawn_view", look)
+    monkeypatch.setattr(training_module, "apply_view", look)
     alike = np.repeat(DATA.train.pixels.array[:1], 40, axis=0)
     train(PRETRAIN, altered(pixels=alike))
     views = torch.cat(seen).flatten(1)
@@ -209,8 +206,8 @@ def test_every_image_is_cropped_in_its_own_geometry(stage, monkeypatch):
         seen.append(images)
         return apply_view(images, *arguments)
 
-    monkeypatch.setattr(training_module, "draw_view", draw)
-    monkeypatch.setattr(training_module, "drawn_view", cut)
+    monkeypatch.setattr(training_module, "sample_view_params", draw)
+    monkeypatch.setattr(training_module, "apply_view", cut)
     train(stage, replace(DATA, train=replace(DATA.train, pixels=squares)))
     assert seen
 

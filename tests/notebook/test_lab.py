@@ -13,8 +13,9 @@ import ipywidgets as w
 import pytest
 import synthetic
 
-from clrkit.config import Stage, with_fields
+from clrkit.config import Stage
 from clrkit.experiments.ablation_settings import FACTORS, depends, run_at
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.notebook import lab as module
 from clrkit.notebook.lab import TURN, AblationPanel
@@ -158,7 +159,7 @@ def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: 
         finally:
             lock.release()
 
-    monkeypatch.setattr(module, "materialise", alone)
+    monkeypatch.setattr(module, "run_or_load", alone)
     monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
     begun = threading.Event()
     monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))

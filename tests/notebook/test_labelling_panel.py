@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clrkit.data.images import DataError
+from clrkit.errors import DataError
 from clrkit.notebook import labelling_panel
 from clrkit.notebook.labelling_panel import LabellingPanel
 from clrkit.own_images.label_csv import add_rows, read_table, set_label

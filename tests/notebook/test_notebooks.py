@@ -16,17 +16,8 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from clrkit.config import (
-    STAGES,
-    Augmentation,
-    Config,
-    ConfigError,
-    Data,
-    Labelled,
-    Network,
-    Stage,
-    field_help,
-)
+from clrkit.config import STAGES, Augmentation, Config, Data, Labelled, Network, Stage, field_help
+from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import PRESETS
 from clrkit.notebook import parameters

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.notebook.papermill import NotebookError, execute, notebooks
 
 PARAMETERS = "preset = 'mini'\ntemperature = None\ninteractive = True"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.notebook.parameters import check
 
 OWN = "preset = 'mini'\ntemperature = None"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clrkit.config import with_fields
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.notebook import progress
 from clrkit.notebook.illustrations import Picture

@@ -21,10 +21,9 @@ from PIL import Image
 from clrkit.cli import fit as command
 from clrkit.cli.main import main
 from clrkit.cli.progress import interrupting
-from clrkit.config import ConfigError
 from clrkit.data.datasets import fingerprint, load
 from clrkit.data.folders import list_images
-from clrkit.data.images import DataError
+from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import preset
 from clrkit.notebook.papermill import execute
 from clrkit.own_images import active_learning, cross_validation, evaluation_report, fit, scan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clrkit.data.images import DataError
+from clrkit.errors import DataError
 from clrkit.own_images.label_csv import add_rows, read_table, set_label
 
 PLAIN = b"file,note,label\na.png,ask Ann,\nb.png,,green\n"

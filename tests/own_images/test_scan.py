@@ -12,7 +12,7 @@ from clrkit.cli.main import main
 from clrkit.config import Finetune, Pretrain
 from clrkit.data.datasets import load
 from clrkit.data.folders import list_evaluation
-from clrkit.data.images import DataError
+from clrkit.errors import DataError
 from clrkit.own_images import scan
 from clrkit.runs.run import check_unchanged, load_once, run_or_load
 from clrkit.runs.store import RunError, Store

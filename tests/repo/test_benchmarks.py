@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import augmentation, check, cost, loss, memory, page, peers, startup, timing
-from benchmarks.timing import Contestant, RunInProgress
+from benchmarks.timing import Contestant, Work
 from clrkit.config import Augmentation
 from clrkit.losses import nt_xent
 
@@ -35,7 +35,7 @@ def test_everyone_has_a_turn_in_every_round_and_another_begins_each_time() -> No
 
     def named(name: str) -> Contestant:
         @contextmanager
-        def session() -> Iterator[RunInProgress]:
+        def session() -> Iterator[Work]:
             order.append(name)
             yield lambda: None
             order.append(name.upper())

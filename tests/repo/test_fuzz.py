@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parsers import PARSERS, small_set
 
-from clrkit.config import ConfigError
 from clrkit.data.cache import Source, read_cache, write_cache
 from clrkit.data.folders import read_csv
+from clrkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CHECKED = ("CIFAR", "a table and its messages")  # samples of which only parts are read

@@ -21,12 +21,15 @@ from hypothesis import strategies as st
 
 from clrkit import config as configs
 from clrkit.cli import main as command_line
-from clrkit.config import STAGES, ConfigError, Pretrain, Probe, Stage, from_dict, key, to_dict, with_fields
+from clrkit.config import STAGES, Pretrain, Probe, Stage, from_dict, to_dict
 from clrkit.data.sources import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import value_at, with_fields
 from clrkit.experiments.presets import preset
 from clrkit.runs import reproduce
 from clrkit.runs import run as making
+from clrkit.runs.keys import key
 from clrkit.runs.store import Run, RunError, Store, partial_of, read_run, write_run_sums
 
 T = TypeVar("T")
@@ -159,7 +162,7 @@ def test_minus_zero_is_the_same_run() -> None:
 
 def counts(config: Stage, path: Steps) -> bool:
     """Whether a field of a config changes the mathematics there."""
-    group = configs.value_at(config, path[:-1])
+    group = value_at(config, path[:-1])
     (item,) = (item for item in dataclasses.fields(group) if item.name == path[-1])
     needed = item.metadata["needs"]
     return path[-1] not in UNKEYED and (not needed or bool(getattr(group, needed)))
@@ -317,7 +320,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patched:
         place = tmp_path_factory.mktemp("sandbox")
         patched.chdir(place)
-        patched.setattr(making, "materialise", made_elsewhere)
+        patched.setattr(making, "run_or_load", made_elsewhere)
         patched.setattr(reproduce, "run_all", made_elsewhere)
         patched.setattr(socket.socket, "connect", unreachable)
         yield place

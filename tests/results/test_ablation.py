@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from clrkit.config import ConfigError, Distill, Finetune, Stage, with_fields
+from clrkit.config import Distill, Finetune, Stage
+from clrkit.experiments.fields import with_fields
+from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import FACTORS
 from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule
 from clrkit.experiments.presets import preset

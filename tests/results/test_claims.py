@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, with_fields
+from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised
+from clrkit.experiments.fields import with_fields
 from clrkit.results import claims, contrasts
 from clrkit.results import records as run_records
 from clrkit.results.captions import caption

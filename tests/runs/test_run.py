@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clrkit.config import ConfigError, Finetune, Pretrain, Stage, from_dict, stage_class, with_fields
+from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class
 from clrkit.data.datasets import load
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.model import Model
 from clrkit.runs import run as module
@@ -184,7 +186,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_whole", full)
+        patched.setattr(module, "write_atomically", full)
         with pytest.raises(RunError, match="No space left on device"):
             finish(run_or_load(short(), store))
     assert finish(run_or_load(short(), store)).metrics

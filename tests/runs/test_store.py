@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from clrkit.config import Stage
 from clrkit.data.cache import Source, read_cache, write_cache
-from clrkit.data.images import DataError
 from clrkit.data.sources import PixelArray, Split, Splits
+from clrkit.errors import DataError
 from clrkit.experiments.presets import preset
 from clrkit.notebook.publish import draw
 from clrkit.results import figures, style
@@ -352,9 +352,9 @@ def test_a_run_outlives_a_full_disk_at_every_point(
     assert small.find(short("supervised")) == kept
     fault(
         "store: the disk is full",
-        "a tmpfs with ever more room left",
+        "a tmpfs with ever more room left, at least six sizes",
         "the steps since the last state",
-        len(refused),
+        times=6,  # how many more depends on the machine's speed: states are written in the background
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from clrkit.config import Stage, with_fields
+from clrkit.config import Stage
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.runs.store import Store, progress_file, write_run_sums
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch, share_done

@@ -23,7 +23,8 @@ from torch import Tensor
 from benchmarks.communication import table, volume
 from benchmarks.memory import extra_megabytes, in_child
 from benchmarks.step import noise
-from clrkit.config import Stage, with_fields
+from clrkit.config import Stage
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.scale import distributed
 from clrkit.stages import begin, pretrain

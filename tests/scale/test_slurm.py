@@ -20,7 +20,8 @@ import psutil
 import pytest
 import synthetic
 
-from clrkit.config import ConfigError, Stage
+from clrkit.config import Stage
+from clrkit.errors import ConfigError
 from clrkit.experiments.presets import preset
 from clrkit.runs import run as making
 from clrkit.runs.store import Progress, Run, RunError, Store, partial_of
@@ -280,7 +281,7 @@ def test_a_job_told_to_leave_leaves_a_state_of_that_very_step(
     config = SMOKE.resolve("pretrain", batch_size=500)
     job = Job(config, store, "cpu")
     with monkeypatch.context() as patched:
-        patched.setattr(making, "materialise", signalling_at(3, making.run_or_load))
+        patched.setattr(making, "run_or_load", signalling_at(3, making.run_or_load))
         assert job() == "pretrain seed 0 was stopped."
     assert heard == [USER_SIGNAL]
     assert store.state(config) == ("partial", 3 / 8)

@@ -1,7 +1,10 @@
 """Image files that claim an absurd size."""
 
+import io
 import struct
 import zlib
+
+from PIL import Image
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from parsers import PARSERS, Parser
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 
 MEMORY = 3 * 2**29  # bytes that reading may take beyond what the interpreter has
 

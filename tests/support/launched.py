@@ -12,7 +12,7 @@ from typing import Any
 
 from clrkit import stages
 from clrkit.cli.main import main
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.runs import run as making
 
 SAVED_EVERY = 0.05  # seconds, so that a short run has states

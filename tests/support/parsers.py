@@ -34,7 +34,7 @@ from mutations import (
 )
 from PIL import Image
 
-from clrkit.config import ConfigError, Data, Finetune
+from clrkit.config import Data, Finetune
 from clrkit.data.archives import unpack
 from clrkit.data.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
 from clrkit.data.folders import list_images, read_csv
@@ -42,6 +42,7 @@ from clrkit.data.images import FORMATS, read_photo
 from clrkit.data.sources import PixelArray, Split, Splits
 from clrkit.data.subsets import listed_subset
 from clrkit.data.torchvision_sets import known_images
+from clrkit.errors import ConfigError, FormatError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
 from clrkit.notebook.papermill import checked_parameters
@@ -50,7 +51,7 @@ from clrkit.runs.check import check_run
 from clrkit.runs.checkpoint import read_state, write_state
 from clrkit.runs.model_files import read_model, write_model
 from clrkit.runs.store import progress_noted, read_run
-from clrkit.weights.protobuf import FormatError, Message
+from clrkit.weights.protobuf import Message
 from clrkit.weights.sstable import read_table
 from clrkit.weights.tensor_bundle import TensorBundle, object_graph
 

@@ -33,12 +33,14 @@ import tiny
 from clrkit import evaluate
 from clrkit import training as training_module
 from clrkit.augment import apply_view
-from clrkit.config import ConfigError, Data, Network, Pretrain, Stage, with_fields
+from clrkit.config import Data, Network, Pretrain, Stage
 from clrkit.data.datasets import PixelArray
+from clrkit.device import under_torchrun
+from clrkit.errors import ConfigError
+from clrkit.experiments.fields import with_fields
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
 from clrkit.resnet import BatchNorm
-from clrkit.runs.provenance import launched
 from clrkit.scale import distributed
 from clrkit.stages import begin, halves, new_model, one_pass, steps
 from clrkit.training import Batch, Training, batches
@@ -265,8 +267,8 @@ def written() -> int:
 def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     parents = {name: tiny.parent(stage) for name, stage in STAGES.items()}  # alone: they are trained a little
-    with distributed.group(cuda=False) if launched() else nullcontext():
-        found = agreements() if launched() else {}
+    with distributed.group(cuda=False) if under_torchrun() else nullcontext():
+        found = agreements() if under_torchrun() else {}
         sent = [bytes_sent(replace(SMALL, memory=memory)) for memory in (False, True)]
         norms = (
             [official_batch_norm(which) for which in ("2d", "4d")] if distributed.world_size() == 2 else []

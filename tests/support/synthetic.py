@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, key, to_dict
+from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, to_dict
 from clrkit.data.datasets import fingerprint
 from clrkit.experiments.grid import ExperimentGrid, LabelSchedule, Preset
 from clrkit.results import records as run_records
+from clrkit.runs.keys import key
 from clrkit.runs.store import Store, write_run_sums
 
 FRACTIONS = (0.01, 0.1, 1.0)

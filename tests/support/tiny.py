@@ -8,19 +8,9 @@ import torch
 from torch import nn
 
 from clrkit import stages
-from clrkit.config import (
-    Data,
-    Distill,
-    Finetune,
-    Network,
-    Optimizer,
-    Pretrain,
-    Probe,
-    Stage,
-    Supervised,
-    with_fields,
-)
+from clrkit.config import Data, Distill, Finetune, Network, Optimizer, Pretrain, Probe, Stage, Supervised
 from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.experiments.fields import with_fields
 from clrkit.model import Model, ModelConfig
 from clrkit.resnet import BatchNorm
 

@@ -7,7 +7,8 @@ from bundle_writer import message, varint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clrkit.weights.protobuf import LARGEST, Cursor, FormatError, Message
+from clrkit.errors import FormatError
+from clrkit.weights.protobuf import LARGEST, Cursor, Message
 
 FIELDS = st.lists(
     st.tuples(st.integers(1, 15), st.binary(max_size=200) | st.integers(1, 2**63 - 1)), max_size=9

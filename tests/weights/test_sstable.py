@@ -10,7 +10,7 @@ from bundle_writer import block, restart_list, sealed, table, table_of_blocks, v
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clrkit.weights.protobuf import FormatError
+from clrkit.errors import FormatError
 from clrkit.weights.sstable import LARGEST_TABLE, masked_crc, read_table
 
 pytestmark = pytest.mark.timeout(60)

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official import rebuild_checkpoint, tensorflow_weight
 
-from clrkit.config import ConfigError
+from clrkit.errors import ConfigError
 from clrkit.weights.sstable import LARGEST_TABLE
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle, object_graph
 

@@ -1,0 +1,103 @@
+"""Find and change fields of a config by name, as the command line and the lab address them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from clrkit.config import KINDS, Config, Stage, from_dict, known, to_dict
+from clrkit.errors import ConfigError
+
+C = TypeVar("C", bound=Config)
+
+
+def locate(config: Config, name: str) -> tuple[str, ...]:
+    """Path of field names to the field `name`, the nearest to the stage itself.
+
+    `name` may be dotted to say which of several is meant: `pretrain.epochs`.
+    Raises ConfigError where there is no such field, or two equally near.
+    """
+    first, _, rest = name.partition(".")
+    level: list[tuple[tuple[str, ...], Config]] = [((), config)]
+    while level:
+        hits = [path for path, node in level if first in field_names(node)]
+        if len(hits) > 1:
+            options = " or ".join(".".join((*path, name)) for path in hits)
+            raise ConfigError(f"{name} is in more than one place; write {options}.")
+        if hits:
+            path = (*hits[0], first)
+            inner = value_at(config, path)
+            if rest and not isinstance(inner, Config):
+                raise ConfigError(f"{first} is no group of fields; there is no {name}.")
+            if isinstance(inner, Config) and not rest and first in field_names(inner):
+                rest = (
+                    first  # a group with a field of its own name, as optimizer.optimizer: the field is meant
+                )
+            return (*path, *locate(inner, rest)) if rest else path
+        level = [((*path, key), inner) for path, node in level for key, inner in subconfigs(node)]
+    names = sorted({key for _, node in walk(config) for key in field_names(node)})
+    known(first, names, "field")
+    raise AssertionError(first)
+
+
+def subconfigs(config: Config) -> list[tuple[str, Config]]:
+    values = [(name, getattr(config, name)) for name in field_names(config)]
+    return [(name, value) for name, value in values if isinstance(value, Config)]
+
+
+def value_at(config: Config, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = getattr(config, name)
+    return config
+
+
+def with_fields(config: C, settings: Mapping[str, Any]) -> C:
+    """A copy with single fields changed by name; a text is read as the field's type, None changes nothing.
+
+    `seed` is set along the whole chain; any other name goes to the nearest stage that has it.
+    Raises ConfigError naming an unknown field or an impossible value.
+    """
+    values = to_dict(config)
+    # The seed of the whole chain first: that of a single stage is then set apart from it.
+    for name, value in sorted(settings.items(), key=lambda setting: setting[0] != "seed"):
+        if value is None:
+            continue
+        if name == "seed":
+            paths = [(*path, "seed") for path, node in walk(config) if isinstance(node, Stage)]
+        else:
+            paths = [locate(config, name)]
+        for path in paths:
+            inner = values
+            for step in path[:-1]:
+                inner = inner[step]
+            inner[path[-1]] = parse(path, value, value_at(config, path))
+    # Checked together: of two fields that bound each other, either may come first.
+    return from_dict(type(config), values)
+
+
+def parse(path: tuple[str, ...], value: Any, current: Any) -> Any:
+    """`value` as the type of the field's current value, where it is the text or the number for it."""
+    kind, name = type(current), path[-1]
+    if isinstance(current, Config):
+        raise ConfigError(f"{name} is a group of fields; set one of {', '.join(field_names(current))}.")
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str) or kind is str:
+        return value
+    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        return truths[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}.") from None
+
+
+def field_names(config: Config) -> list[str]:
+    return [item.name for item in fields(config)]
+
+
+def walk(config: Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Every config in the tree with its path, the outermost first."""
+    yield path, config
+    for name, inner in subconfigs(config):
+        yield from walk(inner, (*path, name))
