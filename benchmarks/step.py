@@ -25,10 +25,9 @@ from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
 from clrkit.data import datasets as datasets
 from clrkit.data.datasets import DataSet, PixelArray, Split
-from clrkit.device import choose_device, compiled
+from clrkit.device import choose_device
 from clrkit.experiments.presets import preset
-from clrkit.losses import in_float, nt_xent
-from clrkit.model import Model
+from clrkit.losses import nt_xent
 from clrkit.training import Training, step_generator
 
 FOREVER = 10**6  # epochs
@@ -127,16 +126,16 @@ def views_of(config: Pretrain, data: DataSet, device: torch.device) -> Tensor:
 
 def update(training: Training, loss: peers.Loss | None = None) -> Callable[[Tensor], None]:
     """What makes an update of both views of a batch, as `clrkit.stages.pretrain`; perhaps by another loss."""
-    config, model = training.config, training.model
+    config = training.config
     assert isinstance(config, Pretrain)
-    assert isinstance(model, Model)
-    project, summed = compiled(model.project, training.device), config.summed_views
+    summed = config.summed_views
     compare = loss or (lambda z1, z2: nt_xent(z1, z2, config.temperature, summed_views=summed))
 
     def step(views: Tensor) -> None:
-        with training.autocast():
-            z1, z2 = project(views).chunk(2)
-        training.update((compare(in_float(z1), in_float(z2)),))
+        (batch,) = training.micro_batches(views, copies=2)
+        z1, z2 = training.project(batch).chunk(2)
+        training.backward(compare(z1, z2), batch)
+        training.step()
 
     return step
 

@@ -10,9 +10,6 @@ Images are float (batch, 3, height, width) in [0, 1].
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,22 +19,23 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from clrkit.config import Augmentation
-from clrkit.device import available_cores, local_processes, to_device
-from clrkit.fast import augment_numba
+from clrkit.device import to_device
+from clrkit.fast import quick_version
 from clrkit.resize import resize_matrices, to_float
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
+Attempts = Float[Tensor, "batch attempts"]
 
 CROP_ATTEMPTS = 10  # at a square image, where one in a thousand fails
 OFFICIAL_ATTEMPTS = 100  # at others: few crops of an image of 10:1 have an area that is permitted
+ALMOST_HALF = np.float32(0.4999)
 MIN_COVERED = 0.1  # the official crop keeps a tenth of the image whatever the area asked for
 ASPECT = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 JITTER_PROBABILITY, GREY_PROBABILITY, BLUR_PROBABILITY, FLIP_PROBABILITY = 0.8, 0.2, 0.5, 0.5
 BLUR_SIGMA = (0.1, 2.0)
-SHARED_OUT = 2**18  # pixels of views from which on threads pay
 
 
 class Boxes(NamedTuple):
@@ -109,12 +107,36 @@ def draw_boxes(
         aspect = aspect / aspects[:, None]
     heights, tops, lefts = (torch.rand(shape, generator=rng) for shape in (size, count, count))
     smallest, largest = area[0] * side**2, area[1] * side**2
-    bounds = np.array((side, smallest, largest, max(smallest, MIN_COVERED * side**2)), np.float32)
-    boxes = torch.empty(count, 4)
-    augment_numba.fit_boxes(
-        *(drawn.numpy() for drawn in (aspect, heights, tops, lefts)), *bounds, boxes.numpy()
-    )
-    return Boxes(*boxes.T)
+    height, width = fit_boxes(aspect, heights, side, smallest, largest)
+    return Boxes((tops * (side - height)).floor(), (lefts * (side - width)).floor(), height, width)
+
+
+def fit_boxes(
+    aspect: Attempts, heights: Attempts, side: int, smallest: float, largest: float
+) -> tuple[PerImage, PerImage]:
+    """Height and width of each image's first permitted crop; the whole image if none is permitted.
+
+    Args:
+        aspect: width over height in pixels of the square, (batch, attempts).
+        heights: in [0, 1), where the height lies among those of a permitted area, (batch, attempts).
+        side: of the square, in pixels.
+        smallest, largest: bounds of the area, in pixels.
+    """
+    least, most, covered = torch.tensor((smallest, largest, max(smallest, MIN_COVERED * side**2)))
+    widest = torch.tensor(side + ALMOST_HALF)
+    high = torch.minimum((most / aspect).sqrt().round(), (widest / aspect).floor()).clamp(max=side)
+    low = torch.minimum((least / aspect).sqrt().round(), high)
+    rows = low + (heights * (high - low + 1)).floor()
+    # Rounding may leave the permitted areas by a row; TensorFlow then takes one more or one less.
+    rows = rows + (rows * (rows * aspect).round() < least)
+    rows = rows - (rows * (rows * aspect).round() > most).to(rows.dtype)
+    columns = (rows * aspect).round()
+    area = rows * columns
+    permitted = (rows <= side) & (columns <= side) & (covered <= area) & (area <= most)
+    first = permitted.int().argmax(1, keepdim=True)
+    found = permitted.any(1)
+    chosen = (torch.where(found, each.gather(1, first)[:, 0], float(side)) for each in (rows, columns))
+    return next(chosen), next(chosen)
 
 
 def draw_jitter(count: int, strength: float, rng: Generator) -> Jitter:
@@ -267,43 +289,6 @@ def cut_views(
     return images
 
 
-def cutting_threads() -> int:
-    """How many threads cut views, which changes no bit of them; one in a worker of a pool."""
-    return 1 if multiprocessing.parent_process() else max(1, available_cores() // local_processes())
-
-
-@cache
-def crew(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: to start them for every batch would take as long as a small batch takes."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="views")
-
-
-def cut_views_compiled(
-    pixels: UInt8[Tensor, "batch 3 height width"],
-    drawn: ViewParams,
-    size: int,
-    brightness: str = "multiplied",
-) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """The same views by `clrkit.fast.augment_numba`, on the CPU, in channels-last memory."""
-    boxes, jitter, count = torch.stack(drawn.boxes, 1).int(), drawn.jitter, len(pixels)
-    factors = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue), 1)
-    tensors = (pixels, boxes, drawn.flip, jitter.applied, jitter.order, factors, jitter.grey, drawn.sigma)
-    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
-    views = np.empty((count, size, size, 3), np.float32)
-
-    def cut(part: slice) -> None:
-        columns = (array[part] for array in arrays)
-        augment_numba.cut_views(*columns, size // 10, brightness == "added", views[part])
-
-    threads = cutting_threads() if views.size > 3 * SHARED_OUT else 1
-    if threads == 1:
-        cut(slice(0, count))
-    else:
-        ends = [count * i // threads for i in range(threads + 1)]
-        list(crew(threads).map(cut, map(slice, ends[:-1], ends[1:])))
-    return torch.from_numpy(views).permute(0, 3, 1, 2)
-
-
 def random_view(
     pixels: UInt8[Tensor, "batch 3 side side"],
     augmentation: Augmentation,
@@ -335,5 +320,5 @@ def apply_view(
     pixels: UInt8[Tensor, "batch 3 side side"], drawn: ViewParams, augmentation: Augmentation, size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """`random_view` with what was drawn before."""
-    cut = cut_views_compiled if pixels.device.type == "cpu" else cut_views
-    return cut(pixels, drawn, size, augmentation.brightness)
+    quick = quick_version("cut_views") if pixels.device.type == "cpu" else None
+    return (quick or cut_views)(pixels, drawn, size, augmentation.brightness)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
+from clrkit import processes
 from clrkit.data.datasets import Split
 from clrkit.data.images import WHOLE
 from clrkit.resize import to_float
-from clrkit.scale import distributed
 
 BATCH = 500  # images of up to 32 pixels; of larger ones fewer, so that memory stays the same
 ON_GPU = 8  # times as many pixels, which a GPU needs to be busy and has the memory for
@@ -73,13 +73,14 @@ def at_once(size: int, device: torch.device) -> int:
 
 def predict(model: nn.Module, part: Split, size: int, device: torch.device) -> Rows:
     """Logits of every image, (count, classes); several processes each compute a share, and all have all."""
-    each = -(-len(part) // distributed.world_size())
-    places = np.arange(distributed.rank() * each, (distributed.rank() + 1) * each)
+    group = processes.current()
+    each = -(-len(part) // group.size)
+    places = np.arange(group.rank * each, (group.rank + 1) * each)
     # All have as many images, the last ones one image several times, which is cut off again.
     chosen = np.minimum(places, len(part) - 1)
     with frozen(model):
         mine = torch.cat(list(outputs(model, part, size, device, chosen)))
-        return distributed.gather(mine, [each] * distributed.world_size())[: len(part)]
+        return group.gather(mine, [each] * group.size)[: len(part)]
 
 
 def extract(encoder: nn.Module, part: Split, size: int, device: torch.device) -> Rows:

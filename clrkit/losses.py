@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clrkit.fast.nt_xent_blocks import BlockwiseNTXent
+from clrkit.fast import quick_version
 
-WHOLE = 2**18  # similarities that are held at once; of more, a block at a time
+MAX_DENSE_SIMILARITIES = 2**18  # of more, a block at a time is in memory
 
 Projections = Float[Tensor, "batch dim"]
 Logits = Float[Tensor, "batch classes"]
@@ -32,15 +32,20 @@ def nt_xent(
     Args:
         z1, z2: projections of the two views, (batch, dim).
         temperature: divides the cosine similarities.
-        negatives: further candidates of every anchor, (further, dim), normalised: a memory's queue, or the
-            projections of other processes, which get a gradient if they want one. (If every one of K
-            processes has the others' projections here, the mean of their losses is the whole batch's.)
-        summed_views: the sum of both views' means instead, twice the value (official `objective.py`).
-        keys: a memory network's projections of the same views. Then an anchor's positive is that network's
-            projection of its other view, in place of its own network's; they get no gradient.
+        negatives: more negatives for every anchor, (further, dim), normalised: a queue's, or the projections
+            of other processes. (If each of K processes has the others' projections here, the mean of their
+            losses is the loss of the whole batch.)
+        summed_views: return the sum of the two views' means: twice the value (official `objective.py`).
+        keys: a momentum network's projections of the same views. An anchor's positive is then the key of its
+            other view. Keys get no gradient.
 
     Raises:
-        ValueError: where the views differ in shape.
+        ValueError: if the views differ in shape.
+
+    Example:
+        >>> z = torch.eye(2)
+        >>> nt_xent(z, z, temperature=1.0)  # log(e + 1 + 1) - 1
+        tensor(0.5514)
     """
     if z1.shape != z2.shape:
         raise ValueError(f"Both views need the same shape, not {tuple(z1.shape)} and {tuple(z2.shape)}.")
@@ -51,15 +56,23 @@ def nt_xent(
         if keys is not None:
             positives = F.normalize(torch.cat(keys).detach().to(z.dtype)).roll(len(z1), 0)
         further = z.new_empty(0, z.shape[1]) if negatives is None else negatives.to(z.dtype)
-        small = len(z) * (len(z) + len(further)) <= WHOLE
-        loss = (dense_nt_xent if small else BlockwiseNTXent.apply)(z, positives, further, temperature)
+        large = len(z) * (len(z) + len(further)) > MAX_DENSE_SIMILARITIES
+        blockwise = quick_version("nt_xent") if large else None
+        loss = (blockwise or dense_nt_xent)(z, positives, further, temperature)
     return loss * (2 if summed_views else 1)
 
 
 def dense_nt_xent(
     z: Projections, keys: Projections | None, negatives: Float[Tensor, "further dim"], temperature: float
 ) -> Scalar:
-    """NT-Xent with the whole matrix of similarities; arguments as `BlockwiseNTXent`."""
+    """NT-Xent with the whole matrix of similarities in memory.
+
+    Args:
+        z: normalised projections of both views, one after the other, (2N, dim).
+        keys: the positive of each anchor, (2N, dim); None: the other view in `z`.
+        negatives: normalised, (further, dim), perhaps none.
+        temperature: divides the similarities.
+    """
     similarity, positive = candidates(z, temperature), partners(len(z), z.device)
     if keys is not None:
         similarity[torch.arange(len(z), device=z.device), positive] = (z * keys).sum(1) / temperature
@@ -71,13 +84,13 @@ def dense_nt_xent(
 def candidates(z: Projections, temperature: float) -> Float[Tensor, "batch batch"]:
     """Logit of each candidate (column) as the partner of each anchor (row), of normalised projections.
 
-    The pair of an anchor with itself is no candidate: log-sum-exp never sees it, in any precision.
+    An anchor is not its own candidate: log-sum-exp never sees that pair, in any precision.
     """
     return (z @ z.T / temperature).fill_diagonal_(float("-inf"))
 
 
 def partners(count: int, device: torch.device | None = None) -> Int[Tensor, " count"]:
-    """The other view of each of `count` views; first views come first."""
+    """Index of the other view of each of `count` views; first views come first."""
     return torch.arange(count, device=device).roll(count // 2)
 
 
@@ -89,8 +102,12 @@ def in_float(z: Logits) -> Logits:
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar:
     """Cross-entropy of the student under the teacher's softened outputs, mean over the batch (v2 Eq. 2).
 
-    Both logits are divided by `temperature`. There is no factor of temperature squared, as in the paper
-    (the official notebook has one).
+    Both logits are divided by `temperature`. As in the paper there is no factor of temperature squared (the
+    official notebook has one).
+
+    Example:
+        >>> distillation(torch.zeros(1, 2), torch.zeros(1, 2), temperature=1.0)  # log 2
+        tensor(0.6931)
     """
     soft = (teacher / temperature).softmax(1)
     return -(soft * (student / temperature).log_softmax(1)).sum(1).mean()
@@ -111,7 +128,7 @@ def mixed_distillation(
 
     Args:
         student, teacher: logits (batch, classes).
-        labels: classes; any value where there is no label.
+        labels: classes; any value for an image without a label.
         labelled: 1 where the label may be used, else 0.
         temperature: of the distillation term; the label term has temperature 1.
         label_weight: 1 - alpha in the paper.

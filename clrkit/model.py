@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clrkit.config import Config, Network, setting
 from clrkit.errors import ConfigError
@@ -95,3 +97,37 @@ class Model(nn.Module):
         if self.classifier is None:
             raise ValueError("This model has no classifier; ModelConfig.classes is 0.")
         return cast(Tensor, self.classifier(self.head.tap(self.encoder(images), self.config.tap_layer)))
+
+
+class UseGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Draw random numbers from a generator, in this thread; the process's own is neither used nor changed.
+
+    Layers draw their first weights from the process's generator, which other threads may use meanwhile.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if any(argument.name == "generator" for argument in func._schema.arguments):
+            given["generator"] = self.generator
+        return func(*args, **given)
+
+
+def seeded_model(config: ModelConfig, seed: int) -> Model:
+    """Return a model whose first weights depend on the seed alone."""
+    with UseGenerator(Generator().manual_seed(seed)):
+        return Model(config)
+
+
+def zero_linear(features: int, classes: int) -> nn.Linear:
+    """Return a linear classifier whose weights are 0 (official `zero_init_logits_layer`)."""
+    with UseGenerator(Generator()):  # nn.Linear draws weights before they are set to 0
+        linear = nn.Linear(features, classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
+from clrkit import processes
 from clrkit.config import Optimizer
-from clrkit.scale import distributed
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -106,17 +105,9 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
-    """The optimiser of a config over a model's trainable parameters; its rate is set before every step.
-
-    Where CLRKIT_SHARD=1 asks for it, every process of a run keeps the optimiser's state of a part of the
-    parameters alone (ZeRO stage 1), updates these and sends them to the others. Results are the same.
-    """
-    groups, (kind, settings) = parameter_groups(model), rule(config)
-    if distributed.world_size() > 1 and os.environ.get("CLRKIT_SHARD", "0") == "1":
-        from torch.distributed.optim import ZeroRedundancyOptimizer
-
-        return ZeroRedundancyOptimizer(groups, kind, **settings)
-    return kind(groups, **settings)
+    """Return the optimiser of a config over a model's parameters; its rate is set before every step."""
+    kind, settings = rule(config)
+    return processes.current().make_optimizer(kind, parameter_groups(model), **settings)
 
 
 def rule(config: Optimizer) -> tuple[type[TorchOptimizer], dict[str, Any]]:
@@ -127,15 +118,6 @@ def rule(config: Optimizer) -> tuple[type[TorchOptimizer], dict[str, Any]]:
     if config.optimizer == "sgd":
         return SGD, common | {"momentum": config.momentum, "nesterov": config.momentum > 0}
     return AdamW, common | {"betas": (config.momentum, 0.999), "fused": True}
-
-
-def whole_state(optimizer: TorchOptimizer) -> dict[str, Any]:
-    """The state of an optimiser; of one that is shared out, all of it in the first process, else nothing."""
-    if hasattr(optimizer, "consolidate_state_dict"):
-        optimizer.consolidate_state_dict(to=0)
-        if not distributed.is_first():
-            return {}
-    return optimizer.state_dict()
 
 
 def peak_rate(config: Optimizer, batch_size: int) -> float:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from clrkit.config import Network
 from clrkit.errors import ConfigError
-from clrkit.scale import distributed
 
 BASIC_BLOCKS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 VECTOR = 8  # float32 numbers in a vector of AVX2
@@ -30,37 +29,27 @@ Pooled = Float[Tensor, "batch features"]
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose running variance is the biased one, as TensorFlow's (PyTorch's is unbiased).
-
-    Statistics are those of the whole batch where several processes share it.
-    """
+    """Batch norm whose running variance is the biased one, as TensorFlow's (PyTorch's is unbiased)."""
 
     follows = True  # whether running statistics follow the batches in training mode
 
     def forward(self, x: Maps) -> Maps:
         if not self.training:
             return super().forward(x)
-        if distributed.world_size() > 1:
-            y, mean, variance = distributed.GlobalBatchNorm.apply(x, self.weight, self.bias, self.eps)
-            if self.follows:
-                self.follow(mean, variance)
-            return cast(Tensor, y)
-        if not self.follows:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         variance, momentum = cast(Tensor, self.running_var), cast(float, self.momentum)
-        unbiased = variance.clone()
-        y = F.batch_norm(x, self.running_mean, unbiased, self.weight, self.bias, True, momentum, self.eps)
+        mean, unbiased = cast(Tensor, self.running_mean), variance.clone()
+        if (
+            not self.follows
+        ):  # the same call, as `torch.utils.checkpoint` wants it, on statistics to throw away
+            mean = mean.clone()
+        y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, momentum, self.eps)
+        if not self.follows:
+            return y
         count = x.numel() // x.shape[1]
         # PyTorch added momentum * var * n / (n - 1); take the factor n / (n - 1) out of that term alone.
         with torch.no_grad():
             variance.mul_((1 - momentum) / count).add_(unbiased, alpha=(count - 1) / count)
         return y
-
-    @torch.no_grad()
-    def follow(self, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]) -> None:
-        """One step of the moving averages towards a batch's mean and biased variance."""
-        for running, latest in ((self.running_mean, mean), (self.running_var, variance)):
-            cast(Tensor, running).lerp_(latest, cast(float, self.momentum))
 
 
 @contextmanager

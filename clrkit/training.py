@@ -1,15 +1,15 @@
-"""A run under way, whatever its stage: batches, their division, views, and the optimiser's step.
+"""A run under way, whatever its stage: batches, views, micro-batches, and the optimiser's step.
 
-Whatever is random in step s is drawn from the seed and s alone, for the whole batch, so that a run resumed at
-any step goes on as if never stopped, and one of several processes sees what one process would see.
+Everything random in step s is drawn from the seed and s alone, for the whole batch. So a run resumed at any
+step goes on as if it had never stopped, and several processes see what one process would see.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -17,21 +17,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from clrkit import processes
 from clrkit.augment import apply_view, sample_view_params
-from clrkit.config import Augmentation, Pretrain, Stage
+from clrkit.config import Augmentation, Pretrain, Probe, Stage
 from clrkit.data.datasets import Split
-from clrkit.device import to_device
+from clrkit.device import compiled, to_device
 from clrkit.health import TrainingMonitor
+from clrkit.losses import in_float
 from clrkit.model import Model
 from clrkit.momentum_queue import MomentumQueue
-from clrkit.optim import learning_rate, make_optimizer, whole_state
-from clrkit.scale import distributed
+from clrkit.optim import learning_rate, make_optimizer
+from clrkit.resnet import statistics_kept
 
 Scalar = Float[Tensor, ""]
+Images = Float[Tensor, "images ..."]
 Views = Float[Tensor, "views 3 height width"]
+Projections = Float[Tensor, "_ dim"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,32 @@ class Batch(NamedTuple):
     """This process's images of a batch.
 
     Attributes:
-        step: for which it is, counted from 0.
-        at: indices of the images in their part, on the device.
+        step: the batch's step, counted from 0.
+        at: indices of the images in their split, on the device.
         pixels: squares (images, 3, side, side), on the device.
-        aspects: on the CPU, of all images of the batch; None where all were square.
+        aspects: width over height of all images of the batch, on the CPU; None if all are square.
     """
 
     step: int
     at: Int64[Tensor, " images"]
     pixels: UInt8[Tensor, "images 3 side side"]
     aspects: Float[Tensor, " batch"] | None
+
+
+class MicroBatch(NamedTuple):
+    """Images that are computed at once.
+
+    Attributes:
+        images: this process's.
+        targets: what else belongs to them, such as labels.
+        counts: how many images of the micro-batch each process has.
+        weight: what the mean over this process's images counts in the mean over the batch.
+    """
+
+    images: Images
+    targets: tuple[Tensor, ...]
+    counts: list[int]
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -83,135 +105,209 @@ class BatchPartition:
 
     @cached_property
     def places(self) -> list[list[range]]:
-        """Of every micro-batch, the places in the batch that each process has."""
+        """For every micro-batch, the places in the batch that each process has."""
         number = math.ceil(self.size / self.micro_batch)
         ends = [self.size * i // number for i in range(number + 1)]
         blocks = [range(*each) for each in pairwise(ends)]
-        return [[block[part] for part in distributed.shares(len(block))] for block in blocks]
+        count = processes.current().size
+        return [[block[part] for part in processes.shares(len(block), count)] for block in blocks]
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Of every micro-batch, how many images each process has."""
+        """For every micro-batch, how many images each process has."""
         return [[len(part) for part in block] for block in self.places]
 
     def rows(self, process: int) -> Int64[np.ndarray, " rows"]:
-        """Places in the batch that a process has, a micro-batch after the other."""
+        """Places in the batch that a process has, one micro-batch after the other."""
         return np.concatenate([np.arange(block[process].start, block[process].stop) for block in self.places])
 
     @cached_property
     def mine(self) -> Int64[np.ndarray, " rows"]:
-        return self.rows(distributed.rank())
+        return self.rows(processes.current().rank)
 
-    def weight(self, images: int) -> float:
-        """What the mean over some images of the batch counts in the mean over all."""
-        return images / self.size
-
-    def parts(self, values: Tensor, copies: int = 1) -> list[Tensor]:
-        """This process's rows by micro-batch; each has its rows of every copy, one after the other."""
+    def split(self, values: Tensor, copies: int = 1) -> list[Tensor]:
+        """Split this process's rows by micro-batch; each part has its rows of every copy, copy by copy."""
         if len(self.counts) == 1:
             return [values]
-        lengths = [counts[distributed.rank()] for counts in self.counts]
-        split = [copy.split_with_sizes(lengths) for copy in values.chunk(copies)]
-        return [torch.cat(parts) for parts in zip(*split, strict=True)]
+        lengths = [counts[processes.current().rank] for counts in self.counts]
+        parts = [copy.split_with_sizes(lengths) for copy in values.chunk(copies)]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     def whole(self, mine: Float[Tensor, "rows dim"]) -> Float[Tensor, "batch dim"]:
-        """The rows of all processes, in the order of the batch."""
-        if distributed.world_size() == 1:
+        """Gather the rows of all processes, in the order of the batch."""
+        if processes.current().size == 1:
             return mine
-        rows = [self.rows(process) for process in range(distributed.world_size())]
-        gathered = distributed.gather(mine, [len(each) for each in rows])
+        rows = [self.rows(process) for process in range(processes.current().size)]
+        gathered = processes.current().gather(mine, [len(each) for each in rows])
         return gathered[to_device(torch.from_numpy(np.concatenate(rows).argsort()), mine.device)]
 
 
 class Training:
-    """A run under way: model, optimiser, memory and the number of steps done; all that a resumed run needs.
-
-    A probe also keeps the frozen `features` that it trains on, once it has taken them.
+    """A run under way: model, optimiser, queue and the number of steps done; all that a resumed run needs.
 
     Args:
         config: the stage's epochs, batch size and optimiser.
         model: is moved to the device and put in training mode.
         images: number of images in an epoch.
         device: where to train.
+
+    Attributes:
+        features: the frozen features that a probe trains on, once it has taken them.
     """
 
     def __init__(self, config: Stage, model: nn.Module, images: int, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
         self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(config.optimizer, model)
-        self.memory = empty_memory(config, self.model)
-        self.division = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
-        self.watch = TrainingMonitor(device)
+        processes.current().prepare(self.model)
+        self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.queue = empty_queue(config, self.model)
+        self.partition = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
+        # The loss compares the whole batch although the network computes one micro-batch at a time.
+        self.two_pass = isinstance(config, Pretrain) and bool(config.micro_batch) and config.two_pass
+        self.monitor = TrainingMonitor(device)
         self.features: Float[Tensor, "images features"] | None = None
-        self.step = 0
+        self.losses: list[Scalar] = []
+        self.steps_done = 0
         self.steps_per_epoch = images // config.batch_size
         self.total = config.epochs * self.steps_per_epoch
 
-    def update(self, losses: Iterable[Scalar]) -> Step:
-        """One optimiser step down the gradient of the summed losses, at the schedule's learning rate.
+    def batches(self, split: Split) -> Iterator[Batch]:
+        """Yield every batch still to be trained on, with this process's images of it."""
+        squares = split.pixels.squares(self.order(len(split)))
+        steps = range(self.steps_done, self.total)
+        for step, indices, chunk in zip(steps, self.order(len(split)), squares, strict=True):
+            aspects = None if chunk.aspects is None else self.partition.whole(chunk.aspects[:, None])[:, 0]
+            at = to_device(torch.from_numpy(indices), self.device)
+            yield Batch(step, at, to_device(chunk.pixels, self.device), aspects)
 
-        Args:
-            losses: the batch's loss in parts, this process's; each is let go before the next is computed.
-        """
-        config = self.config
-        rate = learning_rate(config.optimizer, self.step, config.batch_size, self.images, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss = distributed.add_up(backward(losses), self.model.parameters())
-        self.step += 1
-        self.watch.see(self.step, loss, self.model)
-        self.optimizer.step()
-        return Step(self.step, self.total, loss, rate)
+    def order(self, images: int) -> Iterator[Int64[np.ndarray, " rows"]]:
+        """Yield the indices of this process's images of every batch still to be trained on."""
+        order = batch_order(self.config, images, self.steps_done)
+        return (indices[self.partition.mine] for indices in order)
+
+    def views(self, batch: Batch, augmentation: Augmentation, size: int, copies: int = 1) -> Views:
+        """Return `copies` random views of side `size` of each of a batch's images, copy by copy."""
+        count, rng = copies * self.config.batch_size, step_generator(self.config, batch.step)
+        aspects = None if batch.aspects is None else batch.aspects.repeat(copies)
+        params = sample_view_params(count, batch.pixels.shape[-1], augmentation, rng, aspects)
+        if processes.current().size > 1:
+            firsts = range(0, count, self.config.batch_size)
+            params = params.of(torch.from_numpy(np.concatenate([self.partition.mine + i for i in firsts])))
+        pixels = batch.pixels if copies == 1 else batch.pixels.repeat(copies, 1, 1, 1)
+        views = apply_view(pixels, params, augmentation, size)
+        return views.contiguous(memory_format=torch.channels_last)
+
+    def micro_batches(self, images: Images, *targets: Tensor, copies: int = 1) -> Iterator[MicroBatch]:
+        """Split a batch into the parts that a loss is computed of; usually there is one, the whole."""
+        if self.two_pass:
+            counts = [sum(each) for each in zip(*self.partition.counts, strict=True)]
+            yield MicroBatch(images, targets, counts, len(images) / copies / self.partition.size)
+            return
+        split = [self.partition.split(images, copies), *map(self.partition.split, targets)]
+        for counts, part, *rest in zip(self.partition.counts, *split, strict=True):
+            yield MicroBatch(part, tuple(rest), counts, len(part) / copies / self.partition.size)
+
+    @cached_property
+    def network(self) -> Any:
+        """What the stage trains as a function of images, compiled if CLRKIT_COMPILE asks for it."""
+        if isinstance(self.config, Probe):
+            return self.model
+        function = self.model.project if isinstance(self.config, Pretrain) else self.model
+        return compiled(function, self.device)
+
+    def forward(self, images: Images) -> Float[Tensor, "images dim"]:
+        """Run the network in the config's precision; returns float32 or wider."""
+        with self.autocast():
+            return in_float(self.network(images))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Where networks run: in the precision of the config."""
         low = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
-    def views(self, batch: Batch, augmentation: Augmentation, size: int, copies: int = 1) -> list[Views]:
-        """Random views of side `size` of a batch's images, by micro-batch: of each image `copies` ones."""
-        count, rng = copies * self.config.batch_size, step_generator(self.config, batch.step)
-        aspects = None if batch.aspects is None else batch.aspects.repeat(copies)
-        drawn = sample_view_params(count, batch.pixels.shape[-1], augmentation, rng, aspects)
-        if distributed.world_size() > 1:
-            firsts = range(0, count, self.config.batch_size)
-            drawn = drawn.of(torch.from_numpy(np.concatenate([self.division.mine + i for i in firsts])))
-        pixels = batch.pixels if copies == 1 else batch.pixels.repeat(copies, 1, 1, 1)
-        views = apply_view(pixels, drawn, augmentation, size)
-        return self.division.parts(views.contiguous(memory_format=torch.channels_last), copies)
+    def project(self, batch: MicroBatch) -> Projections:
+        """Projections of both views, first views first, for the contrastive loss.
+
+        If the loss compares more images than the network computes at once, each micro-batch is computed a
+        second time in the backward pass, so that one at a time is in memory (Gao et al., 2021). Batch norm's
+        running statistics follow the first pass alone.
+        """
+        if not self.two_pass:
+            return self.forward(batch.images)
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        options["context_fn"] = lambda: (nullcontext(), statistics_kept(self.model))
+        parts = self.partition.split(batch.images, copies=2)
+        return first_views_first([checkpoint(self.forward, part, **options) for part in parts])
+
+    def keys(self, batch: MicroBatch) -> tuple[Projections, Projections] | None:
+        """The momentum network's projections of both views, if there is one."""
+        if not self.queue:
+            return None
+        parts = self.partition.split(batch.images, copies=2) if self.two_pass else [batch.images]
+        with self.autocast():
+            first, second = first_views_first([self.queue.project(part) for part in parts]).chunk(2)
+        return first, second
+
+    def negatives(self, batch: MicroBatch, z1: Projections, z2: Projections) -> Projections | None:
+        """Normalised negatives beside the batch's own: other processes' projections, and the queue."""
+        counts = [2 * count for count in batch.counts]
+        everyones = processes.current().gather(F.normalize(torch.cat((z1, z2))), counts)
+        self.monitor.see_projections(self.steps_done + 1, everyones)
+        start = sum(counts[: processes.current().rank])
+        others = torch.cat((everyones[:start], everyones[start + 2 * len(z1) :]))
+        found = [each for each in (others, self.queue.negatives if self.queue else others[:0]) if len(each)]
+        return torch.cat(found) if found else None
+
+    def backward(self, loss: Scalar, batch: MicroBatch) -> None:
+        """Add the gradient of a micro-batch's mean loss, weighted by its share of the batch."""
+        if not self.losses:
+            self.optimizer.zero_grad()
+        loss = loss * batch.weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.losses.append(loss.detach())
+
+    def step(self) -> Step:
+        """Take one optimiser step at the schedule's learning rate; returns the batch's loss."""
+        config = self.config
+        rate = learning_rate(config.optimizer, self.steps_done, config.batch_size, self.images, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = processes.current().add_up(torch.stack(self.losses).sum(), self.model.parameters())
+        self.losses = []
+        self.steps_done += 1
+        self.monitor.see(self.steps_done, loss, self.model)
+        self.optimizer.step()
+        return Step(self.steps_done, self.total, loss, rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the run needs to go on; several processes call it at once, the first has the whole."""
-        memory = {"memory": self.memory.state_dict()} if self.memory else {}
+        """All that the run needs to go on. Every process must call it; process 0 gets the whole."""
+        queue = {"memory": self.queue.state_dict()} if self.queue else {}
         return {
             "model": self.model.state_dict(),
-            "optimizer": whole_state(self.optimizer),
-            "watch": self.watch.state_dict(),
-            "step": self.step,
-            **memory,
+            "optimizer": processes.current().optimizer_state(self.optimizer),
+            "watch": self.monitor.state_dict(),
+            "step": self.steps_done,
+            **queue,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.watch.load_state_dict(state["watch"])
-        self.step = state["step"]
-        if self.memory:
-            self.memory.load_state_dict(state["memory"])
+        self.monitor.load_state_dict(state["watch"])
+        self.steps_done = state["step"]
+        if self.queue:
+            self.queue.load_state_dict(state["memory"])
 
 
-def backward(losses: Iterable[Scalar]) -> Scalar:
-    """Adds the gradients of all losses to the parameters'; returns the sum of the losses."""
-    values = []
-    for loss in losses:
-        loss.backward()  # type: ignore[no-untyped-call]
-        values.append(loss.detach())
-    return torch.stack(values).sum()
+def first_views_first(parts: list[Projections]) -> Projections:
+    """Join micro-batches, each with first and second views, into all first views and all second views."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = zip(*(part.chunk(2) for part in parts), strict=True)
+    return torch.cat((*first, *second))
 
 
-def empty_memory(config: Stage, model: nn.Module) -> MomentumQueue | None:
-    """The memory of a pretraining run that has one, as it is before the first step."""
+def empty_queue(config: Stage, model: nn.Module) -> MomentumQueue | None:
+    """The momentum encoder and queue of a pretraining run that has one, as before the first step."""
     if not (isinstance(config, Pretrain) and config.memory):
         return None
     assert isinstance(model, Model)
@@ -219,7 +315,7 @@ def empty_memory(config: Stage, model: nn.Module) -> MomentumQueue | None:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from what it is for; equal parts give equal seeds, others unrelated ones."""
+    """A 63-bit seed from its purpose; equal parts give equal seeds, others unrelated ones."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -230,7 +326,7 @@ def step_generator(config: Stage, step: int) -> Generator:
 
 
 def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.ndarray, " batch"]]:
-    """Indices of every batch from step `start` on; each epoch is permuted anew and drops its remainder."""
+    """Yield the indices of every batch from step `start` on; epochs are shuffled and drop their remainder."""
     size, per_epoch = config.batch_size, images // config.batch_size
     permutation = np.arange(0)
     for step in range(start, config.epochs * per_epoch):
@@ -239,21 +335,3 @@ def batch_order(config: Stage, images: int, start: int) -> Iterator[Int64[np.nda
             random = np.random.RandomState(seed_of(config.seed, "order", epoch) % 2**32)
             permutation = random.permutation(images)
         yield permutation[position * size : (position + 1) * size]
-
-
-def own_order(training: Training, images: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """Indices of this process's images of every batch that is still to be trained on."""
-    order = batch_order(training.config, images, training.step)
-    return (indices[training.division.mine] for indices in order)
-
-
-def batches(part: Split, training: Training) -> Iterator[Batch]:
-    """Every batch that is still to be trained on: of its images, those that are this process's."""
-    first, device = training.step, training.device
-    squares = part.pixels.squares(own_order(training, len(part)))
-    order = own_order(training, len(part))
-    for step, indices, chunk in zip(range(first, training.total), order, squares, strict=True):
-        aspects = None if chunk.aspects is None else training.division.whole(chunk.aspects[:, None])[:, 0]
-        yield Batch(
-            step, to_device(torch.from_numpy(indices), device), to_device(chunk.pixels, device), aspects
-        )

@@ -10,15 +10,25 @@ An image under way is three planes of float32 (red, green, blue), (3, column, ro
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, cast, no_type_check
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from numba import njit
+from torch import Tensor
+
+from clrkit.device import available_cores, local_processes
+
+SHARED_OUT = 2**18  # pixels of views from which on threads pay
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function by numba, kept for the next process; anew in each where no folder can be written."""
+    """Compile a function and cache it on disk; without a writable folder each process compiles it again."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return cast(Callable[..., Any], njit(cache=True, **options)(function))
@@ -39,39 +49,6 @@ NEAR_3, NEAR_2, FAR_3, FAR_2, FAR_1 = F32(1.5), F32(2.5), F32(0.5), F32(2.5), F3
 @no_type_check
 def clip(value):
     return min(max(value, ZERO), ONE)
-
-
-@compiled
-@no_type_check
-def fit_boxes(aspects, heights, tops, lefts, side, smallest, largest, covered, boxes):
-    """The first permitted crop of each image, see `clrkit.augment.draw_boxes`.
-
-    Args:
-        aspects: width over height in pixels of the square, (batch, attempts).
-        heights: in [0, 1), the height's place among those of a permitted area, (batch, attempts).
-        tops, lefts: in [0, 1), the place among those where the crop fits, (batch).
-        side: of the square.
-        smallest, largest, covered: bounds of the area, in pixels.
-        boxes: top, left, height and width, (batch, 4), to be written.
-    """
-    for i in range(len(boxes)):
-        height = width = side
-        for attempt in range(aspects.shape[1]):
-            aspect = aspects[i, attempt]
-            high = min(np.rint(np.sqrt(largest / aspect)), np.floor((side + ALMOST_HALF) / aspect), side)
-            low = min(np.rint(np.sqrt(smallest / aspect)), high)
-            rows = low + np.floor(heights[i, attempt] * (high - low + ONE))
-            # Rounding may leave the permitted areas by a row; TensorFlow then takes one more or one less.
-            if rows * np.rint(rows * aspect) < smallest:
-                rows += ONE
-            if rows * np.rint(rows * aspect) > largest:
-                rows -= ONE
-            columns = np.rint(rows * aspect)
-            if rows <= side and columns <= side and covered <= rows * columns <= largest:
-                height, width = rows, columns
-                break
-        boxes[i, 0], boxes[i, 1] = np.floor(tops[i] * (side - height)), np.floor(lefts[i] * (side - width))
-        boxes[i, 2], boxes[i, 3] = height, width
 
 
 @compiled
@@ -285,8 +262,8 @@ def colours(planes, order, factors, added):
 
 @compiled
 @no_type_check
-def cut_views(images, boxes, flips, applied, order, factors, greys, sigmas, kernel_size, added, views):
-    """Every image's view, see `clrkit.augment.cut_views_compiled`."""
+def cut_arrays(images, boxes, flips, applied, order, factors, greys, sigmas, kernel_size, added, views):
+    """Write every image's view; arguments as arrays of what `clrkit.augment.ViewParams` holds."""
     size = views.shape[1]
     planes = np.empty((3, size, size), np.float32)
     for i in range(len(images)):
@@ -299,3 +276,47 @@ def cut_views(images, boxes, flips, applied, order, factors, greys, sigmas, kern
             clamp(planes)
             blur(planes, sigmas[i], kernel_size)
         write(planes, views[i])
+
+
+def cutting_threads() -> int:
+    """Threads that cut views, one in a worker of a pool; their number changes no bit of the views."""
+    return 1 if multiprocessing.parent_process() else max(1, available_cores() // local_processes())
+
+
+@cache
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them takes as long as a small batch."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="views")
+
+
+def cut_views(
+    pixels: UInt8[Tensor, "batch 3 height width"],
+    params: Any,
+    size: int,
+    brightness: str = "multiplied",
+) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """The views of `clrkit.augment.cut_views`, on the CPU, in channels-last memory.
+
+    Args:
+        pixels: square images.
+        params: `clrkit.augment.ViewParams`, one set an image.
+        size: side of the view in pixels.
+        brightness: "multiplied" or "added".
+    """
+    boxes, jitter, count = torch.stack(params.boxes, 1).int(), params.jitter, len(pixels)
+    factors = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue), 1)
+    tensors = (pixels, boxes, params.flip, jitter.applied, jitter.order, factors, jitter.grey, params.sigma)
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+    views = np.empty((count, size, size, 3), np.float32)
+
+    def cut(part: slice) -> None:
+        columns = (array[part] for array in arrays)
+        cut_arrays(*columns, size // 10, brightness == "added", views[part])
+
+    threads = cutting_threads() if views.size > 3 * SHARED_OUT else 1
+    if threads == 1:
+        cut(slice(0, count))
+    else:
+        ends = [count * i // threads for i in range(threads + 1)]
+        list(thread_pool(threads).map(cut, map(slice, ends[:-1], ends[1:])))
+    return torch.from_numpy(views).permute(0, 3, 1, 2)

@@ -23,6 +23,12 @@ Weights = Float[Tensor, "rows columns"]
 Scalar = Float[Tensor, ""]
 
 
+def nt_xent(z: Projections, keys: Projections | None, negatives: Negatives, temperature: float) -> Scalar:
+    """The loss of `clrkit.losses.dense_nt_xent`, same arguments, in little memory."""
+    loss: Scalar = BlockwiseNTXent.apply(z, keys, negatives, temperature)
+    return loss
+
+
 class BlockwiseNTXent(torch.autograd.Function):
     """Mean over all anchors of log-sum-exp over the candidates less the positive; `clrkit.losses.nt_xent`.
 

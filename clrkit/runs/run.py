@@ -236,15 +236,15 @@ class RunInProgress:
         self.log = TrainingLog()
         self.states = CheckpointWriter(folder / "state")
         self.load_state()
-        self.kept = self.training.step  # of the last state that was saved; 0 for none
+        self.kept = self.training.steps_done  # of the last state that was saved; 0 for none
 
     def train(self) -> Iterator[Progress]:
         """Train to the end, logging, noting progress and saving states on the way."""
         log, training = self.log, self.training
         log.threads = list(dict.fromkeys([*log.threads, torch.get_num_threads()]))
-        log.monitor(training.step, stages.monitored_before(self.config, self.data, training))
+        log.monitor(training.steps_done, stages.monitored_before(self.config, self.data, training))
         every = max(1, training.total // HISTORY_ROWS)
-        begun, first, spent = time.monotonic(), training.step, log.seconds
+        begun, first, spent = time.monotonic(), training.steps_done, log.seconds
         due, noted = begun + STATE_SECONDS, begun
         try:
             for step in stages.steps(self.config, self.data, training, self.parent):
@@ -272,7 +272,7 @@ class RunInProgress:
     def check(self) -> None:
         """Whether training goes well. Raises RunError, which says what was kept and what to try."""
         try:
-            self.training.watch.check()
+            self.training.monitor.check()
         except TrainingError as error:
             kept = (
                 f"the state of step {self.kept} is kept in {self.folder}"
@@ -304,7 +304,7 @@ class RunInProgress:
         state = {"training": self.training.state_dict(), "log": asdict(self.log)}
         if distributed.is_first():
             self.states.write(state)
-        self.kept = self.training.step
+        self.kept = self.training.steps_done
         self.note_progress(self.kept)
 
     def load_state(self) -> None:

@@ -8,12 +8,13 @@ In a process that is alone every function here is the identity.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -21,9 +22,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from clrkit import processes
 from clrkit.device import local_processes, local_rank
 from clrkit.errors import ConfigError
+from clrkit.resnet import BatchNorm
 
 T = TypeVar("T")
 
@@ -65,7 +69,8 @@ def group(cuda: bool) -> Iterator[None]:
     """
     meet(cuda)
     try:
-        yield
+        with processes.use(TorchrunProcesses()):
+            yield
     except ConfigError as error:
         raise error if is_first_to_tell() else SystemExit(1) from None
     except RuntimeError as error:
@@ -209,13 +214,7 @@ def in_turn(make: Callable[[], T]) -> T:
     return made[0]
 
 
-# Shares
-
-
-def shares(count: int) -> list[slice]:
-    """Which of `count` things in a row each process has; their numbers differ by at most one."""
-    size = world_size()
-    return [slice(count * i // size, count * (i + 1) // size) for i in range(size)]
+# What a run asks of its processes
 
 
 class Gather(torch.autograd.Function):
@@ -239,30 +238,50 @@ class Gather(torch.autograd.Function):
         return total[ctx.mine], None
 
 
-def gather(mine: Rows, counts: Sequence[int]) -> Rows:
-    """The rows of all processes in their order, with gradient; `counts` says how many each has."""
-    gathered: Rows = mine if world_size() == 1 else Gather.apply(mine, counts)
-    return gathered
+class TorchrunProcesses(processes.Processes):
+    """The processes that `torchrun` started, each with its share of every batch."""
 
+    def __init__(self) -> None:
+        self.rank, self.size = rank(), world_size()
 
-def of_others(gathered: Rows, counts: Sequence[int]) -> Rows:
-    """Of gathered rows, those of the other processes."""
-    start = sum(counts[: rank()])
-    return torch.cat((gathered[:start], gathered[start + counts[rank()] :]))
+    def gather(self, rows: Rows, counts: Sequence[int]) -> Rows:
+        gathered: Rows = rows if self.size == 1 else Gather.apply(rows, counts)
+        return gathered
 
+    def add_up(self, loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+        """Sum gradients in place, and the losses, in few large messages."""
+        total = loss.clone()
+        for bucket in buckets([total, *(p.grad for p in parameters if p.grad is not None)]):
+            flat = torch.cat([values.flatten() for values in bucket])
+            dist.all_reduce(flat)
+            summed = flat.split_with_sizes([values.numel() for values in bucket])
+            for values, new in zip(bucket, summed, strict=True):
+                values.copy_(new.view(values.shape))
+        return total
 
-def add_up(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Sums gradients over processes, in place, and returns the sum of the losses; in few large messages."""
-    if world_size() == 1:
-        return loss
-    total = loss.clone()
-    for bucket in buckets([total, *(p.grad for p in parameters if p.grad is not None)]):
-        flat = torch.cat([values.flatten() for values in bucket])
-        dist.all_reduce(flat)
-        summed = flat.split_with_sizes([values.numel() for values in bucket])
-        for values, new in zip(bucket, summed, strict=True):
-            values.copy_(new.view(values.shape))
-    return total
+    def prepare(self, model: nn.Module) -> None:
+        for module in model.modules():
+            if self.size > 1 and type(module) is BatchNorm:
+                module.__class__ = GlobalBatchNorm
+
+    def make_optimizer(
+        self, kind: type[Optimizer], groups: list[dict[str, Any]], **settings: Any
+    ) -> Optimizer:
+        """With CLRKIT_SHARD=1 every process keeps the state of a part of the parameters (ZeRO stage 1).
+
+        It updates these and sends them to the others. Results are the same.
+        """
+        if self.size == 1 or os.environ.get("CLRKIT_SHARD", "0") != "1":
+            return super().make_optimizer(kind, groups, **settings)
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(groups, kind, **settings)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        if hasattr(optimizer, "consolidate_state_dict"):
+            optimizer.consolidate_state_dict(to=0)
+            return optimizer.state_dict() if self.rank == 0 else {}
+        return super().optimizer_state(optimizer)
 
 
 def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -287,7 +306,25 @@ def copy_from_first(model: nn.Module) -> None:
 # Batch norm over all processes
 
 
-class GlobalBatchNorm(torch.autograd.Function):
+class GlobalBatchNorm(BatchNorm):
+    """Batch norm with the statistics of all processes' images."""
+
+    def forward(self, x: Maps) -> Maps:
+        if not self.training:
+            return super().forward(x)
+        y, mean, variance = GlobalBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
+        if self.follows:
+            self.follow(mean, variance)
+        return cast(Tensor, y)
+
+    @torch.no_grad()
+    def follow(self, mean: PerChannel, variance: PerChannel) -> None:
+        """Move the running averages towards a batch's mean and biased variance."""
+        for running, latest in ((self.running_mean, mean), (self.running_var, variance)):
+            cast(Tensor, running).lerp_(latest, cast(float, self.momentum))
+
+
+class GlobalBatchNormFunction(torch.autograd.Function):
     """Batch norm in training mode, on the statistics of all processes' batches (official `global_bn`).
 
     Returns the normalised maps, and the mean and (biased) variance of all values of a channel.

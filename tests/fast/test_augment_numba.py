@@ -36,7 +36,7 @@ def pixels(count: int, side: int, seed: int = 0) -> Tensor:
 
 
 def largest_difference(images: Tensor, drawn: ViewParams, size: int, brightness: str = "multiplied") -> float:
-    compiled = augment.cut_views_compiled(images, drawn, size, brightness)
+    compiled = augment_numba.cut_views(images, drawn, size, brightness)
     return (compiled - augment.cut_views(images, drawn, size, brightness)).abs().max().item()
 
 
@@ -64,41 +64,41 @@ def test_what_is_switched_off_is_left_out():
     plain = Augmentation(crop_area=1.0, flip=False, color_strength=0.0)
     images = pixels(20, 16)
     drawn = augment.sample_view_params(20, 16, plain, rng())
-    for cut in (augment.cut_views, augment.cut_views_compiled):
+    for cut in (augment.cut_views, augment_numba.cut_views):
         torch.testing.assert_close(cut(images, drawn, 16), augment.to_float(images), rtol=0, atol=1e-6)
 
 
 def test_a_view_does_not_depend_on_its_batch():
     images, drawn = pixels(12, 20), augment.sample_view_params(12, 20, FULL, rng())
-    together = augment.cut_views_compiled(images, drawn, 20)
+    together = augment_numba.cut_views(images, drawn, 20)
     for i in range(12):
         boxes, jitter = (
             type(part)(*(row[i : i + 1] for row in part)) for part in (drawn.boxes, drawn.jitter)
         )
         alone = ViewParams(boxes, drawn.flip[i : i + 1], jitter, drawn.sigma[i : i + 1])
-        assert augment.cut_views_compiled(images[i : i + 1], alone, 20).equal(together[i : i + 1])
+        assert augment_numba.cut_views(images[i : i + 1], alone, 20).equal(together[i : i + 1])
 
 
 def test_a_view_does_not_depend_on_the_number_of_threads(monkeypatch):
     images, drawn = pixels(7, 20), augment.sample_view_params(7, 20, FULL, rng())
-    alone = augment.cut_views_compiled(images, drawn, 20)
-    monkeypatch.setattr(augment, "SHARED_OUT", 0)
+    alone = augment_numba.cut_views(images, drawn, 20)
+    monkeypatch.setattr(augment_numba, "SHARED_OUT", 0)
     for threads in (1, 3, 16):
-        monkeypatch.setattr(augment, "cutting_threads", lambda threads=threads: threads)
-        assert augment.cut_views_compiled(images, drawn, 20).equal(alone)
+        monkeypatch.setattr(augment_numba, "cutting_threads", lambda threads=threads: threads)
+        assert augment_numba.cut_views(images, drawn, 20).equal(alone)
 
 
 def test_views_lie_in_channels_last_memory_whatever_that_of_the_images():
     images, drawn = pixels(6, 20), augment.sample_view_params(6, 20, FULL, rng())
-    views = augment.cut_views_compiled(images, drawn, 24)
+    views = augment_numba.cut_views(images, drawn, 24)
     assert views.is_contiguous(memory_format=torch.channels_last)
     turned = images.contiguous(memory_format=torch.channels_last)
-    assert augment.cut_views_compiled(turned, drawn, 24).equal(views)
+    assert augment_numba.cut_views(turned, drawn, 24).equal(views)
 
 
 def test_no_images_have_no_views():
     drawn = augment.sample_view_params(0, 20, FULL, rng())
-    for cut in (augment.cut_views, augment.cut_views_compiled):
+    for cut in (augment.cut_views, augment_numba.cut_views):
         assert cut(pixels(5, 20)[:0], drawn, 24).shape == (0, 3, 24, 24)
 
 
@@ -114,7 +114,7 @@ def test_compiled_crops_are_the_official_ones(golden, exact):
             1, 8, Augmentation(crop_area=1.0, flip=False, color_strength=0.0), rng()
         )
         boxes = Boxes(*(torch.tensor([float(edge)]) for edge in box.removeprefix("box").split("-")))
-        ours = augment.cut_views_compiled(image, nothing._replace(boxes=boxes), size)[0].permute(1, 2, 0)
+        ours = augment_numba.cut_views(image, nothing._replace(boxes=boxes), size)[0].permute(1, 2, 0)
         exact("augmentation: compiled crops", ours, official[f"{case}/tf2_preclip"].clip(0, 1), 1e-5)
 
 

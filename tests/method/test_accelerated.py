@@ -143,8 +143,8 @@ def test_the_keys_of_a_memory_are_normalised_in_float32():
     stage = replace(REMEMBERING, precision="bfloat16")
     training = begin(stage, DATA, CPU)
     next(steps(stage, DATA, training, None))
-    assert training.memory is not None
-    norms = training.memory.negatives.norm(dim=1)
+    assert training.queue is not None
+    norms = training.queue.negatives.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
 
 

@@ -170,7 +170,7 @@ def test_negatives_gathered_from_other_processes_make_the_losses_of_parts_that_o
     whole = [z.requires_grad_() for z in views(9, 4)]
     nt_xent(*whole, 0.3).backward()
     expected = torch.cat([z.grad for z in whole])
-    monkeypatch.setattr(losses, "WHOLE", 10**9 if dense else 0)
+    monkeypatch.setattr(losses, "MAX_DENSE_SIMILARITIES", 10**9 if dense else 0)
     z1, z2 = (z.detach().requires_grad_() for z in whole)
     parts = list(zip(z1.split(3), z2.split(3), strict=True))
     for own in parts:

@@ -218,7 +218,9 @@ def slow_pretraining(config: Pretrain) -> list[float]:
         with torch.no_grad():
             keys = F.normalize(follower.project(views))
         loss = slow_loss(config, F.normalize(model.project(views)), keys, queue)
-        losses.append(training.update((loss,)).loss.item())
+        (batch,) = training.micro_batches(views, copies=2)
+        training.backward(loss, batch)
+        losses.append(training.step().loss.item())
         with torch.no_grad():
             for mine, trained in zip(follower.parameters(), model.parameters(), strict=True):
                 mine.copy_(config.memory_momentum * mine + (1 - config.memory_momentum) * trained)
@@ -234,7 +236,7 @@ def test_pretraining_with_a_memory_is_what_a_slow_loop_does(changes, monkeypatch
     monkeypatch.setattr(stages, "monitor", lambda *_: {})  # kNN is measured in float32
     training = begin(config, DATA, CPU)
     training.model.double()
-    training.memory.double()
+    training.queue.double()
     losses = [step.loss.item() for step in steps(config, DATA, training, None)]
     assert len(losses) == 6
     assert losses == pytest.approx(expected, rel=1e-9)
@@ -274,15 +276,15 @@ def test_views_of_an_image_become_alike_and_of_different_images_do_not():
 
 def test_the_queue_and_the_loss_are_of_the_settings():
     training, _ = train(PRETRAIN)
-    assert training.memory.queue.shape == (20, DIM)
-    assert training.memory.written == 6 * 12
-    torch.testing.assert_close(training.memory.negatives.norm(dim=1), torch.ones(20))
+    assert training.queue.queue.shape == (20, DIM)
+    assert training.queue.written == 6 * 12
+    torch.testing.assert_close(training.queue.negatives.norm(dim=1), torch.ones(20))
 
 
 def test_without_a_memory_there_is_none_and_its_settings_change_nothing():
     plain = replace(PRETRAIN, memory=False)
     other = replace(plain, memory_size=3, memory_momentum=0.1)
-    assert train(plain)[0].memory is None
+    assert train(plain)[0].queue is None
     assert "memory" not in train(plain)[0].state_dict()
     assert train(plain)[1] == train(other)[1]
 
@@ -290,7 +292,7 @@ def test_without_a_memory_there_is_none_and_its_settings_change_nothing():
 def test_a_queue_longer_than_the_set_is_refused():
     with pytest.raises(ConfigError, match=r"^memory_size 41 is larger than the 40 training images, so that"):
         begin(replace(PRETRAIN, memory_size=41), DATA, CPU)
-    assert begin(replace(PRETRAIN, memory=False, memory_size=41), DATA, CPU).memory is None
+    assert begin(replace(PRETRAIN, memory=False, memory_size=41), DATA, CPU).queue is None
 
 
 def test_the_sum_of_the_views_trains_as_twice_the_rate_does_without_decay():

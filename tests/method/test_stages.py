@@ -35,11 +35,12 @@ from clrkit.device import choose_device
 from clrkit.errors import ConfigError
 from clrkit.evaluate import evaluation_view
 from clrkit.experiments.fields import with_fields
+from clrkit.model import seeded_model
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
 from clrkit.runs.record import measured
 from clrkit.stages import begin, monitor, monitored_before, steps
-from clrkit.training import Step, Training, batch_order, batches, seed_of
+from clrkit.training import Step, Training, batch_order, seed_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 CPU = torch.device("cpu")
@@ -165,7 +166,7 @@ def test_a_batch_has_the_pixels_of_its_indices():
     part = replace(DATA.train, pixels=PixelArray(pixels))
     training = begin(PRETRAIN, DATA, CPU)
     seen = 0
-    for step, indices, chunk, _ in batches(part, training):
+    for step, indices, chunk, _ in training.batches(part):
         assert chunk[:, 0, 0, 0].tolist() == indices.tolist()
         assert step == seen
         seen += 1
@@ -255,13 +256,13 @@ def test_weights_are_those_of_the_seed_whatever_other_threads_draw(monkeypatch):
 
     monkeypatch.setattr(stages, "Model", beside_another)
     before = torch.get_rng_state()
-    drawn = stages.new_model(config, model_config(config)).state_dict()
+    drawn = seeded_model(model_config(config), seed_of(config.seed, "weights")).state_dict()
     assert same(drawn, expected)
     torch.set_rng_state(before)
     torch.rand(1)  # the other thread's
     after = torch.get_rng_state()
     torch.set_rng_state(before)
-    stages.new_model(config, model_config(config))
+    seeded_model(model_config(config), seed_of(config.seed, "weights"))
     assert torch.equal(torch.get_rng_state(), after)
 
 
@@ -416,7 +417,7 @@ def test_running_statistics_follow_every_micro_batch_once(stage, monkeypatch):
     monkeypatch.setattr(norm, "forward", count)
     next(steps(training.config, DATA, training, source))
     views = 2 if isinstance(stage, Pretrain) else 1
-    assert followed == [views * sum(counts) for counts in training.division.counts]
+    assert followed == [views * sum(counts) for counts in training.partition.counts]
 
 
 def test_the_probe_trains_a_linear_layer_on_the_frozen_features():

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import tiny
 
-from clrkit import evaluate
+from clrkit import evaluate, processes
 from clrkit import training as training_module
 from clrkit.augment import apply_view
 from clrkit.config import Data, Network, Pretrain, Stage
@@ -39,11 +39,11 @@ from clrkit.device import under_torchrun
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import with_fields
 from clrkit.losses import nt_xent
-from clrkit.model import Model, ModelConfig
+from clrkit.model import Model, ModelConfig, seeded_model
 from clrkit.resnet import BatchNorm
 from clrkit.scale import distributed
-from clrkit.stages import begin, halves, new_model, one_pass, steps
-from clrkit.training import Batch, Training, batches
+from clrkit.stages import begin, steps
+from clrkit.training import Batch, Training, first_views_first, seed_of
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -79,8 +79,8 @@ def told(stage: Stage, source: Model | None, nudge: bool = False) -> dict[str, A
     if nudge:
         for network in filter(None, (source, training.model)):
             move_last_digit(network)
-    if training.memory:
-        training.memory.double()
+    if training.queue:
+        training.queue.double()
     losses, gradients = [], []
     for step in islice(steps(stage, DATA, training, source), STEPS):
         losses.append(step.loss)
@@ -125,9 +125,10 @@ def slow_two_passes(stage: Stage) -> dict[str, Any]:
     assert isinstance(stage, Pretrain)
     training = begin(stage, DATA, CPU)
     model = training.model.double()
-    batch = next(batches(DATA.train, training))
+    batch = next(training.batches(DATA.train))
     views = training.views(batch, stage.augmentation, 8, copies=2)
-    z1, z2 = halves([model.project(each.double()) for each in views])
+    parts = training.partition.split(views.double(), copies=2)
+    z1, z2 = first_views_first([model.project(each) for each in parts]).chunk(2)
     loss = nt_xent(z1, z2, stage.temperature)
     loss.backward()
     return {"loss": loss.detach(), "gradients": {name: p.grad for name, p in gradients_of(model)}}
@@ -143,7 +144,7 @@ def agreements() -> dict[str, Any]:
 
     with pytest.raises(ConfigError) as failure:
         distributed.together(fail_in_the_last)
-    rows = distributed.gather(torch.full((rank + 1, 2), float(rank)), list(range(1, size + 1)))
+    rows = processes.current().gather(torch.full((rank + 1, 2), float(rank)), list(range(1, size + 1)))
     return {
         "failure": str(failure.value),
         "any": [distributed.any_of(rank == chosen) for chosen in range(size + 1)],
@@ -179,8 +180,9 @@ def official_batch_norm(which: str) -> dict[str, Tensor]:
         stored[name].reshape(len(stored["x"]), -1, 1, stored["x"].shape[-1]) for name in ("x", "loss_weights")
     ]
     x, weights = (torch.from_numpy(each).double().movedim(-1, 1) for each in maps)
-    mine = distributed.shares(len(x))[distributed.rank()]
+    mine = processes.shares(len(x), distributed.world_size())[distributed.rank()]
     norm, x = BatchNorm(x.shape[1]).double(), x[mine].requires_grad_()
+    processes.current().prepare(norm)
     with torch.no_grad():
         for ours, theirs in (
             (norm.weight, "gamma"),
@@ -211,9 +213,10 @@ def bytes_sent(config: Pretrain) -> dict[str, float]:
 
     `rings` is computed from what every collective is given, `collectives` counts them.
     """
-    model = new_model(config, ModelConfig(network=config.network, head_layers=2, head_dim=32))
+    settings = ModelConfig(network=config.network, head_layers=2, head_dim=32)
+    model = seeded_model(settings, seed_of(config.seed, "weights"))
     training = Training(config, model, 70, CPU)
-    pixels = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)[training.division.mine]
+    pixels = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)[training.partition.mine]
     views = training.views(
         Batch(0, torch.arange(len(pixels)), pixels, None), config.augmentation, 16, copies=2
     )
@@ -223,10 +226,14 @@ def bytes_sent(config: Pretrain) -> dict[str, float]:
         distributed.any_of(False)
         before = written()
         given.begin()
-        keys = [training.memory.project(each) for each in views] if training.memory else []
-        training.update(one_pass(config, training, model.project, views, keys))
-        if training.memory:
-            training.memory.update(model, training.division.whole(halves(keys)[0]))
+        (part,) = training.micro_batches(views, copies=2)
+        keys = training.keys(part)
+        z1, z2 = training.project(part).chunk(2)
+        negatives = training.negatives(part, z1, z2)
+        training.backward(nt_xent(z1, z2, config.temperature, negatives, keys=keys), part)
+        training.step()
+        if training.queue and keys:
+            training.queue.update(model, training.partition.whole(keys[0]))
     sent = written() - before
     given.end()
     return {"sent": sent, "rings": given.rings, "collectives": given.collectives}

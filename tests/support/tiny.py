@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from clrkit import stages
 from clrkit.config import Data, Distill, Finetune, Network, Optimizer, Pretrain, Probe, Stage, Supervised
 from clrkit.data.datasets import DataSet, PixelArray, Split
-from clrkit.experiments.fields import with_fields
-from clrkit.model import Model, ModelConfig
+from clrkit.model import Model, ModelConfig, seeded_model
 from clrkit.resnet import BatchNorm
+from clrkit.training import seed_of
 
 CLASSES = ("red", "green", "blue")
 
@@ -69,7 +68,7 @@ def parent(stage: Stage) -> Model | None:
         return None
     source = stage.source
     assert isinstance(source, Pretrain | Finetune)
-    model = stages.new_model(with_fields(source, {"seed": 99}), model_config(source))
+    model = seeded_model(model_config(source), seed_of(99, "weights"))
     settle(model)
     if model.classifier:
         nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(0))
