@@ -38,9 +38,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         variance, momentum = cast(Tensor, self.running_var), cast(float, self.momentum)
         mean, unbiased = cast(Tensor, self.running_mean), variance.clone()
-        if (
-            not self.follows
-        ):  # the same call, as `torch.utils.checkpoint` wants it, on statistics to throw away
+        if not self.follows:  # statistics to throw away; torch.utils.checkpoint wants the same call
             mean = mean.clone()
         y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, momentum, self.eps)
         if not self.follows:

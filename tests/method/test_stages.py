@@ -27,6 +27,7 @@ from tiny import (
 from torch import Tensor, nn
 
 from clrkit import evaluate, stages
+from clrkit import model as model_module
 from clrkit import training as training_module
 from clrkit.augment import ViewParams, apply_view, sample_view_params
 from clrkit.config import Pretrain, Stage
@@ -243,7 +244,7 @@ def test_every_optimiser_resumes(optimizer):
 
 def test_weights_are_those_of_the_seed_whatever_other_threads_draw(monkeypatch):
     """Those that `torch.manual_seed` gives, which the committed records were made with."""
-    config, build = PRETRAIN, stages.Model
+    config, build = PRETRAIN, model_module.Model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stages.seed_of(config.seed, "weights"))
         expected = build(model_config(config)).state_dict()
@@ -254,7 +255,7 @@ def test_weights_are_those_of_the_seed_whatever_other_threads_draw(monkeypatch):
         other.join()
         return build(settings)
 
-    monkeypatch.setattr(stages, "Model", beside_another)
+    monkeypatch.setattr(model_module, "Model", beside_another)
     before = torch.get_rng_state()
     drawn = seeded_model(model_config(config), seed_of(config.seed, "weights")).state_dict()
     assert same(drawn, expected)

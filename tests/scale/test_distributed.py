@@ -1,6 +1,6 @@
 """Several processes beside one: the same losses, gradients, weights, predictions; what they tell each other.
 
-The processes are those of processes.py; how `torchrun` runs them is in test_torchrun.py.
+The processes are those of several.py; how `torchrun` runs them is in test_torchrun.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import processes
 import pytest
+import several as runs_of
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.communication import table, volume
 from benchmarks.memory import extra_megabytes, in_child
 from benchmarks.step import noise
+from clrkit import processes
 from clrkit.config import Stage
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
@@ -42,13 +43,13 @@ MARGIN = 100
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process computes."""
-    return processes.run(1, tmp_path_factory.mktemp("alone") / "told")[0]
+    return runs_of.run(1, tmp_path_factory.mktemp("alone") / "told")[0]
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What each of several processes computes."""
-    return processes.run(request.param, tmp_path_factory.mktemp("several") / "told")
+    return runs_of.run(request.param, tmp_path_factory.mktemp("several") / "told")
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -74,7 +75,7 @@ def apart(ours: Any, one: Any) -> float:
 @pytest.fixture(scope="module")
 def rounding(alone: dict[str, Any]) -> dict[str, float]:
     """How far rounding errors come, by stage: those of the first weights, and those that AdamW blows up."""
-    stages = processes.STAGES | processes.SHARDED
+    stages = runs_of.STAGES | runs_of.SHARDED
     return {
         name: max(apart(alone["nudged"][name], one), blown_up(stages[name]))
         for name, one in alone["steps"].items()
@@ -85,7 +86,7 @@ def blown_up(stage: Stage) -> float:
     """How far AdamW moves a weight whose gradient is zero but for rounding: it divides by 1e-8 at least."""
     if stage.optimizer.optimizer != "adamw":
         return 0.0
-    return processes.STEPS * stage.optimizer.learning_rate * torch.finfo(torch.double).eps / 1e-8
+    return runs_of.STEPS * stage.optimizer.learning_rate * torch.finfo(torch.double).eps / 1e-8
 
 
 def same_numbers(ours: Any, one: Any, bound: float, partly: bool = False) -> None:
@@ -102,13 +103,13 @@ def same_numbers(ours: Any, one: Any, bound: float, partly: bool = False) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [*processes.STAGES, *processes.SHARDED])
+@pytest.mark.parametrize("stage", [*runs_of.STAGES, *runs_of.SHARDED])
 def test_several_processes_train_as_one_with_the_whole_batch(alone, several, rounding, stage):
     for rank, told in enumerate(several):
         found, one = told["steps"][stage], alone["steps"][stage]
-        assert len(found["losses"]) == processes.STEPS
+        assert len(found["losses"]) == runs_of.STEPS
         # Of an optimiser that is shared out the first process alone tells all.
-        shared = stage in processes.SHARDED and rank > 0
+        shared = stage in runs_of.SHARDED and rank > 0
         same_numbers(found, one, MARGIN * rounding[stage], partly=shared)
 
 
@@ -131,8 +132,8 @@ def test_predictions_are_those_of_one_process_at_any_number_of_images(alone, sev
 @pytest.mark.slow
 def test_two_passes_are_the_whole_batch_where_batch_norm_has_the_same_images(alone, rounding):
     """Beside the loss on all projections at once, of the same micro-batches with their own statistics."""
-    stage = processes.STAGES["pretrain in two passes"]
-    expected = processes.slow_two_passes(stage)
+    stage = runs_of.STAGES["pretrain in two passes"]
+    expected = runs_of.slow_two_passes(stage)
     found = alone["steps"]["pretrain in two passes"]
     bound = MARGIN * rounding["pretrain in two passes"]
     torch.testing.assert_close(found["losses"][0], expected["loss"], rtol=0, atol=bound)
@@ -145,7 +146,7 @@ def peak(micro_batch: int, two_pass: bool) -> float:
     changes |= {"micro_batch": micro_batch, "two_pass": two_pass}
     config = with_fields(preset("cifar10_official").pretrain, changes)
     data = noise(config.data, 256)
-    steps = pretrain(config, data, begin(config, data, processes.CPU))
+    steps = pretrain(config, data, begin(config, data, runs_of.CPU))
     return extra_megabytes(lambda: [next(steps) for _ in range(2)])
 
 
@@ -166,7 +167,7 @@ def test_micro_batches_of_an_eighth_take_less_than_half_of_the_memory(two_pass):
 def test_two_replicas_normalise_as_the_official_ones(several):
     if len(several) != 2:
         pytest.skip("two replicas")
-    official = processes.golden("bn")
+    official = runs_of.golden("bn")
     for place, which in enumerate(("2d", "4d")):
         found = [told["norms"][place] for told in several]
         for name in ("y_train", "grad_x"):
@@ -213,7 +214,7 @@ def test_the_first_process_of_a_machine_goes_before_the_others(several):
 @pytest.mark.slow
 def test_gloo_sends_what_is_computed(several):
     for place, memory in enumerate((False, True)):
-        computed = volume(replace(processes.SMALL, memory=memory), len(several)).all
+        computed = volume(replace(runs_of.SMALL, memory=memory), len(several)).all
         # The longest share is the first process's; others gather fewer rows but send as many.
         for told in several:
             found = told["sent"][place]
@@ -252,20 +253,19 @@ def test_buckets_hold_all_in_order_and_not_much_more_than_they_should(sizes):
 
 @given(count=st.integers(0, 5000), size=st.integers(1, 70))
 def test_shares_neither_overlap_nor_leave_anything_out(count, size):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "world_size", lambda: size)
-        shares = distributed.shares(count)
+    shares = processes.shares(count, size)
     assert [place for part in shares for place in range(count)[part]] == list(range(count))
     lengths = [part.stop - part.start for part in shares]
     assert max(lengths) - min(lengths) <= 1
 
 
-@given(size=st.integers(2, 300), micro=st.integers(2, 300), processes=st.integers(1, 9))
-def test_every_image_of_a_batch_is_computed_once_whatever_the_division(size, micro, processes):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "world_size", lambda: processes)
+@given(size=st.integers(2, 300), micro=st.integers(2, 300), count=st.integers(1, 9))
+def test_every_image_of_a_batch_is_computed_once_whatever_the_division(size, micro, count):
+    group = processes.Processes()
+    group.size = count
+    with processes.use(group):
         division = BatchPartition(size, min(micro, size))
-        rows = np.concatenate([division.rows(rank) for rank in range(processes)])
+        rows = np.concatenate([division.rows(rank) for rank in range(count)])
         sizes = [sum(counts) for counts in division.counts]
     assert sorted(rows.tolist()) == list(range(size))
     assert sum(sizes) == size
@@ -275,8 +275,8 @@ def test_every_image_of_a_batch_is_computed_once_whatever_the_division(size, mic
 
 def test_a_process_that_is_alone_has_everything():
     rows = torch.rand(3, 2)
-    assert distributed.gather(rows, [3]) is rows
-    assert distributed.shares(7) == [slice(0, 7)]
+    assert processes.current().gather(rows, [3]) is rows
+    assert processes.shares(7, 1) == [slice(0, 7)]
     assert distributed.in_turn(lambda: "now") == "now"
     assert not distributed.any_of(False)
     assert distributed.from_first(lambda: b"x") == b"x"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import free_port
 from safetensors.torch import load_file
+from several import free_port
 
 pytestmark = pytest.mark.slow
 
