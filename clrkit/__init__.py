@@ -1,3 +1,94 @@
-"""SimCLRv2, end to end. The modules are listed in README.md; this import loads none of them."""
+"""SimCLRv2: pretrain without labels, fine-tune on a few, distil into a small network.
+
+The method is the files of this folder, read in the order of docs/reading_guide.md. The rooms around it:
+`data` (images and labels), `fast` and `scale` (the same numbers quicker, on several processes), `experiments`
+and `runs` (what to train; recorded, resumable runs), `results` (records to claims, tables, figures),
+`notebook`, `own_images`, `export`, `weights` and `cli`.
+
+The names below are the public API. They load on first use, so `import clrkit` is light.
+
+Example:
+    >>> import clrkit
+    >>> data = clrkit.load(clrkit.Data(dataset="tinted_mnist", image_size=28))
+    >>> config = clrkit.Pretrain(epochs=20, batch_size=64)
+    >>> model = clrkit.pretrain(config, data)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from clrkit.api import accuracy, distill, finetune, pretrain, supervised
+    from clrkit.augment import two_views
+    from clrkit.config import (
+        Augmentation,
+        Data,
+        Distill,
+        Finetune,
+        Network,
+        Optimizer,
+        Pretrain,
+        Probe,
+        Supervised,
+    )
+    from clrkit.data.datasets import load
+    from clrkit.losses import distillation, nt_xent
+    from clrkit.model import Model, ModelConfig
+    from clrkit.optim import LARS
+    from clrkit.resnet import ResNet
+
+__all__ = [
+    "LARS",
+    "Augmentation",
+    "Data",
+    "Distill",
+    "Finetune",
+    "Model",
+    "ModelConfig",
+    "Network",
+    "Optimizer",
+    "Pretrain",
+    "Probe",
+    "ResNet",
+    "Supervised",
+    "accuracy",
+    "distill",
+    "distillation",
+    "finetune",
+    "load",
+    "nt_xent",
+    "pretrain",
+    "supervised",
+    "two_views",
+]
+
+_CONFIGS = [
+    "Augmentation",
+    "Data",
+    "Distill",
+    "Finetune",
+    "Network",
+    "Optimizer",
+    "Pretrain",
+    "Probe",
+    "Supervised",
+]
+_HOMES = {
+    **dict.fromkeys(_CONFIGS, "config"),
+    **dict.fromkeys(("accuracy", "distill", "finetune", "pretrain", "supervised"), "api"),
+    **dict.fromkeys(("distillation", "nt_xent"), "losses"),
+    **dict.fromkeys(("Model", "ModelConfig"), "model"),
+    **{"LARS": "optim", "ResNet": "resnet", "two_views": "augment", "load": "data.datasets"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clrkit' has no attribute {name!r}")
+    return getattr(import_module(f"clrkit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

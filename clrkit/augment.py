@@ -316,6 +316,19 @@ def random_view(
     return apply_view(pixels, drawn, augmentation, size)
 
 
+def two_views(
+    pixels: UInt8[Tensor, "batch 3 side side"], augmentation: Augmentation, size: int, rng: Generator
+) -> tuple[Float[Tensor, "batch 3 {size} {size}"], Float[Tensor, "batch 3 {size} {size}"]]:
+    """Two random views of every image; arguments as `random_view`.
+
+    Example:
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> view1, view2 = two_views(pixels, Augmentation(crop_area=0.5), 28, rng)
+    """
+    first, second = random_view(pixels.repeat(2, 1, 1, 1), augmentation, size, rng).chunk(2)
+    return first, second
+
+
 def apply_view(
     pixels: UInt8[Tensor, "batch 3 side side"], drawn: ViewParams, augmentation: Augmentation, size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:

@@ -27,7 +27,6 @@ from clrkit.augment import apply_view, sample_view_params
 from clrkit.config import Augmentation, Pretrain, Probe, Stage
 from clrkit.data.datasets import Split
 from clrkit.device import compiled, to_device
-from clrkit.health import TrainingMonitor
 from clrkit.losses import in_float
 from clrkit.model import Model
 from clrkit.momentum_queue import MomentumQueue
@@ -152,7 +151,8 @@ class Training:
         device: where to train.
 
     Attributes:
-        features: the frozen features that a probe trains on, once it has taken them.
+        features: the frozen features that a probe trains on, once it has computed them.
+        projections: normalised, of the latest step's first micro-batch in all processes; None without any.
     """
 
     def __init__(self, config: Stage, model: nn.Module, images: int, device: torch.device) -> None:
@@ -164,8 +164,8 @@ class Training:
         self.partition = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
         # The loss compares the whole batch although the network computes one micro-batch at a time.
         self.two_pass = isinstance(config, Pretrain) and bool(config.micro_batch) and config.two_pass
-        self.monitor = TrainingMonitor(device)
         self.features: Float[Tensor, "images features"] | None = None
+        self.projections: Projections | None = None
         self.losses: list[Scalar] = []
         self.steps_done = 0
         self.steps_per_epoch = images // config.batch_size
@@ -251,7 +251,8 @@ class Training:
         """Normalised negatives beside the batch's own: other processes' projections, and the queue."""
         counts = [2 * count for count in batch.counts]
         everyones = processes.current().gather(F.normalize(torch.cat((z1, z2))), counts)
-        self.monitor.see_projections(self.steps_done + 1, everyones)
+        if not self.losses:
+            self.projections = everyones.detach()
         start = sum(counts[: processes.current().rank])
         others = torch.cat((everyones[:start], everyones[start + 2 * len(z1) :]))
         found = [each for each in (others, self.queue.negatives if self.queue else others[:0]) if len(each)]
@@ -274,7 +275,6 @@ class Training:
         loss = processes.current().add_up(torch.stack(self.losses).sum(), self.model.parameters())
         self.losses = []
         self.steps_done += 1
-        self.monitor.see(self.steps_done, loss, self.model)
         self.optimizer.step()
         return Step(self.steps_done, self.total, loss, rate)
 
@@ -284,7 +284,6 @@ class Training:
         return {
             "model": self.model.state_dict(),
             "optimizer": processes.current().optimizer_state(self.optimizer),
-            "watch": self.monitor.state_dict(),
             "step": self.steps_done,
             **queue,
         }
@@ -292,7 +291,6 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.monitor.load_state_dict(state["watch"])
         self.steps_done = state["step"]
         if self.queue:
             self.queue.load_state_dict(state["memory"])

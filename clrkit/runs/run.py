@@ -27,9 +27,9 @@ from clrkit.data.folders import root_of
 from clrkit.device import check_precision, choose_device, compiling, run_threads
 from clrkit.errors import ConfigError
 from clrkit.files import write_atomically
-from clrkit.health import TrainingError
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checkpoint import CheckpointWriter, read_state
+from clrkit.runs.health import TrainingError, TrainingMonitor
 from clrkit.runs.provenance import provenance
 from clrkit.runs.record import describe, encoder_parameters, label_count, measured, model_settings
 from clrkit.runs.store import (
@@ -233,7 +233,7 @@ class RunInProgress:
         self.data = data_of(config)
         self.parent = common_model(parent) if parent else None
         self.training = stages.begin(config, self.data, device, self.parent)
-        self.log = TrainingLog()
+        self.log, self.monitor = TrainingLog(), TrainingMonitor(device)
         self.states = CheckpointWriter(folder / "state")
         self.load_state()
         self.kept = self.training.steps_done  # of the last state that was saved; 0 for none
@@ -248,6 +248,7 @@ class RunInProgress:
         due, noted = begun + STATE_SECONDS, begun
         try:
             for step in stages.steps(self.config, self.data, training, self.parent):
+                self.monitor.see(step.step, step.loss, training)
                 now = time.monotonic()
                 log.seconds = spent + now - begun
                 log.monitor(step.step, step.metrics)
@@ -272,7 +273,7 @@ class RunInProgress:
     def check(self) -> None:
         """Whether training goes well. Raises RunError, which says what was kept and what to try."""
         try:
-            self.training.monitor.check()
+            self.monitor.check()
         except TrainingError as error:
             kept = (
                 f"the state of step {self.kept} is kept in {self.folder}"
@@ -301,7 +302,8 @@ class RunInProgress:
     def save_state(self) -> None:
         """Everything a resumed run needs, in one file; a state that has gone wrong is not kept."""
         self.check()
-        state = {"training": self.training.state_dict(), "log": asdict(self.log)}
+        training = self.training.state_dict() | {"watch": self.monitor.state_dict()}
+        state = {"training": training, "log": asdict(self.log)}
         if distributed.is_first():
             self.states.write(state)
         self.kept = self.training.steps_done
@@ -314,6 +316,7 @@ class RunInProgress:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             self.training.load_state_dict(state["training"])
+            self.monitor.load_state_dict(state["training"]["watch"])
             self.log = TrainingLog(**state["log"])
         except (MemoryError, torch.OutOfMemoryError):
             raise

@@ -1,12 +1,13 @@
-"""Training that goes wrong, noticed at its step without waiting for the device at every step."""
+"""Notice training that fails: not finite, exploded or collapsed, without waiting for the device."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from clrkit.errors import ConfigError
+from clrkit.training import Training
 
 BASELINE = 100  # steps whose largest gradient norm is taken as ordinary
 EXPLODED = 1e4  # times the ordinary norm
@@ -26,13 +27,13 @@ ADVICE = {
 
 
 class TrainingError(ConfigError):
-    """Training that has failed by its numbers; says at which step, and what to try."""
+    """Training that failed by its numbers; says at which step, and what to try."""
 
 
 class TrainingMonitor:
-    """Looks at the loss and the gradient of every step, and at projections; `check` tells.
+    """Monitor the loss, gradient and projections of every step; `check` raises if training failed.
 
-    What it has seen stays on the device until it is asked, and is saved with a run's state, so that a resumed
+    What it has seen stays on the device until `check`, and is saved with a run's state, so that a resumed
     run judges as one that was not stopped.
 
     Args:
@@ -43,38 +44,27 @@ class TrainingMonitor:
         self.first: Int64[Tensor, " kinds"] = torch.zeros(len(KINDS), dtype=torch.int64, device=device)
         self.ordinary: Float[Tensor, ""] = torch.zeros((), device=device)
         self.flat: Int64[Tensor, ""] = torch.zeros((), dtype=torch.int64, device=device)
-        self.seen = 0  # the last step whose projections were looked at
 
-    def see(self, step: int, loss: Float[Tensor, ""], model: nn.Module) -> None:
-        """Note the step's loss, and its gradient before the optimiser uses it."""
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    @torch.no_grad()
+    def see(self, step: int, loss: Float[Tensor, ""], training: Training) -> None:
+        """Note a step's loss, gradient and projections, right after it."""
+        gradients = [weight.grad for weight in training.model.parameters() if weight.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).norm().float()
         self.note(0, ~(loss.isfinite() & norm.isfinite()), step)
         if step <= BASELINE:
             self.ordinary = torch.maximum(self.ordinary, norm)
         else:
             self.note(1, norm > EXPLODED * self.ordinary, step)
-
-    @torch.no_grad()
-    def see_projections(self, step: int, z: Float[Tensor, "rows dim"]) -> None:
-        """Note whether a step's projections lie on one line: of several micro-batches, those of the first.
-
-        Args:
-            step: to which they belong.
-            z: of all processes, normalised, so that all judge alike.
-        """
-        if step == self.seen:
-            return
-        self.seen = step
-        self.flat = torch.where(dimensions(z) < COLLAPSED, self.flat + 1, 0)
-        self.note(2, self.flat >= PATIENCE, step)
+        if training.projections is not None:
+            self.flat = torch.where(dimensions(training.projections) < COLLAPSED, self.flat + 1, 0)
+            self.note(2, self.flat >= PATIENCE, step)
 
     def note(self, kind: int, wrong: Tensor, step: int) -> None:
         """Keep the first step at which something is wrong."""
         self.first[kind] = torch.where((self.first[kind] == 0) & wrong, step, self.first[kind])
 
     def check(self) -> None:
-        """Raises TrainingError for what has gone wrong first; waits for the device."""
+        """Raise TrainingError for what went wrong first; waits for the device."""
         steps = [step for step in self.first.tolist() if step]
         if steps:
             kind = KINDS[self.first.tolist().index(min(steps))]

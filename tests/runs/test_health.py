@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,37 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from tiny import DATA, PRETRAIN
+from torch import Tensor, nn
 
 from clrkit import stages
 from clrkit.experiments.presets import preset
-from clrkit.health import BASELINE, PATIENCE, TrainingError, TrainingMonitor, dimensions
 from clrkit.runs import run as making
 from clrkit.runs.checkpoint import read_state
+from clrkit.runs.health import BASELINE, PATIENCE, TrainingError, TrainingMonitor, dimensions
 from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import RunError, Store
+from clrkit.stages import begin, steps
+from clrkit.training import Training
 
 CPU = torch.device("cpu")
 LOSS = torch.tensor(1.0)
 
 
-def model(norm: float) -> nn.Module:
-    """A model whose gradient has this norm."""
-    linear = nn.Linear(4, 1)
-    linear.weight.grad = torch.full((1, 4), norm / 2)
-    linear.bias.grad = torch.zeros(1)
-    return linear
+def after(norm: float, projections: Tensor | None = None) -> Training:
+    """A run right after a step whose gradient has this norm, with these normalised projections."""
+    training = Training.__new__(Training)
+    training.model = nn.Linear(4, 1)
+    training.model.weight.grad = torch.full((1, 4), norm / 2)
+    training.model.bias.grad = torch.zeros(1)
+    training.projections = projections
+    return training
 
 
 def watched(norms: list[float]) -> TrainingMonitor:
     watch = TrainingMonitor(CPU)
     for step, norm in enumerate(norms, 1):
-        watch.see(step, LOSS, model(norm))
+        watch.see(step, LOSS, after(norm))
     return watch
 
 
@@ -49,7 +55,7 @@ def test_the_first_step_that_is_not_finite_is_told_however_many_follow(wrong, pl
     for step in range(1, 10):
         bad = step >= 4
         loss = torch.tensor(wrong if bad and place == "loss" else 1.0)
-        watch.see(step, loss, model(wrong if bad and place == "gradient" else 1.0))
+        watch.see(step, loss, after(wrong if bad and place == "gradient" else 1.0))
         if not bad:
             watch.check()
     with pytest.raises(TrainingError, match=r"not finite at step 4; try a lower learning_rate"):
@@ -85,30 +91,29 @@ def test_projections_on_one_line_are_a_collapse_only_if_they_stay_there():
     spread = torch.eye(4).repeat(2, 1)
     watch = TrainingMonitor(CPU)
     for step in range(1, PATIENCE):
-        watch.see_projections(step, line)
-    watch.see_projections(PATIENCE, spread)
+        watch.see(step, LOSS, after(1.0, line))
+    watch.see(PATIENCE, LOSS, after(1.0, spread))
     watch.check()
     for step in range(PATIENCE + 1, 2 * PATIENCE + 1):
         watch.check()
-        watch.see_projections(step, line)
+        watch.see(step, LOSS, after(1.0, line))
     with pytest.raises(TrainingError, match=f"collapsed at step {2 * PATIENCE}: .*try a lower learning_rate"):
         watch.check()
 
 
-def test_of_the_micro_batches_of_a_step_the_first_is_judged():
-    watch = TrainingMonitor(CPU)
-    for step in range(1, PATIENCE):
-        for _ in range(4):
-            watch.see_projections(step, torch.ones(8, 4) / 2)
-        watch.check()
-    assert watch.flat == PATIENCE - 1
+def test_a_step_s_first_micro_batch_is_judged():
+    config = replace(PRETRAIN, micro_batch=6, two_pass=False)
+    training = begin(config, DATA, CPU)
+    next(steps(config, DATA, training, None))
+    assert training.projections is not None
+    assert len(training.projections) == 12  # both views of six images
 
 
 def test_a_resumed_watch_judges_as_one_that_went_on():
     watch = watched([1.0] * BASELINE)
     other = TrainingMonitor(CPU)
     other.load_state_dict(watch.state_dict())
-    other.see(BASELINE + 1, LOSS, model(1e5))
+    other.see(BASELINE + 1, LOSS, after(1e5))
     with pytest.raises(TrainingError, match="exploded"):
         other.check()
     watch.check()
@@ -170,7 +175,7 @@ def explosive(network: nn.Module) -> None:
 
 def test_a_gradient_that_explodes_ends_the_run_before_its_state_is_kept(store, monkeypatch, fault):
     config = preset("smoke").resolve("supervised", epochs=4, batch_size=20, fraction=0.2)
-    monkeypatch.setattr("clrkit.health.BASELINE", 20)
+    monkeypatch.setattr("clrkit.runs.health.BASELINE", 20)
     spoiled(monkeypatch, 30, explosive)
     with pytest.raises(RunError, match=r"exploded at step 31: .*; the state of step 30 is kept"):
         finish(run_or_load(config, store))
@@ -186,7 +191,7 @@ def flat(network: nn.Module) -> None:
 @pytest.mark.slow
 def test_a_representation_that_collapses_ends_the_run(store, monkeypatch, fault):
     config = preset("smoke").resolve("pretrain", epochs=4, batch_size=100)
-    monkeypatch.setattr("clrkit.health.PATIENCE", 10)
+    monkeypatch.setattr("clrkit.runs.health.PATIENCE", 10)
     spoiled(monkeypatch, 20, flat)
     with pytest.raises(RunError, match=r"collapsed at step 30: .*the state of step 29 is kept"):
         finish(run_or_load(config, store))
