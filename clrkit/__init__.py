@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from clrkit.api import accuracy, distill, finetune, pretrain, supervised
     from clrkit.augment import two_views
     from clrkit.config import (
         Augmentation,
@@ -38,7 +37,18 @@ if TYPE_CHECKING:
     from clrkit.model import Model, ModelConfig
     from clrkit.optim import LARS
     from clrkit.resnet import ResNet
+    from clrkit.runs.train import accuracy, distill, finetune, pretrain, supervised
 
+_HOMES = {
+    "augment": "two_views",
+    "config": "Augmentation Data Distill Finetune Network Optimizer Pretrain Probe Supervised",
+    "data.datasets": "load",
+    "losses": "distillation nt_xent",
+    "model": "Model ModelConfig",
+    "optim": "LARS",
+    "resnet": "ResNet",
+    "runs.train": "accuracy distill finetune pretrain supervised",
+}
 __all__ = [
     "LARS",
     "Augmentation",
@@ -64,30 +74,12 @@ __all__ = [
     "two_views",
 ]
 
-_CONFIGS = [
-    "Augmentation",
-    "Data",
-    "Distill",
-    "Finetune",
-    "Network",
-    "Optimizer",
-    "Pretrain",
-    "Probe",
-    "Supervised",
-]
-_HOMES = {
-    **dict.fromkeys(_CONFIGS, "config"),
-    **dict.fromkeys(("accuracy", "distill", "finetune", "pretrain", "supervised"), "api"),
-    **dict.fromkeys(("distillation", "nt_xent"), "losses"),
-    **dict.fromkeys(("Model", "ModelConfig"), "model"),
-    **{"LARS": "optim", "ResNet": "resnet", "two_views": "augment", "load": "data.datasets"},
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'clrkit' has no attribute {name!r}")
-    return getattr(import_module(f"clrkit.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(f"clrkit.{module}"), name)
+    raise AttributeError(f"module 'clrkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -13,8 +13,7 @@ LAYERS = (  # from the bottom; rooms of one layer do not know each other
     {"device", "resize", "experiments"},
     {"fast"},
     {"data"},
-    {"augment", "evaluate", "losses", "model", "momentum_queue", "optim", "resnet", "stages"}
-    | {"training", "api"},
+    {"augment", "evaluate", "losses", "model", "momentum_queue", "optim", "resnet", "stages"} | {"training"},
     {"scale"},
     {"runs"},
     {"results"},

@@ -1,4 +1,4 @@
-"""Train a stage in one call; `clrkit.stages` has the loops, `clrkit.runs` the recorded, resumable runs."""
+"""Train a stage in one call, without a record; `clrkit.runs.run` makes recorded, resumable runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from clrkit import evaluate, stages
 from clrkit.config import Distill, Finetune, Pretrain, Stage, Supervised
 from clrkit.data.datasets import DataSet
 from clrkit.device import choose_device
-from clrkit.errors import ConfigError
 from clrkit.model import Model
+from clrkit.runs.health import TrainingMonitor
 from clrkit.training import Step
 
 Show = Callable[[Step], None]
@@ -27,12 +27,14 @@ def pretrain(config: Pretrain, data: DataSet, device: str = "auto", show: Show |
         show: is called with every `clrkit.training.Step`.
 
     Raises:
-        ConfigError: for settings that the data or the device does not allow, or a loss that is not finite.
+        ConfigError: for settings that the data or the device does not allow.
+        TrainingError: if the loss is not finite, or training exploded or collapsed.
 
     Example:
-        >>> model = clrkit.pretrain(clrkit.Pretrain(epochs=1), clrkit.load(clrkit.Data()))
+        >>> data = clrkit.load(clrkit.Data())
+        >>> model = clrkit.pretrain(clrkit.Pretrain(epochs=1, batch_size=64), data)
     """
-    return _train(config, data, None, device, show)
+    return train(config, data, None, device, show)
 
 
 def finetune(
@@ -40,12 +42,12 @@ def finetune(
 ) -> Model:
     """Train a pretrained network on a fraction of the labels (stage 2; v2 section 2).
 
-    Args and errors as `pretrain`; `pretrained` must have the network and head of `config.pretrain`.
+    Args and errors as `pretrain`; `pretrained` has the network and head of `config.pretrain`.
 
     Example:
         >>> teacher = clrkit.finetune(clrkit.Finetune(pretrain=config, fraction=0.01), data, model)
     """
-    return _train(config, data, pretrained, device, show)
+    return train(config, data, pretrained, device, show)
 
 
 def supervised(config: Supervised, data: DataSet, device: str = "auto", show: Show | None = None) -> Model:
@@ -54,20 +56,20 @@ def supervised(config: Supervised, data: DataSet, device: str = "auto", show: Sh
     Example:
         >>> baseline = clrkit.supervised(clrkit.Supervised(fraction=0.01), data)
     """
-    return _train(config, data, None, device, show)
+    return train(config, data, None, device, show)
 
 
 def distill(
     config: Distill, data: DataSet, teacher: Model, device: str = "auto", show: Show | None = None
 ) -> Model:
-    """Train a student on the teacher's outputs for unlabelled images (stage 3; v2 Eq. 2 and 3).
+    """Train a student on the teacher's outputs for images without labels (stage 3; v2 Eq. 2 and 3).
 
     Args and errors as `pretrain`.
 
     Example:
         >>> student = clrkit.distill(clrkit.Distill(teacher=config), data, teacher)
     """
-    return _train(config, data, teacher, device, show)
+    return train(config, data, teacher, device, show)
 
 
 def accuracy(model: Model, data: DataSet, size: int, device: str = "auto") -> float:
@@ -87,13 +89,15 @@ def accuracy(model: Model, data: DataSet, size: int, device: str = "auto") -> fl
     return evaluate.accuracy(logits, torch.from_numpy(split.labels))
 
 
-def _train(config: Stage, data: DataSet, parent: Model | None, device: str, show: Show | None) -> Model:
-    training = stages.begin(config, data, choose_device(device), parent)
+def train(config: Stage, data: DataSet, parent: Model | None, device: str, show: Show | None) -> Model:
+    """Train any stage but a probe; arguments and errors as `pretrain`."""
+    where = choose_device(device)
+    training, monitor = stages.begin(config, data, where, parent), TrainingMonitor(where)
     for step in stages.steps(config, data, training, parent):
+        monitor.see(step.step, step.loss, training)
         if show:
             show(step)
-    if not torch.isfinite(step.loss):
-        raise ConfigError("The loss is not finite; try a lower learning_rate or more warmup_epochs.")
+    monitor.check()
     model = training.model.eval()
     assert isinstance(model, Model)
     return model
