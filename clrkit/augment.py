@@ -1,9 +1,9 @@
-"""SimCLR augmentation as pure functions on batches, with parameters of its own for every image.
+"""SimCLR augmentation as pure functions on batches; every image has its own random parameters.
 
-Random draws and pixel operations are apart: `draw_*` returns parameters, the operations are deterministic
-and follow the official `tf2/data_util.py`, not torchvision, wherever the two differ. Draws are made on the
-CPU, so every device sees the same augmentation. The operations below define a view and make it on a GPU; on
-the CPU compiled loops make the same view (`clrkit.fast.augment_numba`).
+Random draws and pixel operations are separate: `draw_*` returns parameters, the operations are deterministic
+and follow the official `tf2/data_util.py` where torchvision differs. Parameters are drawn on the CPU, so
+every device sees the same augmentation. The operations below define a view and make it on a GPU; on the CPU
+compiled loops make the same view (`clrkit.fast.augment_numba`).
 
 Images are float (batch, 3, height, width) in [0, 1].
 """
@@ -60,7 +60,7 @@ class Jitter(NamedTuple):
 
 
 class ViewParams(NamedTuple):
-    """All that is drawn for one view of every image of a batch, on the CPU; `sigma` is 0 for no blur."""
+    """The random parameters of one view of every image, on the CPU; `sigma` is 0 for no blur."""
 
     boxes: Boxes
     flip: Bool[Tensor, " batch"]
@@ -219,7 +219,7 @@ def value_and_chroma(images: Images) -> tuple[Tensor, Tensor]:
 def color_jitter(images: Images, jitter: Jitter, brightness: str = "multiplied") -> Images:
     """The four colour operations in each image's own order, clipped to [0, 1] after each; then grey ones.
 
-    `jitter` is on the CPU: which images an operation takes is known there, and the device waits for nobody.
+    `jitter` is on the CPU: the images of each operation are known there without waiting for the device.
     """
     brighten = adjust_brightness if brightness == "multiplied" else add_brightness
     operations = (brighten, adjust_contrast, adjust_saturation, adjust_hue)

@@ -65,7 +65,7 @@ class Config:
 
 
 def as_float(name: str, value: float) -> float:
-    """A number as a float, of which -0 is 0: equal configs have equal keys. Raises ConfigError."""
+    """A number as a float, -0 as 0, so that equal configs have equal keys. Raises ConfigError."""
     try:
         return float(value) + 0.0
     except OverflowError:
@@ -74,7 +74,7 @@ def as_float(name: str, value: float) -> float:
 
 @cache
 def types_of(kind: type[Any]) -> dict[str, Any]:
-    """Types of a config's fields; as texts they are slow to read anew for every config of a table."""
+    """Types of a config's fields; cached, since resolving annotations is slow."""
     return get_type_hints(kind)
 
 

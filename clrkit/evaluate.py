@@ -34,7 +34,7 @@ def evaluation_view(
         ValueError: for images that are not of the view's size, such as the squares to train on.
     """
     if pixels.shape[-1] != size:
-        raise ValueError(f"an image stored at {pixels.shape[-1]} pixels is no evaluation view of {size}")
+        raise ValueError(f"an image stored at {pixels.shape[-1]} pixels is not an evaluation view of {size}")
     return to_float(pixels) if pixels.dtype == torch.uint8 else pixels
 
 

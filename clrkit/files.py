@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever interrupts their writing, whoever else writes them."""
+"""Write files atomically, safe against interruption, several writers and planted links."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from secrets import token_hex
 
 UNDER_WAY = ".new"  # ends the name of a file that is being written
-HOUR = 3600.0  # seconds in which whoever writes a file has surely written it
+HOUR = 3600.0  # seconds; longer than any file takes to write
 NAMED = 32  # characters of a file's name that the file under way has, too: all names end at 255 bytes
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically: it appears whole or not at all.
 
-    The content goes to a new file beside it, of a name that nobody can guess, so that a link cannot lead it
-    elsewhere and writers of one file do not meet; then that takes the file's name.
+    The content goes to a new file beside it with a random name, so that no planted link is followed and two
+    writers do not collide; then that file is renamed.
 
     Raises:
-        OSError: where it cannot be written; what was there before stays.
+        OSError: if it cannot be written; the old file stays.
     """
     beside = path.with_name(f".{path.name[:NAMED]}.{token_hex(8)}{UNDER_WAY}")
     try:
@@ -37,11 +37,11 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def discard_left_over(folder: Path, seconds: float = 0.0) -> None:
-    """Delete what killed writers left in a folder.
+    """Delete unfinished files that killed writers left in a folder.
 
     Args:
-        folder: where they wrote; it need not be there.
-        seconds: for which nothing was written to a file; above 0 where others may be at work.
+        folder: where they wrote; it may be missing.
+        seconds: keep files that were changed in the last so many seconds; above 0 if others may be writing.
     """
     for path in folder.glob(f".*{UNDER_WAY}"):
         with suppress(OSError):  # its writer has just given it its name

@@ -25,11 +25,11 @@ class MomentumQueue(nn.Module):
       loss falls by moving all projections away from where the queue's were, and nothing is learned:
       docs/mini.md.)
     - Projections of one view of every image are kept: the queue then reaches back over twice as many images.
-    - The queue begins empty, and what has not been written is no negative: no random start.
+    - The queue starts empty; unfilled slots are not used as negatives.
     - The queue holds earlier steps alone: the batch's own images are written once its loss has been used.
     - The network follows after the optimiser's step, so a step's keys are of the weights before it.
     - Weights are averaged and batch-norm statistics are not: the network runs in training mode, on the
-      statistics of its own batch as MoCo's, and keeps running statistics of its own that nothing reads.
+      statistics of its batch as MoCo's; nothing reads its running statistics.
 
     `state_dict` holds all of it: network, queue and how much has been written.
 

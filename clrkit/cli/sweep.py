@@ -18,8 +18,8 @@ from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import preset
 
 if TYPE_CHECKING:
+    from clrkit.runs.slurm import Cluster
     from clrkit.runs.store import Run, Store
-    from clrkit.scale.slurm import Cluster
 
 Command = Callable[[argparse.Namespace], int]
 Settings = dict[str, str]
@@ -87,7 +87,7 @@ def stopped_by(noted: Sequence[int]) -> int:
 
 def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
     """The cluster that the options ask for, or None. Raises ConfigError for settings without one."""
-    from clrkit.scale.slurm import Cluster, read_parameters
+    from clrkit.runs.slurm import Cluster, read_parameters
 
     if options.cluster:
         return Cluster(options.cluster, read_parameters(options.cluster_set))
@@ -152,8 +152,8 @@ def check_all(stages: Sequence[Stage], store: Store) -> None:
     """Whether the data allow every run that is to be made, before the first is. Raises ConfigError."""
     from clrkit.cli.progress import ProgressLine
     from clrkit.data.datasets import prepare
+    from clrkit.runs.local_workers import missing
     from clrkit.runs.run import load_once
-    from clrkit.scale.local_workers import missing
     from clrkit.stages import check
 
     show = ProgressLine().show

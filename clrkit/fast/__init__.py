@@ -1,6 +1,6 @@
 """The same numbers, quicker; the method works without this room.
 
-The method asks for a quick version by name and uses its own where there is none.
+The method asks for a quick version by name and falls back on its own.
 """
 
 from __future__ import annotations

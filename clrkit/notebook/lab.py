@@ -20,9 +20,9 @@ from clrkit.notebook.ablation_figures import as_published, beside, compare
 from clrkit.notebook.progress import REDRAW_SECONDS, Course, expected, name_of, told
 from clrkit.results.ablation import Ablation
 from clrkit.results.style import encode
+from clrkit.runs.local_workers import missing
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store
-from clrkit.scale.local_workers import missing
 
 BAR_SECONDS = 0.2  # between changes of the progress bar
 DPI = 100

@@ -17,12 +17,12 @@ from clrkit.device import available_cores
 from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import RESULTS_VARIABLE
+from clrkit.runs.local_workers import missing, run_all, runs_at_once
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
-from clrkit.scale.local_workers import missing, run_all, runs_at_once
 
 if TYPE_CHECKING:
-    from clrkit.scale.slurm import Cluster
+    from clrkit.runs.slurm import Cluster
 
 
 def project_root() -> Path:

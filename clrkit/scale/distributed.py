@@ -1,9 +1,7 @@
-"""One run by several processes: what they share, gather and agree on under `torchrun`.
+"""One run by several processes under `torchrun`: what they share, gather and agree on.
 
-Every process computes its share of each global batch. A loss is the process's share of the batch's loss, so
-that losses and gradients add up over processes to those of one process with the whole batch; batch norm takes
-the statistics of all shares together, and every anchor of NT-Xent meets the projections of all processes.
-In a process that is alone every function here is the identity.
+Each process computes its share of every batch. Losses and gradients add up over processes; batch norm and
+NT-Xent see all shares together. For a process that is alone every function here is the identity.
 """
 
 from __future__ import annotations
@@ -42,30 +40,30 @@ BUCKET = 2**25  # gradients in a message: 128 MiB
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; the first, 0, is the only one that writes."""
+    """Number of this process; only process 0 writes."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that shows, writes and measures."""
+    """True in the process that prints and writes."""
     return rank() == 0
 
 
-LOST = "Another process of this run has ended; what was saved is kept, the same command goes on from there."
+LOST = "Another process of this run ended; saved work is kept, and the same command continues from it."
 
 
 @contextmanager
 def group(cuda: bool) -> Iterator[None]:
-    """Within, the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
+    """Join the processes that `torchrun` started into one run: NCCL between GPUs, gloo between CPUs.
 
     Raises:
-        ConfigError: in the process that is the first to fail, or to notice that another has ended.
-        SystemExit: in the others, which have nothing to add.
+        ConfigError: in the first process that fails, or that notices that another ended.
+        SystemExit: in the others.
     """
     meet(cuda)
     try:
@@ -104,7 +102,7 @@ def meet(cuda: bool) -> None:
 
 
 def choose_gpu() -> None:
-    """Take this process's GPU. Raises ConfigError where a machine has fewer GPUs than processes."""
+    """Take this process's GPU. Raises ConfigError if a machine has fewer GPUs than processes."""
     there = torch.cuda.device_count()
     if local_processes() > there:
         raise ConfigError(
@@ -115,11 +113,11 @@ def choose_gpu() -> None:
 
 
 def attempt(store: Any, mine: int, size: int) -> str:
-    """A name for these very processes, the same in all of them.
+    """Agree on a name for this attempt, the same in all processes.
 
-    torchrun keeps one store for all attempts, and in it are the addresses of processes that are gone
-    (pytorch/pytorch#135712); nor does it number attempts alike on all machines. So each process leaves a mark
-    that nobody had before, and the first one answers marks until all say that they have the answer.
+    torchrun keeps one store for all attempts, with the addresses of dead processes (pytorch/pytorch#135712),
+    and does not number attempts alike on all machines. So each process leaves a random mark, and process 0
+    answers marks until all have confirmed the answer.
     """
     mark = uuid4().hex
     store.set(f"clrkit/mark/{mine}", mark)
@@ -136,21 +134,21 @@ def attempt(store: Any, mine: int, size: int) -> str:
 
 
 def lost(error: RuntimeError) -> bool:
-    """Whether a collective failed because another process is gone or stuck."""
+    """True if a collective failed because another process is gone or stuck."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def is_first_to_tell() -> bool:
-    """Whether no other process of the run has told of an error yet."""
+    """True in the first process that reports an error."""
     try:
         return int(dist.distributed_c10d._get_default_store().add("clrkit/told", 1)) == 1
-    except RuntimeError:  # the machine with the store is gone: one process of each other machine tells
+    except RuntimeError:  # the machine with the store is gone: one process of each other machine reports
         return local_rank() == 0
 
 
 @cache
 def control() -> Any:
-    """The gloo group for what is settled before and after training; it has patience."""
+    """Gloo group for setup and teardown, with a long timeout."""
     return dist.new_group(backend="gloo", timeout=WAITING)
 
 
@@ -158,7 +156,7 @@ def control() -> Any:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process; the same answer in all of them."""
+    """True in all processes if the flag is set in any."""
     if world_size() == 1:
         return flag
     flags = torch.tensor([int(flag)])
@@ -167,10 +165,10 @@ def any_of(flag: bool) -> bool:
 
 
 def together(make: Callable[[], T]) -> T:
-    """`make` in every process; where it fails in one, it fails in all, with the same message.
+    """Call `make` in every process; if it fails in one, it fails in all, with the same message.
 
     Raises:
-        ConfigError: of the first process that had one.
+        ConfigError: the first process's that had one.
     """
     if world_size() == 1:
         return make()
@@ -187,7 +185,7 @@ def together(make: Callable[[], T]) -> T:
 
 
 def broadcast(content: bytes, source: int = 0) -> bytes:
-    """The bytes that process `source` has, in all of them."""
+    """Return the bytes of process `source` in all processes."""
     length = torch.tensor([len(content)])
     dist.broadcast(length, source, group=control())
     buffer = bytearray(content if rank() == source else int(length))
@@ -197,14 +195,14 @@ def broadcast(content: bytes, source: int = 0) -> bytes:
 
 
 def from_first(make: Callable[[], bytes]) -> bytes:
-    """What `make` returns in the first process, in all of them. Raises its ConfigError in all of them."""
+    """Call `make` in process 0 and return its result, or raise its ConfigError, in all processes."""
     if world_size() == 1:
         return make()
     return broadcast(together(make if is_first() else bytes))
 
 
 def in_turn(make: Callable[[], T]) -> T:
-    """`make` in the first process of each machine, then in the others, which find what it left on disk."""
+    """Call `make` in the first process of each machine, then in the others, which find its files."""
     if world_size() == 1:
         return make()
     made: list[T] = []
@@ -224,7 +222,7 @@ class Gather(torch.autograd.Function):
     def forward(ctx: Any, mine: Rows, counts: Sequence[int]) -> Rows:
         start = sum(counts[: rank()])
         ctx.mine = slice(start, start + counts[rank()])
-        # All send as much: those with fewer rows send some that nobody reads.
+        # All send equally many rows; the padding is cut off.
         padded = mine.new_zeros(max(counts), *mine.shape[1:])
         padded[: len(mine)] = mine
         received = [torch.empty_like(padded) for _ in counts]
@@ -285,7 +283,7 @@ class TorchrunProcesses(processes.Processes):
 
 
 def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in groups of about BUCKET numbers: of what is sent at once there is a copy."""
+    """Group tensors into about BUCKET numbers, so that the copy that is sent stays small."""
     bucket: list[Tensor] = []
     for values in tensors:
         bucket.append(values)
@@ -297,7 +295,7 @@ def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def copy_from_first(model: nn.Module) -> None:
-    """Gives every process the first one's weights and statistics."""
+    """Give every process the weights and statistics of process 0."""
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
@@ -325,7 +323,7 @@ class GlobalBatchNorm(BatchNorm):
 
 
 class GlobalBatchNormFunction(torch.autograd.Function):
-    """Batch norm in training mode, on the statistics of all processes' batches (official `global_bn`).
+    """Batch norm on the statistics of all processes' images (official `global_bn`).
 
     Returns the normalised maps, and the mean and (biased) variance of all values of a channel.
     """

@@ -20,7 +20,7 @@ from clrkit.device import available_cores
 from clrkit.runs.store import NOTE_SECONDS, Progress, RunError, Store
 
 if TYPE_CHECKING:
-    from clrkit.scale.slurm import Cluster
+    from clrkit.runs.slurm import Cluster
 
 POLL_SECONDS = 0.2
 
@@ -91,7 +91,7 @@ def hire(runs: int, store: Store, workers: int, device: str, cluster: Cluster | 
     """A crew for so many runs."""
     if cluster is None:
         return Pool(store, device, min(workers or runs_at_once(device), runs))
-    from clrkit.scale.slurm import Jobs
+    from clrkit.runs.slurm import Jobs
 
     return Jobs(store, device, cluster, workers)
 

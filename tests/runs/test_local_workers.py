@@ -19,10 +19,10 @@ from stopping import kill_with_workers_at_work
 
 from clrkit.config import Stage
 from clrkit.experiments.presets import preset
+from clrkit.runs.local_workers import missing, run_all, supervise
 from clrkit.runs.reproduce import complete
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, RunError, Store
-from clrkit.scale.local_workers import missing, run_all, supervise
 
 SMOKE = preset("smoke")
 

@@ -24,10 +24,10 @@ from clrkit.config import Stage
 from clrkit.errors import ConfigError
 from clrkit.experiments.presets import preset
 from clrkit.runs import run as making
+from clrkit.runs import slurm as jobs_module
+from clrkit.runs.local_workers import run_all
+from clrkit.runs.slurm import Cluster, Job, Jobs, held_back, private_folder, read_parameters
 from clrkit.runs.store import Progress, Run, RunError, Store, partial_of
-from clrkit.scale import slurm as jobs_module
-from clrkit.scale.local_workers import run_all
-from clrkit.scale.slurm import Cluster, Job, Jobs, held_back, private_folder, read_parameters
 
 if os.name == "nt":
     pytest.skip("submitit needs POSIX", allow_module_level=True)

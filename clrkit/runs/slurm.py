@@ -21,8 +21,8 @@ import psutil
 from clrkit.cli.progress import describe
 from clrkit.config import Stage
 from clrkit.errors import ConfigError
+from clrkit.runs.local_workers import runs_at_once
 from clrkit.runs.store import Progress, RunError, Store, partial_of, progress_noted, unused
-from clrkit.scale.local_workers import runs_at_once
 
 if TYPE_CHECKING:
     import submitit
@@ -118,7 +118,7 @@ def private_folder(folder: Path) -> Path:
 
 
 class Jobs:
-    """A crew of jobs (`clrkit.scale.local_workers.Crew`); what they make is found in the store."""
+    """A crew of jobs (`clrkit.runs.local_workers.Crew`); what they make is found in the store."""
 
     def __init__(self, store: Store, device: str, cluster: Cluster, size: int = 0) -> None:
         self.store, self.device = Store(store.results.absolute(), store.preset), device
