@@ -32,21 +32,21 @@ def run_all(
     device: str = "auto",
     cluster: Cluster | None = None,
 ) -> Generator[Progress | None, None, None]:
-    """Make every run of a list that is not there yet, with what they build on.
+    """Make the missing runs of a list and their parents.
 
-    On the CPU a run has one thread (`clrkit.runs.run`): for networks this small processes are faster than
-    threads, and the numbers depend neither on the number of cores nor on that of workers. Closing the
-    generator stops all runs, each with a state to go on from.
+    On the CPU each run has one thread (`clrkit.runs.run`): for small networks processes are faster than
+    threads, and numbers do not depend on cores or workers. Closing the generator stops all runs, each with a
+    saved state.
 
     Args:
         stages: configs, in any order.
         store: where runs are kept.
         workers: runs at a time; 0 for `runs_at_once`, or as many as a cluster takes.
         device: as in `run_or_load`.
-        cluster: makes the runs, in place of processes of this machine.
+        cluster: makes the runs instead of this machine.
 
     Yields:
-        Where a run stands; now and then None, so that a caller who waits can stop.
+        Progress of a run; from time to time None, so that a waiting caller can stop.
 
     Raises:
         RunError, ConfigError: the first error of a run, once the other runs have stopped.
@@ -54,19 +54,19 @@ def run_all(
     todo = missing(stages, store)
     if not todo:
         return
-    with closing(hire(len(todo), store, workers, device, cluster)) as crew:
-        yield from supervise(todo, crew)
+    with closing(make_executor(len(todo), store, workers, device, cluster)) as executor:
+        yield from supervise(todo, executor)
 
 
 def missing(stages: Sequence[Stage], store: Store) -> list[Stage]:
-    """Runs still to be made, what they build on included, each after it."""
+    """The missing runs and parents, parents first."""
     chain = {store.path(stage): stage for last in stages for stage in last.chain}
     return [stage for path, stage in chain.items() if not (path / "record.json").exists()]
 
 
 @runtime_checkable
-class Crew(Protocol):
-    """Whoever makes runs, several at a time: processes of this machine, jobs of a cluster.
+class RunExecutor(Protocol):
+    """What makes several runs at a time: processes of this machine or jobs of a cluster.
 
     Attributes:
         size: runs at a time.
@@ -75,51 +75,51 @@ class Crew(Protocol):
     size: int
 
     def begin(self, stages: Sequence[Stage]) -> None:
-        """Begin runs; all they build on is there."""
+        """Start runs whose parents are finished."""
 
     def ended(self) -> list[Stage]:
-        """Runs that have ended since the last call, after a moment's waiting. Raises the error of one."""
+        """Wait a moment and return the runs that ended since the last call. Raises a run's error."""
 
     def news(self) -> Iterator[Progress]:
-        """Where runs stand."""
+        """Progress of the runs under way."""
 
     def close(self) -> None:
-        """Stop the runs that have not ended."""
+        """Stop the runs under way."""
 
 
-def hire(runs: int, store: Store, workers: int, device: str, cluster: Cluster | None) -> Crew:
-    """A crew for so many runs."""
+def make_executor(runs: int, store: Store, workers: int, device: str, cluster: Cluster | None) -> RunExecutor:
+    """Return the executor for a number of runs."""
     if cluster is None:
-        return Pool(store, device, min(workers or runs_at_once(device), runs))
-    from clrkit.runs.slurm import Jobs
+        return LocalExecutor(store, device, min(workers or runs_at_once(device), runs))
+    from clrkit.runs.slurm import SlurmExecutor
 
-    return Jobs(store, device, cluster, workers)
+    return SlurmExecutor(store, device, cluster, workers)
 
 
 def runs_at_once(device: str) -> int:
-    """Runs at a time on this machine unless told otherwise: one a core, or one where all go onto one GPU."""
+    """Default number of runs at a time on this machine: one a core, or one on a GPU."""
     from clrkit.device import choose_device
 
     return 1 if choose_device(device).type == "cuda" else available_cores()
 
 
-def supervise(todo: Sequence[Stage], crew: Crew) -> Generator[Progress | None, None, None]:
-    """Hand out runs whose parents are done, as many as the crew can make, and pass their progress on."""
+def supervise(todo: Sequence[Stage], executor: RunExecutor) -> Generator[Progress | None, None, None]:
+    """Start runs whose parents are finished, as many as the executor takes, and yield their progress."""
     waiting, working = list(todo), set[Stage]()
     while waiting or working:
         to_be_made = {*waiting, *working}
-        ready = [stage for stage in waiting if stage.source not in to_be_made][: crew.size - len(working)]
+        ready = [stage for stage in waiting if stage.source not in to_be_made][: executor.size - len(working)]
         if ready:
-            crew.begin(ready)
+            executor.begin(ready)
             working |= {*ready}
             waiting = [stage for stage in waiting if stage not in working]
-        working -= {*crew.ended()}
-        yield from crew.news()
+        working -= {*executor.ended()}
+        yield from executor.news()
         yield None
 
 
-class Pool:
-    """A crew of processes of this machine."""
+class LocalExecutor:
+    """Runs in processes of this machine."""
 
     def __init__(self, store: Store, device: str, size: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -154,13 +154,13 @@ class Pool:
 
 
 def set_up_worker(queue: Queue[Progress], stop: Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and tells us through `stop`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it and sets `stop`
     globals().update(progress_queue=queue, stop_event=stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def end_with_parent() -> None:
-    """End this worker once the first process is gone, killed perhaps; the last saved state stays."""
+    """End this worker when the first process is gone; the last saved state stays."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -172,14 +172,14 @@ stop_event: Event
 
 
 def work(stage: Stage, store: Store, device: str) -> None:
-    """Make one run in a worker process, telling where it stands; stop at the next step when told to."""
+    """Make one run in a worker process and report its progress; stop at the next step on request."""
     from clrkit.runs.run import run_or_load
 
-    told = -NOTE_SECONDS
+    reported = -NOTE_SECONDS
     with closing(run_or_load(stage, store, device)) as steps:
         for progress in steps:
             if stop_event.is_set():
                 return
-            if monotonic() - told > NOTE_SECONDS or progress.step == progress.total:
+            if monotonic() - reported > NOTE_SECONDS or progress.step == progress.total:
                 progress_queue.put(progress)
-                told = monotonic()
+                reported = monotonic()

@@ -1,6 +1,6 @@
 """Runs as jobs of a cluster, through submitit: one job a run, requeued and resumed when it is pre-empted.
 
-docs/sweeps.md tells how it is used, and what submitit pickles where.
+See docs/sweeps.md for how to use it, and for what submitit pickles where.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 KINDS = ("slurm", "local")
 POLL_SECONDS = 1.0
 CANCEL_SECONDS = 10.0  # for local jobs to stop after a step when they are cancelled
-UNSEEN_SECONDS = 90.0  # that a result may stay hidden: NFS asks again after a minute at most
-STEP_SECONDS = 20  # that a step may last before a job leaves without it
-LARGEST_ARRAY = 1000  # jobs at a time: the longest array that SLURM takes unless it is told otherwise
-REQUEUES = 100  # after time limits; each time a run goes on from where it was
-MINUTES = 240  # a job may last, unless timeout_min is set
+UNSEEN_SECONDS = 90.0  # NFS may hide a result for a minute
+STEP_SECONDS = 20  # a job that must leave waits so long for its step
+LARGEST_ARRAY = 1000  # jobs at a time: the longest array that SLURM takes by default
+REQUEUES = 100  # after time limits; the run goes on from its state
+MINUTES = 240  # the time limit of a job, unless timeout_min is set
 ONE_PROCESS = ("nodes", "tasks_per_node", "ntasks_per_node", "use_srun")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs go.
+    """A cluster and the parameters of its jobs.
 
     Attributes:
-        kind: "slurm", or "local" for processes of this machine that live like jobs.
-        parameters: of the jobs, as submitit's `update_parameters` names them.
+        kind: "slurm", or "local" for processes of this machine that behave like jobs.
+        parameters: as submitit's `update_parameters` names them.
     """
 
     kind: str
     parameters: Mapping[str, int | str]
 
     def executor(self, folder: Path) -> submitit.Executor:
-        """What takes jobs, with their files in the folder.
+        """Return submitit's executor, with the jobs' files in the folder.
 
         Raises:
-            ConfigError: where submitit or SLURM is not there, or naming a parameter that cannot be.
+            ConfigError: if submitit or SLURM is missing, or naming a parameter that is not allowed.
         """
         try:
             import submitit
@@ -64,7 +64,7 @@ class Cluster:
         try:
             executor = submitit.AutoExecutor(folder, cluster=self.kind, **often)
         except RuntimeError:
-            raise ConfigError("This machine is no part of a SLURM cluster: it has no srun.") from None
+            raise ConfigError("This machine is not part of a SLURM cluster: it has no srun.") from None
         executor.update_parameters(name="clrkit", timeout_min=MINUTES)
         for name, value in self.parameters.items():
             set_parameter(executor, name, value)
@@ -72,10 +72,10 @@ class Cluster:
 
 
 def read_parameters(texts: Sequence[str]) -> dict[str, int | str]:
-    """Parameters from texts NAME=VALUE; a value of digits is a number, any other a text.
+    """Parse parameters NAME=VALUE; a value of digits is a number.
 
     Raises:
-        ConfigError: for a text of another form, or a parameter that would make a run in several processes.
+        ConfigError: for another form, or a parameter that would start several processes a run.
     """
     parameters: dict[str, int | str] = {}
     for text in texts:
@@ -102,23 +102,23 @@ def set_parameter(executor: submitit.Executor, name: str, value: int | str) -> N
 
 
 def private_folder(folder: Path) -> Path:
-    """The folder, there and open to nobody else: what lies in it will be unpickled.
+    """Make a folder that only this user can open, since its files will be unpickled.
 
     Raises:
-        RunError: where it cannot be made, or is not ours.
+        RunError: if it cannot be made, or belongs to another user.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.stat().st_uid != os.geteuid():
-            raise RunError(f"{folder} is somebody else's; jobs would carry out what its owner puts there.")
+            raise RunError(f"{folder} belongs to another user, who could run code in your jobs.")
         folder.chmod(0o700)
     except OSError as error:
         raise RunError(f"{folder} cannot be made private: {error.strerror or error}.") from None
     return folder
 
 
-class Jobs:
-    """A crew of jobs (`clrkit.runs.local_workers.Crew`); what they make is found in the store."""
+class SlurmExecutor:
+    """A executor of jobs (`clrkit.runs.local_workers.RunExecutor`); what they make is found in the store."""
 
     def __init__(self, store: Store, device: str, cluster: Cluster, size: int = 0) -> None:
         self.store, self.device = Store(store.results.absolute(), store.preset), device
@@ -135,12 +135,12 @@ class Jobs:
         self.submit([stage for stage in stages if not self.made_elsewhere(stage)])
 
     def made_elsewhere(self, stage: Stage) -> bool:
-        """Whether somebody works on a run: a job, perhaps, that was left behind by a sweep that died."""
+        """True if another process works on a run, for example a job of a sweep that died."""
         partial = partial_of(self.store.path(stage))
         return partial.exists() and not unused(partial)
 
     def submit(self, stages: Sequence[Stage]) -> None:
-        """Make jobs of runs: where they are several, one array."""
+        """Submit runs as jobs, several as one array."""
         from submitit.core.utils import FailedJobError
 
         if not stages:
@@ -164,9 +164,9 @@ class Jobs:
         return self.finished
 
     def is_there(self, stage: Stage, job: submitit.Job[str]) -> bool:
-        """Whether the run of a job that is over is there; this machine may see it later than the job's did.
+        """True if the run of a finished job is there; on NFS this machine may see it late.
 
-        Raises what went wrong in a job that has not made its run.
+        Raises RunError with what went wrong in a job that did not finish its run.
         """
         from submitit.core.utils import UncompletedJobError
 
@@ -201,7 +201,7 @@ class Jobs:
         return Progress(stage, step, total, math.nan, rate, math.nan, {})
 
     def close(self) -> None:
-        """Cancel our jobs that have not ended, waiting and running ones."""
+        """Cancel our waiting and running jobs."""
         ours = [job for job in self.jobs.values() if job is not None]
         if self.kind == "local":
             end_processes(ours)
@@ -212,7 +212,7 @@ class Jobs:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within, Ctrl-C does nothing, nor ever to processes begun here: it is for this process to tell them."""
+    """Ignore Ctrl-C inside the block, also in processes started there; this process stops them itself."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -221,7 +221,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def end_processes(jobs: Sequence[submitit.Job[str]]) -> None:
-    """Tell local jobs to stop after a step, and end those that take too long."""
+    """Ask local jobs to stop after a step, and kill those that take too long."""
     late = monotonic() + CANCEL_SECONDS
     while not all(job.done() for job in jobs):
         for job in jobs:
@@ -237,16 +237,16 @@ def last_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A run as submitit pickles it, and calls it on whichever machine it is given."""
+    """A run as submitit pickles it and calls it on a machine of the cluster."""
 
     stage: Stage
     store: Store
     device: str
 
     def __call__(self) -> str:
-        """Make the run; returns the sentence that says what went wrong, "" where nothing did.
+        """Make the run; return the sentence that says what went wrong, or "".
 
-        Told to leave, by pre-emption or a time limit, it does so at the end of a step, with a state.
+        On pre-emption or a time limit it stops at the end of a step, with a state.
         """
         try:
             with held_back(requeue_signal(), signal.SIGINT) as told:
@@ -264,14 +264,14 @@ class Job:
             return not any(told for _ in steps)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit requeues: the same run, which goes on from its state."""
+        """Requeue the same run; it goes on from its state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def requeue_signal() -> signal.Signals:
-    """The signal by which submitit has SLURM announce pre-emption and time limits."""
+    """The signal that announces pre-emption and time limits."""
     from submitit import JobEnvironment
 
     return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
@@ -279,7 +279,7 @@ def requeue_signal() -> signal.Signals:
 
 @contextmanager
 def held_back(*signals: signal.Signals) -> Iterator[list[signal.Signals]]:
-    """Within, signals only fill the list, for the end of a step; where none ends soon, they come through."""
+    """Collect signals in a list until the end of a step; after STEP_SECONDS they take effect."""
     told: list[signal.Signals] = []
     before = {number: signal.getsignal(number) for number in (*signals, signal.SIGALRM)}
 

@@ -29,7 +29,7 @@ SMOKE = preset("smoke")
 
 @dataclass
 class Paper:
-    """A crew that makes nothing: it ends its runs one by one, the last begun first."""
+    """A executor that makes nothing: it ends its runs one by one, the last begun first."""
 
     size: int
     working: list[Stage] = field(default_factory=list)
@@ -51,17 +51,17 @@ class Paper:
         yield Progress(self.done[-1], 1, 1, 0.0, 0.0, 0.0, {})
 
     def close(self) -> None:
-        raise AssertionError("a crew is closed by who hired it")
+        raise AssertionError("a executor is closed by who hired it")
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_runs_are_handed_out_once_after_what_they_build_on_and_as_many_as_the_crew_takes(size: int) -> None:
-    crew, todo = Paper(size), complete(SMOKE.runs)
-    news = [each.config for each in supervise(todo, crew) if each]
-    assert news == crew.done
-    assert {*crew.done} == {*todo}
-    assert len(crew.done) == len(todo)
-    assert min(size, 2) <= crew.most <= size
+    executor, todo = Paper(size), complete(SMOKE.runs)
+    news = [each.config for each in supervise(todo, executor) if each]
+    assert news == executor.done
+    assert {*executor.done} == {*todo}
+    assert len(executor.done) == len(todo)
+    assert min(size, 2) <= executor.most <= size
 
 
 @pytest.fixture(scope="module")

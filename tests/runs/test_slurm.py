@@ -26,7 +26,7 @@ from clrkit.experiments.presets import preset
 from clrkit.runs import run as making
 from clrkit.runs import slurm as jobs_module
 from clrkit.runs.local_workers import run_all
-from clrkit.runs.slurm import Cluster, Job, Jobs, held_back, private_folder, read_parameters
+from clrkit.runs.slurm import Cluster, Job, SlurmExecutor, held_back, private_folder, read_parameters
 from clrkit.runs.store import Progress, Run, RunError, Store, partial_of
 
 if os.name == "nt":
@@ -101,10 +101,10 @@ def test_without_slurm_or_submitit_one_sentence_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="no srun"):
-        Jobs(store, "cpu", Cluster("slurm", {}))
+        SlurmExecutor(store, "cpu", Cluster("slurm", {}))
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"clrkit\[cluster\]"):
-        Jobs(store, "cpu", LOCAL)
+        SlurmExecutor(store, "cpu", LOCAL)
 
 
 def test_the_folder_of_what_is_unpickled_is_ours_alone(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_runs_that_are_ready_are_one_array_and_closing_cancels_it(slurm: Path, store: Store) -> None:
     parameters = {"slurm_partition": "gpu", "gpus_per_node": 1, "slurm_comment": "$(touch here); touch here"}
-    jobs = Jobs(store, "cuda", Cluster("slurm", parameters))
+    jobs = SlurmExecutor(store, "cuda", Cluster("slurm", parameters))
     jobs.begin([SMOKE.resolve("pretrain", seed=seed) for seed in (0, 1)])
     said = (slurm / "script").read_text().splitlines()
     assert {
@@ -168,7 +168,7 @@ def test_what_slurm_refuses_is_said_in_its_words(slurm: Path, store: Store) -> N
         "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n"
     )
     with pytest.raises(RunError, match=r"^SLURM did not take the jobs: sbatch: error: invalid partition"):
-        Jobs(store, "cuda", Cluster("slurm", {"slurm_partition": "gpu"})).begin([SMOKE.pretrain])
+        SlurmExecutor(store, "cuda", Cluster("slurm", {"slurm_partition": "gpu"})).begin([SMOKE.pretrain])
 
 
 def test_a_run_that_somebody_works_on_gets_no_job_until_it_is_left(
@@ -176,7 +176,7 @@ def test_a_run_that_somebody_works_on_gets_no_job_until_it_is_left(
 ) -> None:
     monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.0)
     config = SMOKE.resolve("pretrain", batch_size=500)
-    jobs = Jobs(store, "cpu", Cluster("slurm", {}))
+    jobs = SlurmExecutor(store, "cpu", Cluster("slurm", {}))
     with closing(making.run_or_load(config, store)) as steps:
         next(steps)
         jobs.begin([config])
@@ -201,15 +201,15 @@ class Over:
 
 
 @pytest.fixture
-def ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    """Jobs of which one has just ended, without an error."""
+def ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
+    """SlurmExecutor of which one has just ended, without an error."""
     monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.0)
-    jobs = Jobs(store, "cpu", LOCAL)
+    jobs = SlurmExecutor(store, "cpu", LOCAL)
     jobs.jobs[SMOKE.pretrain] = Over("")
     return jobs
 
 
-def test_a_run_that_is_seen_late_is_waited_for(ended: Jobs) -> None:
+def test_a_run_that_is_seen_late_is_waited_for(ended: SlurmExecutor) -> None:
     assert ended.ended() == []
     assert [*ended.news()] == []
     synthetic.put(ended.store, SMOKE.pretrain)
@@ -217,7 +217,7 @@ def test_a_run_that_is_seen_late_is_waited_for(ended: Jobs) -> None:
     assert ended.ended() == []
 
 
-def test_a_run_that_is_never_seen_is_named(ended: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_never_seen_is_named(ended: SlurmExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.ended() == []
     monkeypatch.setattr(jobs_module, "UNSEEN_SECONDS", 0.0)
     path = ended.store.path(SMOKE.pretrain)
@@ -295,12 +295,12 @@ def test_what_goes_wrong_in_a_job_is_its_sentence(store: Store) -> None:
     assert job().startswith("batch_size 5000 of pretrain is larger")
 
 
-# Jobs of this machine
+# SlurmExecutor of this machine
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs are looked at more often, and a result that is not there is not waited for."""
+    """SlurmExecutor are looked at more often, and a result that is not there is not waited for."""
     monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.1)
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)
 
