@@ -220,3 +220,10 @@ def lasting(stage: S, epochs: int) -> S:
     """The stage over another number of epochs; the warmup keeps its share of them."""
     warmup = stage.optimizer.warmup_epochs * epochs / stage.epochs
     return replace(stage, epochs=epochs, optimizer=replace(stage.optimizer, warmup_epochs=warmup))
+
+
+def describe(stage: Stage) -> str:
+    """A run in a few words, such as "finetune fraction 0.1 tap_layer 1 seed 0"."""
+    values = {name: getattr(stage, name) for name in ("fraction", "tap_layer") if hasattr(stage, name)}
+    words = [f"{name} {value:g}" for name, value in values.items()]
+    return " ".join([stage.name, *words, f"seed {stage.seed}"])

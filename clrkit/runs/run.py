@@ -26,7 +26,7 @@ from clrkit.data.datasets import DataSet, fingerprint, load
 from clrkit.data.folders import root_of
 from clrkit.device import check_precision, choose_device, compiling, run_threads
 from clrkit.errors import ConfigError
-from clrkit.files import write_atomically
+from clrkit.files import write_atomically, write_json
 from clrkit.health import TrainingError
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checkpoint import CheckpointWriter, read_state
@@ -44,7 +44,6 @@ from clrkit.runs.store import (
     partial_of,
     progress_noted,
     working_folder,
-    write_json,
 )
 from clrkit.scale import distributed
 from clrkit.training import Step

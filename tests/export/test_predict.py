@@ -223,7 +223,7 @@ def test_an_onnx_file_that_is_none_is_refused(tmp_path, pictures, capsys):
 def test_what_cannot_be_done_is_told_in_one_sentence(model, pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     refused([model, tmp_path / "empty"], "has no images", capsys)
-    refused([tmp_path / "empty", pictures], "is no model", capsys)
+    refused([tmp_path / "empty", pictures], "is not a model", capsys)
     refused([model, pictures, "--top", 0], "--top must be at least 1", capsys)
     refused([model / "model.onnx", pictures], f"is a file; give the folder of the model, {model}", capsys)
     refused([model, pictures, "--csv", tmp_path], "cannot be written: it is a folder", capsys)
