@@ -2,9 +2,9 @@
 
     python tools/make_reference.py NAME [--results FOLDER]
 
-The reference of a preset is a table of its records (`records.jsonl`), the executed notebooks, and the figures,
-index and page drawn from the table. It holds no weights. Of a data set that is not embedded, the notebooks show
-only cells that their source tags `no-images`; of all other cells only the text is kept.
+The reference of a preset is a table of its records (`records.jsonl`), the executed notebooks, and figures,
+index and page drawn from the table. It holds no weights. If the data set is not embedded, notebooks keep the
+pictures of those cells only that their source tags `no-images`, and the text of all others.
 
 If NAME is not a preset, such as `mini-trials`, only the records of `results/NAME` are committed.
 """

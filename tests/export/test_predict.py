@@ -24,8 +24,9 @@ from clrkit.data.datasets import load
 from clrkit.experiments.presets import preset
 from clrkit.export.model_card import CLASSIFY
 from clrkit.export.predict import Classifier, image_files, open_classifier, predictions
+from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import read_model
-from clrkit.runs.store import Store, write_sums
+from clrkit.runs.store import Store
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", DOCUMENTED, re.DOTALL)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
-import os
-import time
+import json
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import synthetic
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from clrkit.cli import make_reference as module
-from clrkit.cli.main import main
-from clrkit.cli.make_reference import NO_IMAGES, make_reference, take_images_out
 from clrkit.errors import ConfigError
-from clrkit.experiments.ablation_settings import ablation_runs
 from clrkit.experiments.presets import preset
 from clrkit.notebook import (
     embedding_map,
@@ -31,12 +30,16 @@ from clrkit.notebook import (
     playground,
     publish,
 )
-from clrkit.notebook.papermill import notebooks, own_dataset
+from clrkit.notebook.papermill import NotebookError, notebooks, own_dataset
 from clrkit.runs.check import check
 from clrkit.runs.reproduce import complete
-from clrkit.runs.store import WEIGHTS, Store, write_run_sums, write_sums
+from clrkit.runs.store import RECORDS, WEIGHTS, WEIGHTS_DIGEST, Store, write_run_sums
 
 ROOT = Path(__file__).parents[2]
+module = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "make_reference.py")))
+GLOBALS = module.main.__globals__  # where its functions look names up
+NO_IMAGES, main, take_images_out = module.NO_IMAGES, module.main, module.take_images_out
+
 SOURCES = [path for path in notebooks(ROOT / "notebooks") if own_dataset(path) is None]
 SMOKE = preset("smoke")
 NAME = "00_start.ipynb"
@@ -139,20 +142,40 @@ def test_of_executed_notebooks_images_are_lost_and_nothing_else(source: Path) ->
 # The whole reference
 
 
+class Executions(list[str]):
+    """Stands in for Papermill: copies a notebook that was executed before, or fails."""
+
+    document: Any = None
+    failing = False
+
+    def __call__(self, source: Path, target: Path, *_: object) -> None:
+        self.append(source.name)
+        if self.failing:
+            raise NotebookError(f"{source.name} failed.")
+        target.parent.mkdir(exist_ok=True)
+        nbformat.write(self.document, target)
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Whole results of a preset, made of no training: runs with weights, a notebook with images."""
+def executions(monkeypatch: pytest.MonkeyPatch) -> Executions:
+    noted = Executions()
+    noted.document = new_notebook(cells=[executed("show()", PIXELS)])
+    monkeypatch.setattr(publish, "execute", noted)
+    return noted
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executions: Executions) -> Store:
+    """All runs of a preset without training, with weights; one notebook, which shows images."""
     monkeypatch.setattr(publish, "project_root", lambda: tmp_path)
     made = Store(tmp_path / "results", "smoke")
     for stage in complete(SMOKE.runs):
         folder = synthetic.put(made, stage)
-        (folder / WEIGHTS).write_bytes(b"weights")
+        (folder / WEIGHTS).write_bytes(stage.name.encode())
         write_run_sums(folder)
     (made.runs / "distill-0123.partial").mkdir()
-    for folder in (tmp_path / "notebooks", made.folder / "notebooks"):
-        folder.mkdir()
+    (tmp_path / "notebooks").mkdir()
     nbformat.write(new_notebook(cells=[new_code_cell("show()")]), tmp_path / "notebooks" / NAME)
-    write_copy(made, new_notebook(cells=[executed("show()", PIXELS)]))
     return made
 
 
@@ -162,20 +185,9 @@ def executed(source: str, pixels: str, tags: Sequence[str] = ()) -> Any:
     return new_code_cell(source, outputs=[output], execution_count=1, metadata={"tags": [*tags]})
 
 
-def write_copy(store: Store, document: Any) -> None:
-    """An executed notebook, younger than all else."""
-    folder = store.folder / "notebooks"
-    nbformat.write(document, folder / NAME)
-    write_sums(folder, [NAME])
-    later(folder / NAME)
-
-
-def later(path: Path) -> None:
-    os.utime(path, times=(time.time() + 60,) * 2)
-
-
 def make(store: Store) -> Store:
-    return make_reference(SMOKE, store)
+    made: Store = module.make_reference(SMOKE, store)
+    return made
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -183,34 +195,48 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_the_reference_is_the_own_results_without_weights_in_the_place_of_the_former(
-    store: Store, capsys: pytest.CaptureFixture[str]
+def test_the_reference_is_a_table_of_the_own_records_with_notebooks_and_figures(
+    store: Store, executions: Executions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reference, own = Store(store.results / "reference", "smoke"), contents(store.folder)
+    reference, own = Store(store.results / "reference", "smoke"), contents(store.runs)
     reference.folder.mkdir(parents=True)
     (reference.folder / "of a former one").touch()
-    assert main(["reference", "--preset", "smoke", "--results", str(store.results)]) == 0
+    assert main(["smoke", "--results", str(store.results)]) == 0
     assert f"{len(store.folders())} runs" in capsys.readouterr().out
+    assert executions == [NAME]
     made = contents(reference.folder)
-    kept = {name for name in own if name.startswith("runs/") and not name.endswith(WEIGHTS)}
-    assert {name: own[name] for name in kept} == {name: made[name] for name in made if name[:5] == "runs/"}
-    assert made[f"notebooks/{NAME}"] == own[f"notebooks/{NAME}"]  # with pictures: the digits are embedded
-    assert {"INDEX.md", "report.html", "figures/drawn.json"} <= made.keys()
-    found = check(reference.results)
-    assert (found.damaged, found.remarks) == ([], [])
+    assert made[f"notebooks/{NAME}"].count(PIXELS.encode()) == 1  # the digits are embedded
+    assert {RECORDS, "INDEX.md", "report.html"} <= made.keys()
+    assert not [name for name in made if name.endswith(WEIGHTS) or name == "of a former one"]
+    assert [run.record for run in reference.all()] == [run.record for run in store.all()]
     assert [path.name for path in reference.results.iterdir()] == ["smoke"]
-    assert contents(store.folder) == own
+    assert contents(store.runs) == own
+    assert check(store.results).damaged == []
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "draw", lambda preset, store: None)
+    monkeypatch.setitem(GLOBALS, "draw", lambda preset, store: None)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_images_of_a_set_that_is_not_embedded_stay_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_a_run_a_line_sorted_by_key_with_the_digest_of_its_weights(store: Store) -> None:
+    lines = (make(store).folder / RECORDS).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    keys = [record["key"] for record in records]
+    assert keys == sorted(run.key for run in store.all())
+    digests = {record["stage"]: record[WEIGHTS_DIGEST] for record in records}
+    assert digests == {name: hashlib.sha256(name.encode()).hexdigest() for name in digests}
+    table = pd.read_json(make(store).folder / RECORDS, lines=True, dtype={"key": str})
+    assert table["key"].tolist() == keys
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_images_of_a_set_that_is_not_embedded_stay_out(
+    store: Store, executions: Executions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever a copy says of its cells, only the notebook's own tag lets a picture pass."""
-    monkeypatch.setattr(module, "EMBEDDED", {})
+    monkeypatch.setitem(GLOBALS, "EMBEDDED", {})
     figure, pasted = "ZmlndXJl", {"cat.png": {"image/png": PIXELS}}
     words = new_markdown_cell("![a cat](attachment:cat.png)", attachments=pasted)
     cells = [new_code_cell("show()"), new_code_cell("draw()", metadata={"tags": [NO_IMAGES]}), words]
@@ -218,13 +244,12 @@ def test_images_of_a_set_that_is_not_embedded_stay_out(store: Store, monkeypatch
     first = executed("preset = 1", PIXELS, ["injected-parameters", NO_IMAGES])
     cells = [first, executed("show()", PIXELS, [NO_IMAGES]), executed("draw()", figure), words]
     state = {"application/vnd.jupyter.widget-state+json": {"state": {"a": PIXELS}}}
-    write_copy(store, new_notebook(cells=cells, metadata={"widgets": state}))
+    executions.document = new_notebook(cells=cells, metadata={"widgets": state})
     text = (make(store).folder / "notebooks" / NAME).read_text()
     assert "What may show images of Tinted MNIST is not passed on" in text
     assert PIXELS not in text
     assert "widget" not in text
     assert (text.count("image/png"), text.count(figure)) == (1, 1)
-    assert check(store.results / "reference").damaged == []
 
 
 def lose_a_run(store: Store) -> None:
@@ -235,53 +260,12 @@ def change_weights(store: Store) -> None:
     (store.path(SMOKE.distill) / WEIGHTS).write_bytes(b"others")
 
 
-def change_notebook(store: Store) -> None:
-    (store.folder / "notebooks" / NAME).write_text("{}")
-
-
-def change_source(store: Store) -> None:
-    path = store.results.parent / "notebooks" / NAME
-    os.utime(path, times=(time.time() + 120,) * 2)
-
-
-def train_again(store: Store) -> None:
-    os.utime(store.path(SMOKE.distill), times=(time.time() + 120,) * 2)
-
-
-def train_an_ablation(store: Store) -> None:
-    (new, *_) = [run for run in ablation_runs(SMOKE) if not store.find(run)]
-    folder = synthetic.put(store, new)
-    os.utime(folder, times=(time.time() + 120,) * 2)
-
-
-def fail(store: Store) -> None:
-    cell = executed("show()", PIXELS)
-    cell.outputs.append(new_output("error", ename="ValueError", evalue="", traceback=[]))
-    write_copy(store, new_notebook(cells=[cell]))
-
-
-def execute_another_version(store: Store) -> None:
-    write_copy(store, new_notebook(cells=[executed("show_more()", PIXELS)]))
-
-
-NOT_UP_TO_DATE = "failed, is older than the notebook or the runs, or has other cells than the notebook"
-
-
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("spoil", "why"),
-    [
-        (lose_a_run, "lacks 1 of"),
-        (change_weights, "weights.safetensors was changed"),
-        (change_notebook, "00_start.ipynb was changed"),
-        (change_source, NOT_UP_TO_DATE),
-        (train_again, NOT_UP_TO_DATE),
-        (train_an_ablation, NOT_UP_TO_DATE),
-        (fail, NOT_UP_TO_DATE),
-        (execute_another_version, NOT_UP_TO_DATE),
-    ],
+    [(lose_a_run, "lacks 1 of"), (change_weights, "weights.safetensors was changed")],
 )
-def test_results_that_are_not_whole_leave_the_reference_as_it_is(
+def test_runs_that_are_missing_or_damaged_leave_the_reference_as_it_is(
     store: Store, spoil: Callable[[Store], None], why: str
 ) -> None:
     before = contents(make(store).folder)
@@ -289,6 +273,17 @@ def test_results_that_are_not_whole_leave_the_reference_as_it_is(
     with pytest.raises(ConfigError, match=why) as refused:
         make(store)
     assert "\n" not in str(refused.value)
+    assert contents(store.results / "reference" / "smoke") == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_notebook_that_fails_leaves_the_reference_as_it_is(
+    store: Store, executions: Executions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(make(store).folder)
+    executions.failing = True
+    assert main(["smoke", "--results", str(store.results)]) == 1
+    assert f"make_reference: {NAME} failed." in capsys.readouterr().err
     assert contents(store.results / "reference" / "smoke") == before
 
 
@@ -301,7 +296,7 @@ def test_a_failure_on_the_way_leaves_the_former_reference_and_nothing_beside_it(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "draw", full)
+    monkeypatch.setitem(GLOBALS, "draw", full)
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         make(store)
     assert contents(store.results / "reference" / "smoke") == before
@@ -330,3 +325,13 @@ def test_what_stops_the_exchange_half_way_leaves_the_former_reference(
             make(store)
     assert contents(store.results / "reference" / "smoke") == former
     assert [path.name for path in (store.results / "reference").iterdir()] == ["smoke"]
+
+
+def test_of_other_folders_of_results_the_records_are_kept(store: Store) -> None:
+    trials = store.folder.rename(store.results / "smoke-trials")
+    assert main([trials.name, "--results", str(store.results)]) == 0
+    reference = Store(store.results / "reference", "smoke-trials")
+    own = Store(store.results, "smoke-trials")
+    assert [run.record for run in reference.all()] == [run.record for run in own.all()]
+    assert [path.name for path in reference.folder.iterdir()] == [RECORDS]
+    assert main(["nothing", "--results", str(store.results)]) == 1

@@ -69,8 +69,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"classes": 4}, "those of another model"),
-        ({"head_layers": 1}, "those of another model"),
+        ({"classes": 4}, "do not fit the model"),
+        ({"head_layers": 1}, "do not fit the model"),
         ({"head_layers": -1}, "head_layers must be at least 0"),
         ({"tap_layer": 3}, "tap_layer must be at most 2"),
         ({"heads": 3}, "Unknown field 'heads'"),

@@ -27,6 +27,7 @@ from clrkit.data.cache import Source, read_cache, write_cache
 from clrkit.data.sources import PixelArray, Split, Splits
 from clrkit.errors import DataError
 from clrkit.experiments.presets import preset
+from clrkit.files import file_lock, write_json
 from clrkit.notebook.publish import draw
 from clrkit.results import figures, style
 from clrkit.runs import run as module
@@ -41,9 +42,7 @@ from clrkit.runs.store import (
     conclude,
     discard_results,
     discard_unused,
-    file_lock,
     working_folder,
-    write_json,
 )
 
 SMOKE = preset("smoke")
@@ -255,7 +254,8 @@ def test_processes_that_reproduce_into_one_folder_make_each_run_once(tmp_path: P
     assert made == Counter(store.path(stage).name for stage in complete(SMOKE.runs))
     found = check(store.results)
     assert (found.damaged, found.runs) == ([], len(made))
-    assert found.remarks == []
+    assert not list(store.results.rglob("*.partial"))
+    assert not list(store.results.rglob("*.lock"))
     assert (store.folder / "notebooks/00_start_here.ipynb").exists()
     fault(
         "processes: three reproduce into one folder",
@@ -443,7 +443,7 @@ def seconds_of(command: str, results: Path) -> float:
 
 
 @pytest.mark.slow
-def test_a_preset_among_ten_thousand_other_runs_is_planned_and_its_figures_looked_through_in_seconds(
+def test_a_preset_among_ten_thousand_other_runs_is_planned_and_judged_in_seconds(
     tmp_path: Path,
 ) -> None:
     mini = Store(tmp_path / "results", "mini")
@@ -452,13 +452,8 @@ def test_a_preset_among_ten_thousand_other_runs_is_planned_and_its_figures_looke
         synthetic.put(mini, stage, lambda stage: 75.0)
     alone = seconds_of("plan", mini.results)
     add_others(mini, 10_000)
-    # Both commands start and read every record; five times that leaves room for other work on the machine.
+    # Five times the time to start and read every record leaves room for other work on the machine.
     allowed = 5 * (alone + seconds_to_read(mini))
     assert seconds_of("plan", mini.results) < allowed  # one run is missing: its time is told from all others
     synthetic.put(mini, last, lambda stage: 75.0)
-    seconds_of("figures", mini.results)  # drawn
-    index = mini.results / "INDEX.md"
-    written = index.stat().st_mtime_ns
-    assert "own runs" in index.read_text()
-    assert seconds_of("figures", mini.results) < allowed  # looked through, and nothing is drawn anew
-    assert index.stat().st_mtime_ns == written
+    assert seconds_of("claims", mini.results) < allowed
