@@ -33,16 +33,21 @@ from clrkit.results import figures, style
 from clrkit.runs import run as module
 from clrkit.runs.check import check, set_aside
 from clrkit.runs.checksums import ChecksumError
+from clrkit.runs.model_files import ModelError
 from clrkit.runs.reproduce import complete, plan
 from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import (
+    RECORDS,
     Run,
     RunError,
     Store,
     conclude,
     discard_results,
     discard_unused,
+    of_reference,
+    read_table,
     working_folder,
+    write_table,
 )
 
 SMOKE = preset("smoke")
@@ -262,6 +267,63 @@ def test_processes_that_reproduce_into_one_folder_make_each_run_once(tmp_path: P
         "at once, one of them killed",
         "nothing; no run made twice",
     )
+
+
+# The table of committed runs
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Store:
+    """A table of a chain of three runs, and no folder."""
+    made = Store(tmp_path / "results" / "reference", "smoke")
+    for stage in SMOKE.distill.chain:
+        synthetic.put(made, stage)
+    write_table(made.folder / RECORDS, made.all())
+    shutil.rmtree(made.runs)
+    return made
+
+
+def test_committed_runs_are_found_by_config_and_listed_like_folders(store: Store, committed: Store) -> None:
+    assert store.reference == committed
+    run = committed.find(SMOKE.distill)
+    assert run
+    assert (run.key, run.folder) == (run.record["key"], committed.path(SMOKE.distill))
+    assert committed.find(SMOKE.probe) is None
+    assert committed.find_all(SMOKE.distill.chain)[-1] == run
+    assert [each.folder for each in committed.all()] == committed.folders()
+    assert committed.folders() == sorted(map(committed.path, SMOKE.distill.chain))
+    assert committed.state(SMOKE.distill) == ("cached", 1.0)
+    assert of_reference(run)
+    assert store.all() == []
+
+
+def test_a_committed_run_has_neither_history_nor_model(committed: Store) -> None:
+    run = committed.find(SMOKE.distill)
+    assert run
+    with pytest.raises(RunError, match=rf"^{run.folder.name} is a committed run; it has a record, "):
+        _ = run.history
+    with pytest.raises(ModelError, match="is not a model"):
+        run.model()
+
+
+def test_a_table_is_parsed_again_only_when_it_has_changed(committed: Store) -> None:
+    path = committed.folder / RECORDS
+    first = read_table(path)
+    assert read_table(path) is first
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert len(read_table(path)) == len(first) - 1
+    path.unlink()
+    assert read_table(path) == {}
+
+
+def test_references_of_older_versions_with_a_folder_a_run_are_still_read(store: Store) -> None:
+    old = Store(store.results / "reference", "smoke")
+    synthetic.put(old, SMOKE.finetune)
+    run = store.reference.find(SMOKE.finetune)
+    assert run
+    assert of_reference(run)
+    assert store.reference.all() == [run]
 
 
 # Damage
