@@ -225,21 +225,19 @@ def cifar10_cpu() -> Preset:
 
 
 def cifar10_official() -> Preset:
-    """CIFAR-10 as the official README has it: ResNet-18 for 1,000 epochs, then linear evaluation.
+    """CIFAR-10 by the official README: ResNet-18 for 1,000 epochs, then linear evaluation.
 
-    That README expects about 91%. Meant for one GPU: a peer took 20 minutes for 100 such epochs on an A100.
-    This project has not run it. Fine-tuning and distillation, which the README does not cover for CIFAR-10,
-    carry ImageNet's settings over untuned; batches of at most 500 suit the few labels.
+    The README expects about 91%. For one GPU: a peer took 20 minutes for 100 such epochs on an A100. This
+    project has not run it. The README does not cover fine-tuning and distillation on CIFAR-10; their settings
+    are those of ImageNet, untuned, with batches of at most 500 for the few labels.
 
     The authors' advice for smaller batches: `--scaling sqrt --learning_rate 0.2 --head_layers 2 --head_dim 64
     --temperature 0.2`.
     """
-    data = Data(dataset="cifar10", image_size=32)
-    views = Augmentation(color_strength=0.5)
     pretrain = Pretrain(
-        data=data,
+        data=Data(dataset="cifar10", image_size=32),
         network=Network(depth=18, stem="cifar"),
-        augmentation=views,
+        augmentation=Augmentation(color_strength=0.5),
         optimizer=lars(1.0, "linear", 1e-4, warmup_epochs=10),
         epochs=1000,
         batch_size=512,
@@ -255,28 +253,28 @@ def cifar10_official() -> Preset:
 
 
 def cifar10() -> Preset:
-    """All three stages on CIFAR-10 for one GPU: the official recipe with what SimCLRv2 changed, in bfloat16.
+    """All three stages on CIFAR-10 for one GPU: the official recipe with SimCLRv2's changes, in bfloat16.
 
-    Four networks, the smallest and the biggest distilled into themselves; one pretraining of each, three
-    seeds of labels, fine-tuning and distillation. This project has not run it yet, only a few steps of each
-    stage on a CPU. Nor are the settings that the official README lacks chosen by trials: fine-tuning has the
-    paper's optimiser, over as many steps as suit the fraction. What pretraining keeps for its backward pass
-    are 2.4 GiB for ResNet-18 and 37 GiB for ResNet-50 2x SK, so that a GPU of 80 GB has room for all. A peer
-    took 20 minutes for 100 such epochs of ResNet-18 on an A100 and had 85.6% by linear evaluation then, 91.9%
-    after 1,000 (dkobak/simclr-cifar10). Per image ResNet-50 1x SK takes 3.4 times the operations of
-    ResNet-18, ResNet-18 2x 4.0 times, ResNet-50 2x SK 13.6 times; all runs together take 44 times those of
-    ResNet-18's pretraining, and `--ablations` adds 14 times these.
+    Four networks, one pretraining each; three seeds for labels, fine-tuning and distillation. This project
+    has only run a few steps of each stage on a CPU, and chose no setting by trials: fine-tuning has the
+    paper's optimiser, with steps that suit the fraction.
+
+    Cost: a peer took 20 minutes for 100 epochs of ResNet-18 on an A100. Per image, ResNet-50 1x SK takes 3.4
+    times as many operations, ResNet-18 2x 4.0 times, ResNet-50 2x SK 13.6 times; all runs together take 44
+    times the pretraining of ResNet-18, `--ablations` adds 14 times. The backward pass keeps 2.4 GiB for
+    ResNet-18 and 37 GiB for ResNet-50 2x SK, so a GPU with 80 GB is enough. Expected: the peer's linear
+    evaluation reached 85.6% after 100 epochs and 91.9% after 1,000 (dkobak/simclr-cifar10).
 
     In parts of ten minutes, the smallest network first:
-    `while python -m clrkit reproduce --preset cifar10 --minutes 9; [ $? -eq 75 ]; do :; done`; by itself
-    `run pretrain --depth 18 --width 1 --sk_ratio 0 --minutes 9`, with `--epochs 200` for a shorter one. Other
-    seeds of labels on the same pretraining are `--seed 1 --pretrain.seed 0`.
+    `while python -m clrkit reproduce --preset cifar10 --minutes 9; [ $? -eq 75 ]; do :; done`.
+    One pretraining alone: `run pretrain --depth 18 --width 1 --sk_ratio 0 --minutes 9`. Other labels on the
+    same pretraining: `--seed 1 --pretrain.seed 0`.
     """
     few = (0.001, *FEW)
     small = Network(depth=18, stem="cifar")
     big = Network(depth=50, width=2.0, sk_ratio=0.0625, stem="cifar")
     pretrain = replace(cifar10_official().pretrain, network=big, precision="bfloat16")
-    labelled = (  # LARS moves weights by a set share a step: it takes steps, which few labels have few of
+    labelled = (  # a step of LARS moves weights by a fixed share, so few labels need many epochs
         LabelSchedule(fraction=0.001, epochs=1000, batch_size=40),
         LabelSchedule(fraction=0.01, epochs=300, batch_size=100),
         LabelSchedule(fraction=0.1, epochs=100, batch_size=250),
@@ -307,38 +305,36 @@ def cifar10() -> Preset:
 
 
 def imagenet_r50() -> Preset:
-    """ImageNet, ResNet-50 1x: the paper's recipe at its smallest network.
+    """ImageNet, ResNet-50 1x: the paper's recipe for its smallest network.
 
     Published (v2 Table 1): linear 71.7; fine-tuned on 1, 10 and 100% of the labels 57.9, 68.4 and 76.3;
-    supervised 76.6. The official README has 100 epochs (of the 800) take 6 hours on 32 TPU v3. This project
-    has not run it: a batch of 4,096 does not fit on one device.
+    supervised 76.6. By the official README, 100 of the 800 epochs take 6 hours on 32 TPU v3. This project has
+    not run it: a batch of 4,096 does not fit on one device.
 
-    Needs `--root`, a folder with train and val, in each a folder a class. The official lists of the labelled
-    images are in `imagenet_subsets` of the official repository: fine-tune with `--label_list 1percent.txt`,
-    and with `--label_list 10percent.txt --epochs 30`. The authors' advice for smaller batches:
+    Needs `--root`, a folder with `train/<class>` and `val/<class>`. Lists of the labelled images are in
+    `imagenet_subsets` of the official repository: fine-tune with `--label_list 1percent.txt`, or with
+    `--label_list 10percent.txt --finetune.epochs 30`. The authors' advice for smaller batches of pretraining:
     `--learning_rate 0.075 --temperature 0.2`.
     """
-    network = Network(depth=50, stem="imagenet")
-    return imagenet("imagenet_r50", (network,))
+    return imagenet("imagenet_r50", (Network(depth=50, stem="imagenet"),))
 
 
 def imagenet_r152_3x_sk() -> Preset:
-    """ImageNet, ResNet-152 3x with selective kernels (795M parameters), and ResNet-50 distilled from it.
+    """ImageNet, ResNet-152 3x with selective kernels (795M parameters), distilled into a ResNet-50.
 
     Published (v2 Table 1): linear 79.8; fine-tuned on 1, 10 and 100% of the labels 74.9, 80.1 and 83.1;
-    supervised 80.5. Distilled into a ResNet-50: 73.9 with 1%, 77.5 with 10% (in the paper from a teacher
-    that was first distilled into itself). The paper used Cloud TPUs. This project has not run it: it takes
-    many devices.
+    supervised 80.5. Distilled into a ResNet-50: 73.9 with 1%, 77.5 with 10% (the paper's teacher was first
+    distilled into itself). The paper used Cloud TPUs. This project has not run it: it takes many devices.
 
-    Arguments as for `imagenet_r50`. Wider networks are said to want a lower rate in fine-tuning,
-    `--learning_rate 0.002` (as recalled, not checked against the paper).
+    Arguments as for `imagenet_r50`. Wider networks are said to need a lower rate in fine-tuning,
+    `--finetune.learning_rate 0.002` (as recalled, not checked against the paper).
     """
     big = Network(depth=152, width=3, sk_ratio=0.0625, stem="imagenet")
     return imagenet("imagenet_r152_3x_sk", (Network(depth=50, stem="imagenet"), big))
 
 
 def imagenet(name: str, networks: tuple[Network, ...]) -> Preset:
-    """The paper's ImageNet recipe for networks that rise in size."""
+    """The paper's ImageNet recipe for networks of rising size."""
     pretrain = Pretrain(
         data=Data(dataset="imagenet", image_size=224),
         network=networks[-1],
@@ -367,12 +363,10 @@ def official(
     probe_batch: int,
     probe_decay: float,
 ) -> Preset:
-    """What the official recipes share: Nesterov for the probe, LARS without decay for fine-tuning, one seed.
+    """The settings that the official recipes share, with one seed.
 
-    All but the probe, a linear layer, compute in pretraining's precision.
-
-    Supervised training and distillation use pretraining's optimiser with a warmup of 5% of their epochs; the
-    paper does not spell theirs out.
+    The probe uses Nesterov momentum in float32, fine-tuning LARS without weight decay. Supervised training
+    and distillation use pretraining's optimiser with 5% of warmup epochs; the paper does not give theirs.
     """
     crops = replace(pretrain.augmentation, color_strength=0.0, blur=False)
     probe = Probe(

@@ -169,7 +169,7 @@ def find(config: Stage, store: Store) -> Run | None:
 
 
 def check_unchanged(config: Stage) -> None:
-    """Raise RunError if own images changed since the keys of the chain were made; keys are made again then."""
+    """Raise RunError if own images changed after the run keys were made, and forget these keys."""
     for data in {stage.images for stage in config.chain if stage.images.dataset in ("folder", "images")}:
         if fingerprint(data) != fingerprint_once(data):
             fingerprint_once.cache_clear()
