@@ -112,7 +112,7 @@ class Preset:
         return tuple(runs if self.grid.pretrain_seed is None else sorted(runs, key=self.place))
 
     def place(self, run: Stage) -> tuple[int, bool]:
-        """Sort key if seeds share pretrainings: small networks first, the standard pretraining before others."""
+        """Sort key if seeds share pretrainings: small networks first, the standard pretraining first."""
         first = run.chain[0]
         assert isinstance(first, Pretrain | Supervised)
         standard = self.pretraining(first.seed, network=first.network)
@@ -141,7 +141,7 @@ class Preset:
     def network_runs(self, seed: int) -> Iterator[Stage]:
         """Every network at every label fraction: supervised, linear probe and fine-tuned.
 
-        At the smallest fraction fine-tuning also starts from the encoder, to see whether the head's gain shrinks.
+        At the smallest fraction fine-tuning also starts from the encoder: does the head's gain shrink?
         """
         for network in reversed(self.grid.networks):
             pretrain = self.pretraining(seed, network=network)
