@@ -110,15 +110,15 @@ def test_of_a_cell_without_the_tag_words_stay_and_nothing_else(kind: str) -> Non
     picture = new_output(
         "display_data", {kind: PIXELS, "text/plain": "a cat"}, metadata={kind: {"alt": "cat"}}
     )
-    printed, told = new_output("stream", text="50 images"), new_output("display_data", {"text/plain": "37"})
+    printed, text = new_output("stream", text="50 images"), new_output("display_data", {"text/plain": "37"})
     cells = [
-        new_code_cell(outputs=[printed, picture, told], metadata={"tags": tags}) for tags in ([], [NO_IMAGES])
+        new_code_cell(outputs=[printed, picture, text], metadata={"tags": tags}) for tags in ([], [NO_IMAGES])
     ]
     document = new_notebook(cells=cells)
     take_images_out(document, deepcopy(document), "CIFAR-10")
     nbformat.validate(document)
     first, second, third = document.cells[0].outputs
-    assert (first, third) == (printed, told)
+    assert (first, third) == (printed, text)
     note = "What may show images of CIFAR-10 is not passed on; run the notebook to see it here."
     assert second.data == {"text/plain": f"a cat\n{note}"}
     assert not second.metadata

@@ -226,7 +226,7 @@ def test_reproduce_refuses_a_store_with_a_damaged_run(
     damaged = store.path(SMOKE.distill) / "record.json"
     damaged.write_text("{}")
     assert run("reproduce", "--preset", "smoke", results=store.results) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"clrkit: {damaged} was changed since it was written")
-    assert "check --set-aside" in told
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith(f"clrkit: {damaged} was changed since it was written")
+    assert "check --set-aside" in printed
     assert not list(store.runs.glob("*.partial"))

@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"classes": 4}, "do not fit the model"),
         ({"head_layers": 1}, "do not fit the model"),
@@ -78,9 +78,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         ({"network": {"depth": 9}}, "depth must be one of"),
     ],
 )
-def test_a_description_of_another_model_is_refused(foreign, changes, told):
+def test_a_description_of_another_model_is_refused(foreign, changes, words):
     describe(foreign, **changes)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=words):
         read_model(foreign)
 
 
@@ -117,7 +117,7 @@ def test_truncated_and_pickled_weights_are_refused(foreign):
 def test_weights_of_another_precision_or_not_finite_are_refused(foreign):
     weights = load_file(foreign / "weights.safetensors")
     name = "classifier.bias"
-    for values, told in (
+    for values, words in (
         (weights[name].half(), r"classifier\.bias in \S+ is torch\.float16, not torch\.float32\.$"),
         (
             torch.full_like(weights[name], torch.nan),
@@ -125,7 +125,7 @@ def test_weights_of_another_precision_or_not_finite_are_refused(foreign):
         ),
     ):
         save_file({**weights, name: values}, foreign / "weights.safetensors")
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=words):
             read_model(foreign)
 
 

@@ -169,8 +169,8 @@ def test_who_waits_tells_how_far_the_other_process_is(store: Store) -> None:
     with working_folder(store.path(config)) as partial:
         write_json(partial / "progress.json", {"step": 3, "total": 8})
         work = run_or_load(config, store)
-        told = next(work)
-    assert (told.elsewhere, told.step, told.total, told.config) == (True, 3, 8, config)
+        waiting = next(work)
+    assert (waiting.elsewhere, waiting.step, waiting.total, waiting.config) == (True, 3, 8, config)
     progress = next(work)  # the folder is free, and now it is we who train
     assert not progress.elsewhere
     work.close()
@@ -516,6 +516,6 @@ def test_a_preset_among_ten_thousand_other_runs_is_planned_and_judged_in_seconds
     add_others(mini, 10_000)
     # Five times the time to start and read every record leaves room for other work on the machine.
     allowed = 5 * (alone + seconds_to_read(mini))
-    assert seconds_of("plan", mini.results) < allowed  # one run is missing: its time is told from all others
+    assert seconds_of("plan", mini.results) < allowed  # its time is estimated from all other runs
     synthetic.put(mini, last, lambda stage: 75.0)
     assert seconds_of("claims", mini.results) < allowed
