@@ -63,8 +63,8 @@ bench-check: .venv/installed  ## Half a minute: never slower than the plain vers
 lab: .venv/installed  ## Open JupyterLab on the notebooks, for this machine alone and behind its token.
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/00_start_here.ipynb
 
-reference: .venv/installed  ## Make your own results of the preset the committed reference: no weights, no images.
-	$(BIN)/python -m clrkit reference --preset $(PRESET)
+reference: .venv/installed  ## Make your own results of the preset the committed reference.
+	$(BIN)/python tools/make_reference.py $(PRESET)
 
 clean:  ## Delete the virtual environment; results stay (see: python -m clrkit clean --help).
 	rm -rf .venv

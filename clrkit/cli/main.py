@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
-from clrkit.cli import check, export, fit, models, reference, report, sweep
+from clrkit.cli import check, export, fit, models, report, sweep
 from clrkit.config import STAGES, Config, Stage
 from clrkit.device import under_torchrun
 from clrkit.errors import ConfigError
@@ -124,7 +124,6 @@ def make_parser() -> argparse.ArgumentParser:
         "figures", draw_figures, "Draw figures, tables and INDEX.md from the records; nothing is trained."
     )
     report.add(command)
-    reference.add(command)
     claimed = command("claims", show_claims, "Check the paper's claims against the records.")
     claimed.add_argument("--json", action="store_true", help="one object a claim")
     cleaned = command("clean", clean, "Delete partial runs; with --all every own result of the preset.")
@@ -236,18 +235,20 @@ def show_plan(options: argparse.Namespace) -> int:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    from clrkit.cli.progress import noting
+    from clrkit.cli.progress import ProgressLine, make_runs, noting
     from clrkit.notebook.publish import publish
-    from clrkit.runs import reproduce as whole
 
     chosen, store = opened(options)
     cluster = sweep.chosen_cluster(options)
     runs = with_ablations(chosen, options.ablations)
     with noting(*STOPPING, until=sweep.end_of_part(options)) as stopped:
         work = runs, store, options.workers, options.device, stopped, cluster
-        if not whole.make_runs(*work):
+        if not make_runs(*work):
             return sweep.stopped_by(stopped)
-    print(publish(chosen, store))
+    line = ProgressLine()
+    outcome = publish(chosen, store, lambda text: line.show(text, always=True))
+    line.clear()
+    print(outcome)
     return 0
 
 

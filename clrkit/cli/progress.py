@@ -7,13 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clrkit.config import Stage
+from clrkit.experiments.grid import describe
 from clrkit.runs.store import Progress, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch, share_done
+
+if TYPE_CHECKING:
+    from clrkit.runs.slurm import Cluster
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 TIME_UP = 0  # noted where a time is over, as a signal is by its number
@@ -33,14 +37,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines, every column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def describe(stage: Stage) -> str:
-    """A run in a few words: its stage and what sets it apart."""
-    values = {name: getattr(stage, name) for name in ("fraction", "tap_layer") if hasattr(stage, name)}
-    return " ".join(
-        [stage.name, *(f"{name} {value:g}" for name, value in values.items()), f"seed {stage.seed}"]
-    )
 
 
 @contextmanager
@@ -183,6 +179,44 @@ class SweepLine:
         elapsed = monotonic() - self.begun
         pace = elapsed / past if past > 0.05 * whole else 1 / self.workers
         return (whole - past) * pace
+
+
+def make_runs(
+    stages: Sequence[Stage],
+    store: Store,
+    workers: int,
+    device: str,
+    stopped: Sequence[int],
+    cluster: Cluster | None = None,
+) -> bool:
+    """Make the missing runs, with a progress line; return False if `stopped` fills before the end."""
+    from clrkit.data.datasets import fingerprint, prepare
+    from clrkit.device import available_cores
+    from clrkit.runs.local_workers import missing, run_all, runs_at_once
+    from clrkit.runs.reproduce import complete
+
+    show = ProgressLine().show
+    for images in dict.fromkeys(stage.images for stage in stages):
+        fingerprint(images, show)
+    store.find_all(complete(stages))  # raises for a damaged run before anything is trained
+    todo = missing(stages, store)
+    if not todo:
+        print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
+        return True
+    for images in dict.fromkeys(stage.images for stage in todo):
+        prepare(images, show)
+    on_slurm = cluster is not None and cluster.kind == "slurm"  # which decides how many run at once
+    at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
+    line = SweepLine(todo, store, at_once)
+    with closing(run_all(stages, store, workers, device, cluster)) as news:
+        for progress in news:
+            if stopped:
+                line.clear()
+                return False
+            line.show(progress)
+    line.clear()
+    print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
+    return True
 
 
 def plan_lines(rows: Sequence[dict[str, Any]]) -> list[str]:

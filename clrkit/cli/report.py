@@ -16,7 +16,7 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 
 
 def write(options: argparse.Namespace) -> int:
-    """Write the page (in the results with figures and index, where not up to date), print where it is."""
+    """Write the page (in the results: with figures and index) and print its path."""
     from clrkit.experiments.presets import preset
     from clrkit.notebook.publish import REPORT, draw, write_page
     from clrkit.runs.store import Store

@@ -98,8 +98,7 @@ def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
 
 def sweep(options: argparse.Namespace) -> int:
     """Make the runs of a grid, then print what came out."""
-    from clrkit.cli.progress import noting
-    from clrkit.runs.reproduce import make_runs
+    from clrkit.cli.progress import make_runs, noting
     from clrkit.runs.store import Store
 
     chosen = preset(options.preset)

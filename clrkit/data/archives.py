@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 
 from clrkit.data.cache import cache_folder, put_in_place
 from clrkit.errors import ConfigError, FormatError, reason
-from clrkit.runs.checksums import digest_of
+from clrkit.files import digest_of
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_BYTES = 64 * 2**30  # of all files together

@@ -29,7 +29,7 @@ from clrkit.data.folders import class_folders, folders_in
 from clrkit.data.images import ImageArray, read_photo
 from clrkit.data.sources import LabelledImages
 from clrkit.errors import DataError, reason
-from clrkit.runs.checksums import digest_of
+from clrkit.files import digest_of
 
 LARGEST_DOWNLOAD = 4 * 2**30  # bytes
 PIECE = 2**20

@@ -1,4 +1,4 @@
-"""The settings of the ablation lab: what each is called, where it is in a run, and the runs at a point."""
+"""The settings that the ablation lab varies: name, address, and the runs at a point of the grid."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import product
+from operator import getitem
 from typing import Any
 
 from clrkit.config import Distill, Network, Stage, Supervised, known, to_dict
@@ -15,19 +16,22 @@ from clrkit.experiments.grid import AblationGrid, Preset
 
 Point = Mapping[str, Any]
 
-# What is measured, from the stage nearest to pretraining on: a later one depends on more settings.
+# What is measured, with the number of stages it depends on: pretraining, fine-tuning, distillation.
 OUTCOMES = {"linear": "linear probe", "finetuned": "fine-tuned", "distilled": "distilled student"}
-FIRST_PARTS = {"linear": "teacher.pretrain.", "finetuned": "teacher.", "distilled": ""}
+CHAIN = ("pretrain", "finetune", "distill")
+CHAIN_LENGTHS = {"linear": 1, "finetuned": 2, "distilled": 3}
+# Where the configs of recorded stages lie in that of a distilled run.
+PLACES = {"pretrain": ("teacher", "pretrain"), "probe": ("teacher",), "finetune": ("teacher",), "distill": ()}
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A setting one may vary.
+    """A setting that can be varied.
 
     Attributes:
-        field: its place in a distilled run, which holds the runs it builds on.
-        name: for a control.
-        meaning: for the axis of a figure.
+        field: its address, see `clrkit.experiments.fields`.
+        name: label of a control.
+        meaning: label of an axis.
     """
 
     field: str
@@ -35,28 +39,30 @@ class Factor:
     meaning: str
 
 
-# A head's depth comes before its tap layer: a layer that the head does not have is an error.
+# The head's depth stands before the tap layer: a tap layer beyond the head is an error.
 FACTORS = {
-    "fraction": Factor("teacher.fraction", "label fraction", "labels"),
-    "head_layers": Factor("teacher.pretrain.head_layers", "head depth", "layers of the projection head"),
-    "tap_layer": Factor("teacher.tap_layer", "start layer", "head layer started from (0: encoder)"),
-    "width": Factor("teacher.pretrain.network.width", "network size", "width of the pretrained network"),
-    "temperature": Factor("teacher.pretrain.temperature", "temperature", "temperature of NT-Xent"),
+    "fraction": Factor("finetune.fraction", "label fraction", "labels"),
+    "head_layers": Factor("pretrain.head_layers", "head depth", "layers of the projection head"),
+    "tap_layer": Factor("finetune.tap_layer", "start layer", "head layer started from (0: encoder)"),
+    "width": Factor("pretrain.width", "network size", "width of the pretrained network"),
+    "temperature": Factor("pretrain.temperature", "temperature", "temperature of NT-Xent"),
     "color_strength": Factor(
-        "teacher.pretrain.augmentation.color_strength", "colour strength", "strength of the colour distortion"
+        "pretrain.color_strength", "colour strength", "strength of the colour distortion"
     ),
-    "crop_area": Factor(
-        "teacher.pretrain.augmentation.crop_area", "crop area", "smallest crop, part of the image"
+    "crop_area": Factor("pretrain.crop_area", "crop area", "smallest crop, part of the image"),
+    "batch_size": Factor("pretrain.batch_size", "batch size", "images in a batch of pretraining"),
+    "memory": Factor("pretrain.memory", "memory", "memory of further negatives"),
+    "distill_temperature": Factor(
+        "distill.temperature", "distill temperature", "temperature of distillation"
     ),
-    "batch_size": Factor("teacher.pretrain.batch_size", "batch size", "images in a batch of pretraining"),
-    "memory": Factor("teacher.pretrain.memory", "memory", "memory of further negatives"),
-    "distill_temperature": Factor("temperature", "distill temperature", "temperature of distillation"),
-    "label_weight": Factor("label_weight", "distill mix", "weight of the labels in distillation (1 - alpha)"),
+    "label_weight": Factor(
+        "distill.label_weight", "distill mix", "weight of the labels in distillation (1 - alpha)"
+    ),
 }
 
 
 def text_of(name: str, value: Any) -> str:
-    """A setting's value in words."""
+    """The value of a setting for readers, such as "10%" or "0.5x"."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if name in ("fraction", "crop_area"):
@@ -65,45 +71,39 @@ def text_of(name: str, value: Any) -> str:
 
 
 def depends(outcome: str, setting: str) -> bool:
-    """Whether what is measured depends on a setting."""
-    return FACTORS[setting].field.startswith(FIRST_PARTS[outcome])
+    """True if an outcome depends on a setting."""
+    stage, _, _ = FACTORS[setting].field.partition(".")
+    return stage in CHAIN[: CHAIN_LENGTHS[outcome]]
 
 
 def network_of(preset: Preset) -> Network:
-    """The network that the lab varies, and the student of its distillation."""
+    """The network that the lab varies; also the student of its distillation."""
     return preset.grid.ablated or preset.grid.networks[0]
 
 
 def standard_point(preset: Preset) -> dict[str, Any]:
     """The preset's value of every setting."""
-    values = to_dict(preset.distill)
-    return {name: value_of(values, name) for name in FACTORS} | {"width": network_of(preset).width}
-
-
-def value_of(distilled: Mapping[str, Any], name: str) -> Any:
-    """A setting's value in a distilled run's config, given as a dict."""
-    return reduce(lambda inner, field: inner[field], locate(Distill(), FACTORS[name].field), distilled)
+    return values_in("distill", to_dict(preset.distill)) | {"width": network_of(preset).width}
 
 
 def values_in(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a recorded run's config, given as a dict, has a value of."""
-    place = {"pretrain": "teacher.pretrain.", "probe": "teacher.", "finetune": "teacher.", "distill": ""}
+    """The settings that a recorded config, given as a dict, has a value of."""
     found = {}
-    for name, setting in FACTORS.items():
-        if stage in place and setting.field.startswith(place[stage]):
+    for name, factor in FACTORS.items():
+        path, place = locate(Distill(), factor.field), PLACES.get(stage)
+        if place is not None and path[: len(place)] == place:
             with suppress(KeyError):
-                path = locate(Distill(), setting.field)[place[stage].count(".") :]
-                found[name] = reduce(lambda inner, field: inner[field], path, config)
+                found[name] = reduce(getitem, path[len(place) :], config)
     return found
 
 
 def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | None:
-    """The run that measures an outcome at a point, where settings not given have the preset's value.
+    """The run that measures an outcome at a point; settings that are not given have the preset's value.
 
-    None where the head has no layer of that number.
+    None if the head has no such tap layer.
 
     Raises:
-        ConfigError: for an unknown outcome or setting, naming the nearest, or an impossible value.
+        ConfigError: for an unknown outcome or setting, or an impossible value.
     """
     known(outcome, [*OUTCOMES], "outcome")
     for name in point:
@@ -112,13 +112,14 @@ def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | Non
     if outcome != "linear" and point["tap_layer"] > point["head_layers"]:
         return None
     changes = {FACTORS[name].field: value for name, value in point.items() if depends(outcome, name)}
-    changes |= {f"teacher.{name}": value for name, value in recipe(preset, point["fraction"]).items()}
+    changes |= {f"finetune.{name}": value for name, value in recipe(preset, point["fraction"]).items()}
+    changes |= {"seed": seed, "pretrain.seed": preset.grid.pretrain_seed}
     if point["memory"]:
-        changes["teacher.pretrain.memory_size"] = preset.grid.memory_size
-        changes["teacher.pretrain.memory_momentum"] = preset.grid.memory_momentum
-    network, seeds = network_of(preset), {"seed": seed, "pretrain.seed": preset.grid.pretrain_seed}
+        changes["pretrain.memory_size"] = preset.grid.memory_size
+        changes["pretrain.memory_momentum"] = preset.grid.memory_momentum
+    network = network_of(preset)
     teacher = replace(preset.finetune, pretrain=replace(preset.pretrain, network=network))
-    whole = with_fields(replace(preset.distill, teacher=teacher, network=network), {**changes, **seeds})
+    whole = with_fields(replace(preset.distill, teacher=teacher, network=network), changes)
     if outcome == "linear":
         return preset.probed(whole.teacher.pretrain)
     return whole.teacher if outcome == "finetuned" else whole
@@ -127,25 +128,23 @@ def run_at(preset: Preset, outcome: str, point: Point, seed: int) -> Stage | Non
 def supervised_at(preset: Preset, point: Point, seed: int) -> Supervised:
     """The same network trained on the labels alone."""
     network = replace(network_of(preset), width=point["width"])
-    return with_fields(
-        replace(preset.supervised, network=network), {**recipe(preset, point["fraction"]), "seed": seed}
-    )
+    changes = {**recipe(preset, point["fraction"]), "seed": seed}
+    return with_fields(replace(preset.supervised, network=network), changes)
 
 
 def recipe(preset: Preset, fraction: float) -> dict[str, Any]:
-    """Fraction, epochs and batch size, which go together in a preset."""
+    """Fraction, epochs and batch size, which a preset sets together."""
     recipes = {each.fraction: asdict(each) for each in preset.grid.labelled}
     return recipes.get(fraction, {"fraction": fraction})
 
 
 def ablation_runs(preset: Preset) -> tuple[Stage, ...]:
     """Every run of the lab's recorded grid."""
-    found = (run for cross in preset.grid.ablations for run in runs_of(preset, cross))
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(run for cross in preset.grid.ablations for run in runs_of(preset, cross)))
 
 
 def with_ablations(preset: Preset, wanted: bool) -> tuple[Stage, ...]:
-    """Every run of a preset, and where they are wanted those of the lab's grid."""
+    """Every run of a preset, with those of the lab's grid if they are wanted."""
     return (*preset.runs, *(ablation_runs(preset) if wanted else ()))
 
 

@@ -1,4 +1,4 @@
-"""An experiment: its standard run of each stage, and how far it varies them."""
+"""Experiments: the standard run of each stage, and the grid of runs that vary it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ S = TypeVar("S", bound=Stage)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSchedule:
-    """A label fraction, and how long supervised and fine-tuned training go on at it, the same for both."""
+    """A label fraction with the epochs and batch size of supervised training and fine-tuning."""
 
     fraction: float
     epochs: int
@@ -23,11 +23,11 @@ class LabelSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationGrid:
-    """Runs for the ablation lab: every combination of some settings, the others at the preset's value.
+    """Runs for the ablation lab: every combination of some settings; the others are the preset's.
 
     Attributes:
-        outcomes: what is measured at each combination (`clrkit.experiments.ablation_settings.OUTCOMES`).
-        settings: values by the name of a setting (`clrkit.experiments.ablation_settings.FACTORS`).
+        outcomes: names in `clrkit.experiments.ablation_settings.OUTCOMES`.
+        settings: values by name in `clrkit.experiments.ablation_settings.FACTORS`.
     """
 
     outcomes: tuple[str, ...]
@@ -36,27 +36,24 @@ class AblationGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentGrid:
-    """The extent of an experiment.
+    """The runs of an experiment.
 
     Attributes:
-        seeds: each goes through the whole chain: pretraining, label draw, fine-tuning, distillation.
-        pretrain_seed: of the one pretraining that all seeds build on, where several are too dear; None: each
-            seed has its own.
-        networks: the smallest first. The last is distilled into itself, and is the teacher of big-to-small
-            distillation, before that and after; the first is its student, and the network whose head is
-            varied.
+        seeds: each seed has its own pretraining, label draw, fine-tuning and distillation.
+        pretrain_seed: seed of one pretraining that all seeds share; None: each seed has its own.
+        networks: the smallest first. The first is the student of big-to-small distillation, and its head is
+            varied. The last is the teacher, before and after it is distilled into itself.
         self_distilled: further networks that are distilled into themselves.
-        self_temperature: of self-distillation; big-to-small has that of `Preset.distill`.
+        self_temperature: of self-distillation; big-to-small distillation has that of `Preset.distill`.
         labelled: label fractions, rising; the last is fine-tuned from the encoder's output.
-        head_layers: depths of the projection head that are compared.
-        tap_layers: head layers from which fine-tuning starts, compared at all fractions but the last.
-        memory_size, memory_momentum: of the memory (appendix D) that a network is also pretrained with; size
-            0 for no such run.
-        memory_network: which network that is; None for the last.
-        whole_budget: whether the first network is also trained on the labels alone for as many images as
-            pretraining and fine-tuning draw together.
+        head_layers: depths of the projection head to compare.
+        tap_layers: head layers that fine-tuning starts from, compared at all fractions but the last.
+        memory_size, memory_momentum: of an additional pretraining with a memory (appendix D); 0 for none.
+        memory_network: its network; None for the last.
+        whole_budget: also train the first network supervised for as many images as pretraining and
+            fine-tuning see together.
         ablated: the network of the ablation lab; None for the first.
-        ablations: runs for the lab, beyond those that the figures are drawn from.
+        ablations: runs for the lab only.
     """
 
     seeds: tuple[int, ...]
@@ -77,12 +74,12 @@ class ExperimentGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """An experiment: its standard run of each stage, and how far it varies them.
+    """An experiment.
 
     Attributes:
-        name: of the preset and of its results folder.
-        probe, supervised, distill: the standard runs; fine-tuning and pretraining are part of `distill`.
-        grid: the extent.
+        name: of the preset and its results folder.
+        probe, supervised, distill: the standard runs; `distill` contains fine-tuning and pretraining.
+        grid: how the runs vary.
     """
 
     name: str
@@ -100,38 +97,38 @@ class Preset:
         return self.finetune.pretrain
 
     def resolve(self, stage: str, /, **settings: Any) -> Any:
-        """The standard run of a stage with single fields changed by name; None changes nothing.
+        """The standard run of a stage with single fields changed by name (`fields.with_fields`).
 
         Raises:
-            ConfigError: for an unknown stage or field, naming the nearest, or an impossible value.
+            ConfigError: for an unknown stage or field, or an impossible value.
         """
         stage_class(stage)
         return with_fields(getattr(self, stage), settings)
 
     @property
     def runs(self) -> tuple[Stage, ...]:
-        """Every run that `reproduce` makes: seed by seed, or by the pretraining that the seeds share."""
+        """Every run that `reproduce` makes, by seed, or by pretraining if seeds share it."""
         runs = dict.fromkeys(run for seed in self.grid.seeds for run in self.seed_runs(seed))
         return tuple(runs if self.grid.pretrain_seed is None else sorted(runs, key=self.place))
 
     def place(self, run: Stage) -> tuple[int, bool]:
-        """Of a run where seeds share pretrainings: small networks first, of each the standard one first."""
+        """Sort key if seeds share pretrainings: small networks first, the standard pretraining first."""
         first = run.chain[0]
         assert isinstance(first, Pretrain | Supervised)
         standard = self.pretraining(first.seed, network=first.network)
         return self.grid.networks.index(first.network), isinstance(first, Pretrain) and first != standard
 
     def pretraining(self, seed: int, **changes: Any) -> Pretrain:
-        """The pretraining that the runs of a seed build on."""
+        """The pretraining of a seed."""
         shared = self.grid.pretrain_seed
         return replace(self.pretrain, seed=seed if shared is None else shared, **changes)
 
     def tap_layer(self, fraction: float) -> int:
-        """The head layer that fine-tuning starts from in the size comparisons: 0 with the most labels."""
+        """The head layer that fine-tuning starts from when sizes are compared: 0 with most labels."""
         return 0 if fraction >= self.grid.labelled[-1].fraction else self.finetune.tap_layer
 
     def whole_budget(self, labelling: LabelSchedule) -> int:
-        """Epochs on the labels that draw as many images as pretraining and fine-tuning together."""
+        """Epochs of supervised training that see as many images as pretraining and fine-tuning together."""
         return labelling.epochs + round(self.pretrain.epochs / labelling.fraction)
 
     def seed_runs(self, seed: int) -> Iterator[Stage]:
@@ -142,9 +139,9 @@ class Preset:
         yield from self.memory_runs(seed)
 
     def network_runs(self, seed: int) -> Iterator[Stage]:
-        """Supervised, linear and fine-tuned accuracy of every network at every label fraction.
+        """Every network at every label fraction: supervised, linear probe and fine-tuned.
 
-        At the smallest fraction also from the encoder's output: does the head's gain shrink with size?
+        At the smallest fraction fine-tuning also starts from the encoder: does the head's gain shrink?
         """
         for network in reversed(self.grid.networks):
             pretrain = self.pretraining(seed, network=network)
@@ -155,13 +152,13 @@ class Preset:
                 yield self.alone(seed, network, labelling, labelling.epochs)
 
     def budget_runs(self, seed: int) -> Iterator[Stage]:
-        """The first network on the labels alone, for as many images as pretraining and fine-tuning draw."""
+        """Supervised training of the first network for the whole budget of images."""
         if self.grid.whole_budget:
             for labelling in self.grid.labelled:
                 yield self.alone(seed, self.grid.networks[0], labelling, self.whole_budget(labelling))
 
     def head_runs(self, seed: int) -> Iterator[Stage]:
-        """The first network's head: its depth, and the layer fine-tuning starts from."""
+        """Depths of the first network's head, and the layers that fine-tuning starts from."""
         for layers in self.grid.head_layers:
             pretrain = self.pretraining(seed, network=self.grid.networks[0], head_layers=layers)
             yield self.probed(pretrain)
@@ -171,7 +168,7 @@ class Preset:
                         yield self.tuned(seed, pretrain, labelling, tap)
 
     def distill_runs(self, seed: int) -> Iterator[Stage]:
-        """Self-distillation, big-to-small, and the rows of the paper's Table 2 for the small student."""
+        """Self-distillation, big-to-small distillation, and the rows of the paper's Table 2."""
         small, big = self.grid.networks[0], self.grid.networks[-1]
         for labelling in self.grid.labelled[:-1]:
             for network in (*self.grid.self_distilled, big):
@@ -186,7 +183,7 @@ class Preset:
             yield replace(few, label_weight=0.5, transfer="labelled", batch_size=labelling.batch_size)
 
     def memory_runs(self, seed: int) -> Iterator[Stage]:
-        """Linear accuracy of a network pretrained with a memory; to compare with that without."""
+        """The linear probe of a network pretrained with a memory."""
         if self.grid.memory_size:
             pretrain = self.pretraining(
                 seed,
@@ -198,11 +195,11 @@ class Preset:
             yield self.probed(pretrain)
 
     def probed(self, pretrain: Pretrain) -> Probe:
-        """Linear evaluation, once of each pretraining: no labels are drawn for it."""
+        """The linear probe of a pretraining, with its seed: it draws no labels."""
         return replace(self.probe, pretrain=pretrain, seed=pretrain.seed)
 
     def alone(self, seed: int, network: Network, labelling: LabelSchedule, epochs: int) -> Supervised:
-        """Supervised training on the labels alone."""
+        """Supervised training."""
         changes = {**asdict(labelling), "epochs": epochs}
         return replace(lasting(self.supervised, epochs), network=network, seed=seed, **changes)
 
@@ -217,6 +214,13 @@ class Preset:
 
 
 def lasting(stage: S, epochs: int) -> S:
-    """The stage over another number of epochs; the warmup keeps its share of them."""
+    """Change the epochs of a stage; the warmup keeps its share of them."""
     warmup = stage.optimizer.warmup_epochs * epochs / stage.epochs
     return replace(stage, epochs=epochs, optimizer=replace(stage.optimizer, warmup_epochs=warmup))
+
+
+def describe(stage: Stage) -> str:
+    """A run in a few words, such as "finetune fraction 0.1 tap_layer 1 seed 0"."""
+    values = {name: getattr(stage, name) for name in ("fraction", "tap_layer") if hasattr(stage, name)}
+    words = [f"{name} {value:g}" for name, value in values.items()]
+    return " ".join([stage.name, *words, f"seed {stage.seed}"])

@@ -29,9 +29,9 @@ from clrkit.export.model_card import card
 from clrkit.export.source import ModelSource, read_source
 from clrkit.files import write_atomically
 from clrkit.results.table import Table
+from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import WEIGHTS, ModelError, new_folder, refuse_existing, write_files
 from clrkit.runs.provenance import cpu_name, provenance
-from clrkit.runs.store import write_sums
 
 ONNX, PROGRAM, CARD = "model.onnx", "model.pt2", "README.md"
 TOLERANCES = {ONNX: 1e-4, PROGRAM: 1e-5}

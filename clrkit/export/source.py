@@ -10,10 +10,11 @@ from typing import Any
 from clrkit import config as configs
 from clrkit.config import Stage, stage_class
 from clrkit.errors import ConfigError
+from clrkit.files import read_json
 from clrkit.model import Model
 from clrkit.runs.checksums import read_sums
 from clrkit.runs.model_files import DESCRIPTION, RECORD, ModelError, read_classes, read_model
-from clrkit.runs.store import read_json, read_object
+from clrkit.runs.store import read_object
 
 
 @dataclass(frozen=True)

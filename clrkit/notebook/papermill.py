@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from clrkit.config import known
 from clrkit.errors import ConfigError, reason
+from clrkit.runs.reproduce import RESULTS_VARIABLE
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
-RESULTS_VARIABLE = "CLRKIT_RESULTS"  # tells a notebook's kernel where results are
 HEADLESS = {"interactive": False}  # for the notebooks that have it: figures in place of widgets
 OUTPUT_SECONDS = 120  # Papermill gives a cell's last output 4 s to arrive, too few on a busy machine
 INJECTED = "injected-parameters"  # tag of the cell that Papermill puts parameters into
@@ -212,18 +212,3 @@ def cleaned(copy: Path) -> bytes:
 def injected(cell: NotebookNode) -> bool:
     """Whether Papermill put the cell there, with the values of parameters."""
     return INJECTED in cell.metadata.get("tags", [])
-
-
-def executed_whole(copy: NotebookNode, source: NotebookNode) -> bool:
-    """Whether a copy has a notebook's cells, beside those injected, and all of them ran without error."""
-    cells, own = (
-        [(cell.cell_type, cell.source) for cell in document.cells if not injected(cell)]
-        for document in (copy, source)
-    )
-    return cells == own and all(ran(cell) for cell in copy.cells if cell.cell_type == "code")
-
-
-def ran(cell: NotebookNode) -> bool:
-    """Whether a cell of code was run, unless it is empty, and to its end."""
-    failed = any(output.output_type == "error" for output in cell.outputs)
-    return not failed and (cell.execution_count is not None or not cell.source.strip())

@@ -22,8 +22,7 @@ from clrkit.experiments.presets import PRESETS
 from clrkit.own_images.label_csv import Row, add_rows, as_csv, check_names, doubts, editing, read_table
 from clrkit.own_images.recipe import between, overridden
 from clrkit.own_images.scan import FolderScan, counted, kept, written
-from clrkit.runs.checksums import REFERENCE
-from clrkit.runs.store import Run, Store
+from clrkit.runs.store import REFERENCE_FOLDER, Run, Store
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +47,7 @@ def name_of(folder: Path, given: str = "") -> str:
     Raises:
         ConfigError: for a name that is a path, or taken.
     """
-    taken = {*(make.__name__ for make in PRESETS), REFERENCE, "benchmarks"}
+    taken = {*(make.__name__ for make in PRESETS), REFERENCE_FOLDER, "benchmarks"}
     if given:
         return checked_name(given, taken)
     folder = folder.expanduser().resolve()

@@ -17,8 +17,7 @@ from filelock import Timeout
 from clrkit.config import known
 from clrkit.data.sheet import Sheet, read_sheet
 from clrkit.errors import DataError, reason
-from clrkit.files import write_atomically
-from clrkit.runs.store import file_lock
+from clrkit.files import file_lock, write_atomically
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0

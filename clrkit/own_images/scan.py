@@ -27,8 +27,8 @@ from clrkit.data.folders import (
 from clrkit.data.images import read_photo
 from clrkit.data.sources import cores
 from clrkit.errors import DataError, reason
-from clrkit.files import HOUR, discard_left_over, write_atomically
-from clrkit.runs.store import RunError, Store, file_lock, fingerprint_once, read_json, write_json
+from clrkit.files import HOUR, discard_left_over, file_lock, read_json, write_atomically, write_json
+from clrkit.runs.store import RunError, Store, fingerprint_once
 
 FEWEST = 16  # images that pretraining makes sense with, and a little below
 PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller

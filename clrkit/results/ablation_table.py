@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clrkit.results.ablation import summary
-from clrkit.runs.checksums import of_reference
 from clrkit.config import Stage
 from clrkit.results.records import records_to_frame, seeds_named
 from clrkit.experiments.grid import Preset
-from clrkit.runs.store import Run, Store
+from clrkit.runs.store import Run, Store, of_reference
 from clrkit.experiments.ablation_settings import OUTCOMES, FACTORS, depends, run_at, text_of
 from clrkit.results.table import Table, value
 
@@ -53,7 +52,7 @@ def ablation_table(preset: Preset, runs: Mapping[Stage, Run]) -> Table | None:
     ]
     columns = ["setting", "measured", "accuracy at each value"]
     seeds = seeds_named(records_to_frame((run.record for run in runs.values()), preset))
-    remark = REMARK.format(seeds) + whose({of_reference(run.folder) for run in runs.values()})
+    remark = REMARK.format(seeds) + whose({of_reference(run) for run in runs.values()})
     return Table("ablations", "Ablations", remark, columns, texts) if texts else None
 
 

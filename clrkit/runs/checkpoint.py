@@ -1,4 +1,4 @@
-"""The state of an unfinished run: written in the background, whole or not at all; checked when it is read."""
+"""Checkpoints of an unfinished run: written in the background, atomically; verified when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGEST = 64  # hexadecimal digits of SHA-256, the first line of the file
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state behind its SHA-256, whole or not at all."""
+    """Write a state after its SHA-256, atomically."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
@@ -27,10 +27,10 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> bytes:
-    """The content of a state, for `torch.load`; empty where there is none.
+    """Read and verify a state for `torch.load`; b"" if there is none.
 
     Raises:
-        RunError: where it is not what was written.
+        RunError: if it was changed.
     """
     try:
         content = path.read_bytes()
@@ -38,15 +38,15 @@ def read_state(path: Path) -> bytes:
         return b""
     digest, state = content[:DIGEST], memoryview(content)[DIGEST + 1 :]
     if hashlib.sha256(state).hexdigest().encode() != digest:
-        raise RunError(f"{path} is damaged; delete {path.parent} and the run begins anew.")
+        raise RunError(f"{path} is damaged; delete {path.parent} to start the run again.")
     return bytes(state)
 
 
 class CheckpointWriter:
-    """Writes states in a thread of its own, one at a time; training waits for a copy in memory alone.
+    """Writes states in a background thread, one at a time; training waits only for the copy in memory.
 
     Args:
-        path: of the file, which always holds the last state that was written whole.
+        path: of the file, which always holds the last complete state.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,19 +55,19 @@ class CheckpointWriter:
         self.writing: Future[None] | None = None
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Begin to write a state as it is now. Raises what went wrong with the one before."""
+        """Start writing a state as it is now. Raises the error of the previous write."""
         self.wait()
         self.writing = self.thread.submit(write_state, self.path, on_host(state))
 
     def wait(self) -> None:
-        """Until the last state is written. Raises OSError where it could not be."""
+        """Wait until the last state is written. Raises OSError if that failed."""
         writing, self.writing = self.writing, None
         if writing:
             writing.result()
 
 
 def on_host(value: Any) -> Any:
-    """A copy in the CPU's memory of a state, whose tensors lie in dicts, lists and tuples."""
+    """Copy a state (tensors in dicts, lists and tuples) to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

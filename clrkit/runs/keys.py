@@ -1,4 +1,4 @@
-"""The address of a run: a hash of every setting that changes its numbers."""
+"""Run keys: hashes of every setting that changes the numbers of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clrkit.experiments.fields import walk, with_fields
 
 
 def keyed_fields(config: Config) -> dict[str, Any]:
-    """The fields that change the mathematics, nested; an added one only where it is not at its default.
+    """The fields that change the mathematics, nested.
 
-    So a field can be added without renaming the runs that were recorded before it.
+    An added field counts only if it differs from its default, so that older runs keep their keys.
     """
     return {
         item.name: keyed_fields(value) if isinstance(value, Config) else value
@@ -33,10 +33,10 @@ def is_keyed(config: Config, item: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def key(config: Stage, fingerprint: str) -> str:
-    """Address of a run: 16 hex digits over stage, versions, every keyed field of the chain, and the data.
+    """Hash stage, versions, all keyed fields of the chain and the data to 16 hexadecimal digits.
 
     Args:
-        config: the stage, with what it builds on.
+        config: the stage with its parents.
         fingerprint: of the data set (`clrkit.data.datasets.fingerprint`).
     """
     versions = {stage.name: stage.version for stage in config.chain}
@@ -51,7 +51,7 @@ def key(config: Stage, fingerprint: str) -> str:
 
 
 def with_list_contents(config: Stage) -> Stage:
-    """Replace the label lists of a chain by the digests of their contents. Raises ConfigError."""
+    """Replace the paths of label lists in a chain by digests of their contents. Raises ConfigError."""
     for path, node in walk(config):
         if isinstance(node, Labelled) and node.label_list:
             try:

@@ -1,4 +1,4 @@
-"""A model on disk apart from any run: a folder of `weights.safetensors`, `model.json` and their checksums."""
+"""Model folders: `weights.safetensors`, `model.json` and their checksums, apart from any run."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from torch import Tensor
 
 from clrkit import config as configs
 from clrkit.errors import ConfigError, reason
+from clrkit.files import file_lock, read_json, write_json
 from clrkit.model import Model, ModelConfig
-from clrkit.runs.checksums import ChecksumError, check_file, read_sums
-from clrkit.runs.store import file_lock, read_json, write_json, write_sums
+from clrkit.runs.checksums import ChecksumError, check_file, read_sums, write_sums
 
 WEIGHTS, DESCRIPTION, RECORD = "weights.safetensors", "model.json", "record.json"
 
 
 class ModelError(ConfigError):
-    """A model that cannot be read or written; the message says why in one sentence."""
+    """A model cannot be read or written; the message is one sentence."""
 
 
 def write_model(
     folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Write a new model folder, whole or not at all.
+    """Write a new model folder atomically.
 
     Args:
         folder: must not exist.
         config: of the model.
         state: its state dict.
-        about: where it comes from, kept beside the config.
+        about: origin of the model, stored with the config.
 
     Raises:
-        ModelError: for a folder that is there already or cannot be written.
+        ModelError: if the folder exists or cannot be written.
     """
     with new_folder(folder) as partial:
         write_files(partial, config, state, about)
@@ -49,18 +49,18 @@ def write_model(
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `folder` when the block ends and is gone where it fails.
+    """Yield a temporary folder, which is renamed to `folder` at the end of the block, or deleted on failure.
 
     Raises:
-        ModelError: for a folder that is there already or cannot be written.
+        ModelError: if the folder exists or cannot be written.
     """
     refuse_existing(folder)
     partial, lock = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(lock):
-            refuse_existing(folder)  # another process may have been quicker
-            discard(partial)  # of a process that was killed
+            refuse_existing(folder)  # another process may have written it meanwhile
+            discard(partial)  # left by a killed process
             try:
                 partial.mkdir()
                 yield partial
@@ -72,7 +72,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def read_classes(folder: Path) -> tuple[str, ...] | None:
-    """Names of the classes, where a run's record or an export has them; an imported model has none."""
+    """Class names from a run's record or an export; None for an imported model."""
     for name, place in ((DESCRIPTION, "about"), (RECORD, "dataset")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             return tuple(read_json(folder / name)[place]["classes"])
@@ -82,7 +82,7 @@ def read_classes(folder: Path) -> tuple[str, ...] | None:
 def write_files(
     folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Description and weights, on the disk when this returns, readable for the same people."""
+    """Write description and weights with equal permissions and flush both to disk."""
     write_json(folder / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)
@@ -91,7 +91,7 @@ def write_files(
 
 
 def discard(partial: Path) -> None:
-    """Delete whatever lies there; a link, not what it leads to."""
+    """Delete a folder, file or link; the target of a link stays."""
     if partial.is_symlink() or partial.is_file():
         partial.unlink()
     elif partial.exists():
@@ -99,26 +99,27 @@ def discard(partial: Path) -> None:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise ModelError if there is anything at that place."""
+    """Raise ModelError if the path exists."""
     if folder.exists() or folder.is_symlink():
-        raise ModelError(f"{folder} is there already; give another folder, or delete it.")
+        raise ModelError(f"{folder} already exists; choose another folder or delete it.")
 
 
 def read_model(folder: Path) -> Model:
-    """The model of a model folder or of a finished run's folder, on the CPU, in evaluation mode.
+    """Read the model of a model folder or a finished run, on the CPU, in evaluation mode.
 
     Raises:
-        ModelError: naming what is missing or does not fit.
+        ModelError: if a file is missing, damaged (model folder) or does not fit the others.
+        ChecksumError: if the weights of a run were changed.
     """
     settings, weights = read_settings(folder), folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; the committed reference holds records only.")
-    check_sums(folder)  # what is hashed stays in memory and is mapped from there
+    check_sums(folder)  # leaves the file in the page cache, from which it is mapped
     try:
-        with torch.device("meta"):  # weights that are replaced at once need not be drawn
+        with torch.device("meta"):  # no need to draw weights that are replaced at once
             model = Model(settings)
     except ConfigError as error:
-        raise ModelError(f"{folder} describes no model: {error}") from None
+        raise ModelError(f"{folder} does not describe a model: {error}") from None
     except (RuntimeError, IndexError, ValueError, TypeError, OverflowError):
         raise ModelError(f"{folder} describes a model that cannot be built.") from None
     try:
@@ -128,14 +129,12 @@ def read_model(folder: Path) -> Model:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {reason(error)}.") from None
     except RuntimeError:
-        raise ModelError(
-            f"The weights in {weights} are those of another model than its description."
-        ) from None
+        raise ModelError(f"The weights in {weights} do not fit the model that {folder} describes.") from None
     return model.eval()
 
 
 def check_sums(folder: Path) -> None:
-    """Raise Damaged (of a run) or ModelError (of a model folder) where a file is not what was written."""
+    """Raise ChecksumError (run) or ModelError (model folder) if a file was changed."""
     names = (DESCRIPTION, WEIGHTS) if (folder / DESCRIPTION).exists() else (WEIGHTS,)
     try:
         for name in names:
@@ -143,33 +142,33 @@ def check_sums(folder: Path) -> None:
                 check_file(folder / name, sums)
     except ChecksumError as damage:
         if DESCRIPTION in names:
-            raise ModelError(f"{damage.problem}; write the model anew.") from None
+            raise ModelError(f"{damage.problem}; write the model again.") from None
         raise
 
 
 def check_values(weights: Path, state: Mapping[str, Tensor], model: Model) -> None:
-    """Weights must be of the model's own types, and finite."""
+    """Raise ModelError unless the weights are finite and have the model's types."""
     for name, wanted in model.state_dict().items():
         if name in state and state[name].dtype != wanted.dtype:
             raise ModelError(f"{name} in {weights} is {state[name].dtype}, not {wanted.dtype}.")
         if name in state and not state[name].isfinite().all():
-            raise ModelError(f"{name} in {weights} holds numbers that are not finite.")
+            raise ModelError(f"{name} in {weights} is not finite.")
 
 
 def read_settings(folder: Path) -> ModelConfig:
-    """What the folder's description says the model is made of. Raises ModelError as `read_model`."""
+    """Read the config of the model in a folder. Raises ModelError."""
     found = [path for path in (folder / DESCRIPTION, folder / RECORD) if path.exists()]
     if not found:
-        raise ModelError(f"{folder} is no model: it has neither {DESCRIPTION} nor a run's {RECORD}.")
+        raise ModelError(f"{folder} is not a model: it has neither {DESCRIPTION} nor {RECORD} of a run.")
     try:
         settings = json.loads(found[0].read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{found[0]} cannot be read, or describes no model.") from None
+        raise ModelError(f"{found[0]} does not describe a model, or cannot be read.") from None
     if settings is None:
-        raise ModelError(f"{folder} is a run without a model of its own.")
+        raise ModelError(f"{folder} is a run that stores no model.")
     try:
         return configs.from_dict(ModelConfig, settings)
     except ConfigError as error:
-        raise ModelError(f"{found[0]} describes no model: {error}") from None
+        raise ModelError(f"{found[0]} does not describe a model: {error}") from None
     except (TypeError, AttributeError):
-        raise ModelError(f"{found[0]} describes no model.") from None
+        raise ModelError(f"{found[0]} does not describe a model.") from None

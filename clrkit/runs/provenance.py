@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, git revision, hardware."""
+"""The provenance of a run: versions, git revision, hardware."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The name of the processor, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -38,7 +38,7 @@ def cpu_name() -> str:
 
 @cache
 def git_revision() -> str:
-    """Revision of the checkout clrkit runs from, with "+" where it was changed; "" outside a checkout."""
+    """Git revision of clrkit's checkout, with "+" if it has changes; "" outside a checkout."""
     folder = Path(__file__).parent
     try:
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]

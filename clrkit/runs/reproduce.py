@@ -1,52 +1,42 @@
-"""The whole experiment: what the runs of a preset are, which are there, and how the others are made."""
+"""The runs of a preset: which there are, where they are stored, and which of them to show."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clrkit.cli.progress import ProgressLine, SweepLine
 from clrkit.config import Stage, to_dict
-from clrkit.data.datasets import fingerprint, prepare
-from clrkit.device import available_cores
 from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
-from clrkit.notebook.papermill import RESULTS_VARIABLE
-from clrkit.runs.local_workers import missing, run_all, runs_at_once
-from clrkit.runs.store import Run, Store
+from clrkit.runs.store import CHECKOUT, Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
 
-if TYPE_CHECKING:
-    from clrkit.runs.slurm import Cluster
+RESULTS_VARIABLE = "CLRKIT_RESULTS"  # environment variable: the results folder of a notebook's kernel
+REFERENCE = "the committed reference"  # a source of evidence
 
 
 def project_root() -> Path:
-    """The folder with `notebooks/`: the working folder or one around it, else clrkit's checkout."""
+    """The folder with `notebooks/`: the working folder, one above it, or clrkit's checkout."""
     here = Path.cwd()
-    candidates = [here, *here.parents, Path(__file__).parents[2]]
+    candidates = [here, *here.parents, CHECKOUT]
     return next((folder for folder in candidates if list(folder.glob("notebooks/00_*.ipynb"))), here)
 
 
 def open_store(preset: str) -> Store:
-    """The store a notebook uses: `results` in the project, or wherever a headless run says."""
+    """The store of a notebook: in CLRKIT_RESULTS if that is set, else in `results` of the project."""
     return Store(Path(os.environ.get(RESULTS_VARIABLE) or project_root() / "results"), preset)
-
-
-REFERENCE = "the committed reference"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Runs to draw figures and conclusions from, and where they come from.
+    """Runs for figures and claims.
 
     Attributes:
         runs: finished runs of the preset.
-        source: "own runs", "the committed reference" or "own runs, incomplete".
+        source: "own runs", "the committed reference" or "own runs, incomplete: ...".
     """
 
     runs: list[Run]
@@ -58,16 +48,17 @@ class Evidence:
 
 
 def gather(preset: Preset, store: Store) -> Evidence:
-    """Own runs if the preset's are all there, else the reference, else the own ones there are.
+    """The own runs if all exist, else the reference if it is complete, else the own runs that exist.
 
     Raises:
-        ConfigError: if there are neither.
+        ConfigError: if there are none at all.
     """
     refuse_empty(preset, store)
     wanted = complete(preset.runs)
-    own, reference = store.find_all(wanted), store.reference.find_all(wanted)
+    own = store.find_all(wanted)
     if len(own) == len(wanted):
         return Evidence(own, "own runs")
+    reference = store.reference.find_all(wanted)
     if len(reference) == len(wanted):
         return Evidence(reference, REFERENCE)
     if not own:
@@ -76,7 +67,7 @@ def gather(preset: Preset, store: Store) -> Evidence:
 
 
 def refuse_empty(preset: Preset, store: Store) -> None:
-    """Raise ConfigError where there is no run at all: without the data set, which names the runs."""
+    """Raise ConfigError if there are no runs at all. This does not read the data set, as run keys do."""
     if not store.folders() and not store.reference.folders():
         raise ConfigError(empty(preset, store))
 
@@ -89,12 +80,12 @@ def empty(preset: Preset, store: Store) -> str:
 
 
 def complete(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages and all they build on, each once, parents first."""
+    """The stages and all their parents, each once, parents first."""
     return list(dict.fromkeys(link for stage in stages for link in stage.chain))
 
 
 def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
-    """What making these runs would take: per run its stage, key, state, share done and expected seconds."""
+    """One dict per run, parents included: stage, key, state, share done, expected seconds, config."""
     wanted = complete(stages)
     states = [store.state(stage) for stage in wanted]
     known = {} if all(state == "cached" for state, _ in states) else seconds_per_epoch(store, wanted)
@@ -112,37 +103,3 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def make_runs(
-    stages: Sequence[Stage],
-    store: Store,
-    workers: int,
-    device: str,
-    stopped: Sequence[int],
-    cluster: Cluster | None = None,
-) -> bool:
-    """Make the missing runs, showing a progress line; False if `stopped` fills before the end."""
-    show = ProgressLine().show
-    for images in dict.fromkeys(stage.images for stage in stages):
-        fingerprint(images, show)
-    store.find_all(complete(stages))  # a damaged one is named before anything is trained
-    todo = missing(stages, store)
-    if not todo:
-        print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
-        return True
-    for images in dict.fromkeys(stage.images for stage in todo):
-        prepare(images, show)
-    on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
-    at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
-    line, made = SweepLine(todo, store, at_once), True
-    with closing(run_all(stages, store, workers, device, cluster)) as news:
-        for progress in news:
-            if stopped:
-                made = False
-                break
-            line.show(progress)
-        line.clear()
-    if made:
-        print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
-    return made

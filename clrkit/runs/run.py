@@ -1,4 +1,4 @@
-"""From a config to a finished run: train with periodic states, measure, record."""
+"""Train a run or load it: train with periodic checkpoints, measure, record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from clrkit.data.datasets import DataSet, fingerprint, load
 from clrkit.data.folders import root_of
 from clrkit.device import check_precision, choose_device, compiling, run_threads
 from clrkit.errors import ConfigError
-from clrkit.files import write_atomically
+from clrkit.files import write_atomically, write_json
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checkpoint import CheckpointWriter, read_state
 from clrkit.runs.health import TrainingError, TrainingMonitor
@@ -44,13 +44,12 @@ from clrkit.runs.store import (
     partial_of,
     progress_noted,
     working_folder,
-    write_json,
 )
 from clrkit.scale import distributed
 from clrkit.training import Step
 
-STATE_SECONDS = 20.0  # between saved states, at least
-SPARED = 50  # times as long as saving one held training up
+STATE_SECONDS = 20.0  # minimum between checkpoints
+SPARED = 50  # minimum between checkpoints, in multiples of the time that the last one held training up
 HISTORY_ROWS = 200
 
 
@@ -60,19 +59,19 @@ def loaded(data: Data, digest: str) -> DataSet:
 
 
 def load_once(data: Data) -> DataSet:
-    """The data set, kept for the next run of a sweep while its fingerprint stays. Raises as `load`."""
+    """Load a data set, cached for the next run of a sweep by its fingerprint. Raises as `load`."""
     return loaded(data, fingerprint_once(data))
 
 
 @dataclass
 class TrainingLog:
-    """What a run has to tell of its course; saved with its state.
+    """The log of a run: losses, learning rates, monitored metrics. Saved in the checkpoint.
 
     Attributes:
         step, loss, learning_rate: of every logged step.
         monitored: [step, value] pairs by name.
-        seconds: of work, over all its sessions.
-        threads: numbers of PyTorch threads that its sessions had, in the order they came.
+        seconds: training time over all sessions.
+        threads: distinct numbers of PyTorch threads over the sessions, in order.
         peak_memory_mb: of the process (CUDA: of the device), sampled.
     """
 
@@ -85,7 +84,7 @@ class TrainingLog:
     peak_memory_mb: float = 0.0
 
     def note(self, step: Step) -> None:
-        """Log a step's loss and rate."""
+        """Log the loss and learning rate of a step."""
         self.step.append(step.step)
         self.loss.append(float(step.loss))
         self.learning_rate.append(step.learning_rate)
@@ -105,19 +104,19 @@ class TrainingLog:
 
 
 def run_or_load(config: Stage, store: Store, device: str = "auto") -> Generator[Progress, None, Run]:
-    """Make a run, and before it those it builds on; a run that is there already is only returned.
+    """Train a run and its missing parents, or return it if it is finished.
 
-    Closing the generator saves a state from which the next call goes on. On a CPU the run has one thread, or
-    as many as CLRKIT_THREADS says, wherever it is made; between its steps the caller has as many as before.
+    Closing the generator saves a checkpoint, from which the next call resumes. On a CPU the run has one
+    thread, or CLRKIT_THREADS; between its steps the caller has its own number of threads.
 
     Args:
-        config: what to run.
-        store: where runs are kept.
-        device: "auto", "cpu", "cuda", "mps".
+        config: the run.
+        store: of finished runs.
+        device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
-        RunError: for a loss that is not finite, or a results folder that cannot be written.
-        ConfigError: for settings that the data set or the device does not allow, or images that changed.
+        RunError: if the loss is not finite, or the results folder cannot be written.
+        ConfigError: if data set or device do not allow the settings, or own images changed.
     """
     if run := find(config, store):
         return run
@@ -134,7 +133,7 @@ def run_or_load(config: Stage, store: Store, device: str = "auto") -> Generator[
 
 
 def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, Run]:
-    """A run that is not there, made with the threads that its caller has set; the rest as `run_or_load`."""
+    """Train a missing run with the current number of threads; otherwise as `run_or_load`."""
     distributed.in_turn(lambda: check_unchanged(config))
     stages.check(config, data_of(config))
     check_precision(config, choose_device(device))
@@ -143,7 +142,7 @@ def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, 
     while not (run := find(config, store)):
         try:
             with common_folder(path) as folder:
-                # Another process may have made it since we looked.
+                # another process may have finished it meanwhile
                 if not find(config, store):
                     work = RunInProgress(config, folder, choose_device(device), parent)
                     yield from work.train()
@@ -157,7 +156,7 @@ def made(config: Stage, store: Store, device: str) -> Generator[Progress, None, 
 
 
 def find(config: Stage, store: Store) -> Run | None:
-    """The finished run of a config or None, as the first process of the run sees it."""
+    """The finished run of a config, or None, as the first process sees it."""
     if distributed.world_size() == 1:
         return store.find(config)
 
@@ -170,19 +169,15 @@ def find(config: Stage, store: Store) -> Run | None:
 
 
 def check_unchanged(config: Stage) -> None:
-    """Whether one's own images are those that the keys of the chain were made of.
-
-    Raises:
-        RunError: naming their folder; keys are made anew afterwards.
-    """
+    """Raise RunError if own images changed after the run keys were made, and forget these keys."""
     for data in {stage.images for stage in config.chain if stage.images.dataset in ("folder", "images")}:
         if fingerprint(data) != fingerprint_once(data):
             fingerprint_once.cache_clear()
-            raise RunError(f"The images of {root_of(data)} have changed meanwhile; begin again with a look.")
+            raise RunError(f"The images of {root_of(data)} have changed; start again by scanning them.")
 
 
 def data_of(config: Stage) -> DataSet:
-    """The data set of a stage; the same in all processes of a run, or ConfigError."""
+    """Load the data set of a stage. Raises ConfigError unless all processes have the same images."""
     data = distributed.in_turn(lambda: load_once(config.images))
     first = distributed.from_first(data.fingerprint.encode).decode()
 
@@ -198,7 +193,7 @@ def data_of(config: Stage) -> DataSet:
 
 @contextmanager
 def common_folder(path: Path) -> Iterator[Path]:
-    """The partial folder of a run, which the first of its processes holds for all; errors in all of them."""
+    """Hold the partial folder of a run in its first process; raise errors in all processes."""
     with ExitStack() as stack:
 
         def enter() -> bytes:
@@ -214,7 +209,7 @@ def common_folder(path: Path) -> Iterator[Path]:
 
 
 def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None] | None = None) -> Run:
-    """Carry a run to its end, showing where it stands."""
+    """Finish a run, showing its progress."""
     try:
         while True:
             progress = next(work)
@@ -226,7 +221,7 @@ def finish(work: Generator[Progress, None, Run], show: Callable[[Progress], None
 
 
 class RunInProgress:
-    """One run in its partial folder, into which the first of its processes writes."""
+    """A run in its partial folder; only the first of its processes writes there."""
 
     def __init__(self, config: Stage, folder: Path, device: torch.device, parent: Run | None) -> None:
         self.config, self.folder, self.device = config, folder, device
@@ -322,11 +317,11 @@ class RunInProgress:
             raise
         except Exception:
             raise RunError(
-                f"{self.states.path} is of another version; delete {self.folder} and the run begins anew."
+                f"{self.states.path} is of another version; delete {self.folder} to start the run again."
             ) from None
 
     def conclude(self, path: Path, parent: Run | None) -> None:
-        """Measure, and make a result of the folder."""
+        """Measure, record, and make the folder the finished run."""
         record = self.record(path.name.rpartition("-")[2], parent)
         if distributed.is_first():
             self.write(record)
@@ -349,7 +344,7 @@ class RunInProgress:
         }
 
     def write(self, record: dict[str, Any]) -> None:
-        """Weights, history and record; the record last."""
+        """Write weights, history and record; the record last."""
         weights = {name: value.contiguous().cpu() for name, value in self.training.model.state_dict().items()}
         write_atomically(self.folder / "weights.safetensors", save(weights))
         write_json(self.folder / "history.json", self.log.history())
@@ -373,7 +368,7 @@ class RunInProgress:
 
 
 def common_model(run: Run) -> Model:
-    """The model of a finished run in all processes, of which the first reads it."""
+    """The model of a finished run in all processes; only the first reads it."""
     if distributed.world_size() == 1:
         return run.model()
     empty = partial(Model, configs.from_dict(ModelConfig, run.record["model"]))

@@ -1,8 +1,8 @@
-"""The store: content-addressed runs, made once, whole or not at all.
+"""The run store: content-addressed, atomic, checked when read. It does not load torch.
 
-A run is a folder `<stage>-<key>` with record.json, history.json, weights.safetensors and their checksums. It
-is worked on in `<stage>-<key>.partial` under a lock; a rename makes it a result, and existing means done.
-What is read is checked. Reading the store does not load torch.
+A run is a folder `<stage>-<key>` with record.json, history.json, weights.safetensors and SHA256SUMS. Training
+works in `<stage>-<key>.partial` under a lock; renaming that folder finishes the run. The committed reference
+keeps records only: a run is a line of `records.jsonl`, and git protects it.
 """
 
 from __future__ import annotations
@@ -16,48 +16,53 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from clrkit.config import Stage
 from clrkit.data.datasets import fingerprint
 from clrkit.errors import ConfigError, reason
-from clrkit.files import discard_left_over, write_atomically
-from clrkit.runs.checksums import REFERENCE, SUMS, ChecksumError, digest_of, listing, read_checked, read_sums
+from clrkit.files import discard_left_over, file_lock, read_json, write_atomically
+from clrkit.runs.checksums import SUMS, ChecksumError, read_checked, read_sums, write_sums
 from clrkit.runs.keys import key, with_list_contents
 
 if TYPE_CHECKING:
     from clrkit.model import Model
 
-
-NOTE_SECONDS = 1.0  # between notes of progress for other processes
+NOTE_SECONDS = 1.0  # between two progress notes for other processes
 RECORD, HISTORY, WEIGHTS = "record.json", "history.json", "weights.safetensors"
+RECORDS = "records.jsonl"  # the committed runs of a preset, one a line, sorted by key
+WEIGHTS_DIGEST = (
+    "weights_sha256"  # field of a line: the SHA-256 of the run's weights, which are not committed
+)
+REFERENCE_FOLDER = "reference"  # in the results folder of the repository
+CHECKOUT = Path(__file__).parents[2]
 
-# Listing a large folder for every run of a sweep would cost more than the rest of a plan. To scan a folder
-# (`clrkit.own_images.scan`) clears it; to make a run compares it with what is there (`clrkit.runs.run`).
+# A sweep would list a large folder once per run. `clrkit.own_images.scan` clears the cache when it scans, and
+# `clrkit.runs.run` compares it with the folder before it trains.
 fingerprint_once = lru_cache(maxsize=None)(fingerprint)
 
 
 class RunError(ConfigError):
-    """A run that cannot be made or read; the message says why in one sentence."""
+    """A run cannot be made or read; the message is one sentence."""
 
 
 class RunLockedError(RunError):
-    """Another process has the partial folder of a run."""
+    """Another process works in the partial folder of the run."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """The state of a run in training.
 
     Attributes:
         config: of the stage that is running.
         step: optimiser steps done.
-        total: of the whole run.
-        loss: last logged, nan before the first.
-        rate: images a second since the run began or went on.
+        total: steps of the whole run.
+        loss: last logged loss, nan before the first.
+        rate: images per second since the run began or resumed.
         seconds_left: at that rate.
-        metrics: last monitored, by name.
-        elsewhere: whether it is another process that makes the run; loss and rate are not known then.
+        metrics: last monitored values by name.
+        elsewhere: True if another process trains the run; loss and rate are unknown then.
     """
 
     config: Stage
@@ -72,7 +77,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and record."""
+    """A finished run: its record, and its folder, which a committed run does not have."""
 
     folder: Path
     record: dict[str, Any]
@@ -87,17 +92,18 @@ class Run:
 
     @property
     def history(self) -> dict[str, Any]:
-        """Logged `step`, `loss`, `learning_rate` as lists, and [step, value] lists of what was monitored.
+        """Lists `step`, `loss`, `learning_rate`, and lists of [step, value] for each monitored value.
 
-        Raises Damaged where the file is not what was written.
+        Raises:
+            ChecksumError: if the file was changed.
+            RunError: for a committed run, which has a record only.
         """
+        if not self.folder.exists():
+            raise RunError(f"{self.folder.name} is a committed run; it has a record, but no history.")
         return read_object(self.folder / HISTORY, read_sums(self.folder) or {}, "history")
 
     def model(self) -> Model:
-        """The trained model, on the CPU.
-
-        Raises ModelError where its weights are not kept (the reference), Damaged where they were changed.
-        """
+        """Read the trained model, on the CPU. Raises as `clrkit.runs.model_files.read_model`."""
         from clrkit.runs.model_files import read_model
 
         return read_model(self.folder)
@@ -105,7 +111,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Store:
-    """The runs of one preset under a results folder.
+    """The runs of one preset in a results folder.
 
     Attributes:
         results: the folder given as --results.
@@ -125,34 +131,35 @@ class Store:
 
     @property
     def reference(self) -> Store:
-        """The committed runs of this preset, those of the checkout where `results` holds none."""
-        own = self.results / REFERENCE
-        return Store(own if own.exists() else Path(__file__).parents[2] / "results" / REFERENCE, self.preset)
+        """The committed runs of the preset: in `results`, else in the checkout of clrkit."""
+        own = self.results / REFERENCE_FOLDER
+        return Store(own if own.exists() else CHECKOUT / "results" / REFERENCE_FOLDER, self.preset)
 
     def path(self, config: Stage) -> Path:
-        """Folder of the run, there or not. Label lists count by what they hold, not by where they lie."""
+        """The folder of a run, whether it exists or not. A label list counts by its content, not its path."""
         digest = key(with_list_contents(config), fingerprint_once(config.images))
         return self.runs / f"{config.name}-{digest}"
 
     def find(self, config: Stage) -> Run | None:
-        """The finished run of a config, or None. Raises Damaged where it is not what was written."""
+        """The finished run of a config, or None. Raises ChecksumError if it was changed."""
         return read_run(self.path(config))
 
     def find_all(self, stages: Iterable[Stage]) -> list[Run]:
-        """The finished ones among these runs."""
+        """The finished runs of these configs."""
         return [run for run in map(self.find, stages) if run]
 
     def all(self) -> list[Run]:
-        """Every finished run, by folder name. Raises Damaged where one is not what was written."""
+        """All finished runs, sorted by folder name. Raises ChecksumError if one was changed."""
         return [run for run in map(read_run, self.folders()) if run]
 
     def folders(self) -> list[Path]:
-        """Folders of finished runs; those of partial and damaged ones have an ending."""
+        """Folders of the finished runs, committed ones included; names with a suffix are unfinished."""
         there = self.runs.iterdir() if self.runs.is_dir() else ()
-        return sorted(folder for folder in there if "-" in folder.name and not folder.suffix)
+        finished = {folder for folder in there if "-" in folder.name and not folder.suffix}
+        return sorted({*finished, *(self.runs / name for name in read_table(self.folder / RECORDS))})
 
     def state(self, config: Stage) -> tuple[str, float]:
-        """What is there of a run, "cached", "damaged", "partial" or "missing", and the share that is done."""
+        """State of a run ("cached", "damaged", "partial" or "missing") and the share of it that is done."""
         path = self.path(config)
         try:
             if read_run(path):
@@ -163,20 +170,125 @@ class Store:
         return ("partial", note[0] / note[1]) if note else ("missing", 0.0)
 
 
+# Reading
+
+
+def read_run(folder: Path) -> Run | None:
+    """Read the finished run of a folder, or of the table of committed runs, or return None.
+
+    Raises:
+        ChecksumError: if its record was changed or is not valid.
+    """
+    sums, path = read_sums(folder), folder / RECORD
+    if sums is None:
+        if path.exists():
+            raise ChecksumError(folder / SUMS, "is missing")
+        record = read_table(folder.parent.parent / RECORDS).get(folder.name)
+        return Run(folder, record) if record else None
+    record = read_object(path, sums, "record")
+    if not is_record(record):
+        raise ChecksumError(path, "is not a valid run record")
+    if folder.name != name_of(record):
+        raise ChecksumError(path, "belongs to another run than its folder")
+    return Run(folder, record)
+
+
+def read_object(path: Path, sums: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Read a JSON object of a run. Raises ChecksumError if it was changed or is not an object."""
+    content = read_checked(path, sums)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ChecksumError(path, f"is not a valid run {what}")
+    return found
+
+
+def is_record(record: Any) -> bool:
+    parts = {"stage": str, "key": str, "config": dict, "metrics": dict}
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in parts.items()
+    )
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    """The name of a run's folder."""
+    return f"{record['stage']}-{record['key']}"
+
+
+def of_reference(run: Run) -> bool:
+    """True for a run of the committed reference."""
+    return run.folder.absolute().parent.parent.parent.name == REFERENCE_FOLDER
+
+
+def read_table(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a table of committed runs as records by folder name; empty if there is no table.
+
+    The records are shared by all callers; do not change them.
+
+    Raises:
+        ChecksumError: naming the first line that is not a valid record.
+    """
+    try:
+        state = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return parse_table(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16)
+def parse_table(path: Path, modified: int, size: int) -> dict[str, dict[str, Any]]:
+    """`read_table`, parsed again only when the file has changed."""
+    records = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {reason(error)}.") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not is_record(record):
+            wrong = f"is damaged: line {number} is not a valid run record"
+            raise ChecksumError(path, wrong, "restore it from the repository")
+        record.pop(WEIGHTS_DIGEST, None)
+        records[name_of(record)] = record
+    return records
+
+
+def write_table(path: Path, runs: Iterable[Run]) -> None:
+    """Write runs as a table, one a line, sorted by key. Raises OSError."""
+    lines = []
+    for run in sorted(runs, key=lambda run: run.key):
+        weights = (read_sums(run.folder) or {}).get(WEIGHTS)
+        lines.append(json.dumps(run.record | ({WEIGHTS_DIGEST: weights} if weights else {})) + "\n")
+    write_atomically(path, "".join(lines).encode())
+
+
+# Runs in training
+
+
 def partial_of(path: Path) -> Path:
-    """The folder that a run is worked on in until it has its own."""
+    """The folder in which a run is trained."""
     return path.with_name(path.name + ".partial")
 
 
+def lock_of(partial: Path) -> Path:
+    return partial.with_suffix(".lock")
+
+
 def progress_file(path: Path) -> Path:
-    """Where a run that is being made notes its steps done and in all, and its seconds of work."""
+    """The file in which training notes steps done, steps in total, and seconds of work."""
     return partial_of(path) / "progress.json"
 
 
 def progress_noted(path: Path) -> tuple[int, int] | None:
-    """Steps done and in all of a run that is being made, as last noted; None where nothing is.
+    """Steps done and in total of a run in training, as last noted; None without a note.
 
-    Raises RunError where the note is damaged.
+    Raises:
+        ConfigError: if the note is damaged.
     """
     note = read_json(file := progress_file(path))
     match note:
@@ -187,75 +299,13 @@ def progress_noted(path: Path) -> tuple[int, int] | None:
     raise RunError(f"{file} cannot be read; delete it.")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where there is none. Raises RunError where it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, OSError, RecursionError):
-        raise RunError(f"{path} cannot be read; delete it.") from None
-
-
-def read_object(path: Path, sums: dict[str, str], what: str) -> dict[str, Any]:
-    """What a JSON file of a run holds. Raises Damaged where it is not what was written, or no object."""
-    content = read_checked(path, sums)
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ChecksumError(path, f"is no {what} of a run")
-    return found
-
-
-def read_run(folder: Path) -> Run | None:
-    """The finished run in a folder, or None. Raises Damaged where it is not what was written."""
-    sums, path = read_sums(folder), folder / RECORD
-    if sums is None:
-        if path.exists():
-            raise ChecksumError(folder / SUMS, "is missing")
-        return None
-    record = read_object(path, sums, "record")
-    parts = {"stage": str, "key": str, "config": dict, "metrics": dict}
-    if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
-        raise ChecksumError(path, "is no record of a run")
-    if folder.name != f"{record['stage']}-{record['key']}":
-        raise ChecksumError(path, "is the record of another run than its folder is named for")
-    return Run(folder, record)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_atomically(path, json.dumps(content, allow_nan=False).encode())
-
-
-@contextmanager
-def file_lock(lock: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file; a dead process holds none.
-
-    Only who holds the lock deletes its file, and does so while holding it. A process that waited for a file
-    which is deleted by then does not hold the lock (filelock looks, since 3.21) and begins anew, so at most
-    one process holds the file that has the name.
-
-    Raises:
-        Timeout: where another process holds it for longer than `timeout` seconds.
-    """
-    with FileLock(lock, timeout=timeout):
-        try:
-            yield
-        finally:
-            with suppress(PermissionError):  # on Windows, where filelock deletes the file
-                lock.unlink(missing_ok=True)
-
-
 @contextmanager
 def working_folder(path: Path) -> Iterator[Path]:
-    """The partial folder of a run, ours alone until the end.
+    """Create, or take over, the partial folder of a run and hold its lock.
 
     Raises:
-        Busy: while another process has it.
-        RunError: if the results folder cannot be written, naming it; what is there already stays.
+        RunLockedError: if another process holds it.
+        RunError: if the results folder cannot be written; existing files stay.
     """
     partial = partial_of(path)
     try:
@@ -273,19 +323,15 @@ def working_folder(path: Path) -> Iterator[Path]:
 
 
 def may_concern(error: OSError, folder: Path) -> bool:
-    """Whether an error can be about files in a folder; that of a full disk names none."""
+    """True if an error may be about files of a folder; a full disk names no file."""
     if isinstance(error, ConnectionError | TimeoutError):
         return False
     named = Path(str(error.filename or folder))
     return named.is_relative_to(folder) or folder.is_relative_to(named)
 
 
-def lock_of(partial: Path) -> Path:
-    return partial.with_suffix(".lock")
-
-
 def unused(partial: Path) -> bool:
-    """Whether no process works in a partial folder now; its lock is taken away with it."""
+    """True if no process works in a partial folder; deletes a lock that a killed process left."""
     try:
         with file_lock(lock_of(partial), timeout=0):
             return True
@@ -294,10 +340,10 @@ def unused(partial: Path) -> bool:
 
 
 def discard_unused(partial: Path) -> bool:
-    """Delete a partial folder while no process can begin to work in it; false where one does already."""
+    """Delete a partial folder and return True, or return False if a process works in it."""
     try:
         with file_lock(lock_of(partial), timeout=0):
-            if partial.exists():  # otherwise it has become a result meanwhile
+            if partial.exists():  # otherwise the run was finished meanwhile
                 shutil.rmtree(partial)
             return True
     except Timeout:
@@ -305,7 +351,7 @@ def discard_unused(partial: Path) -> bool:
 
 
 def discard_results(store: Store) -> None:
-    """Delete all that a store holds but partial runs and locks, which somebody may have made just now."""
+    """Delete everything in a store except partial runs and locks, which another process may be using."""
     for path in [*store.runs.glob("*"), *store.folder.glob("*")]:
         if path != store.runs and path.suffix not in (".partial", ".lock"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -315,9 +361,9 @@ def discard_results(store: Store) -> None:
 
 
 def conclude(partial: Path, path: Path) -> None:
-    """Make a result of a partial folder that holds a record; its states go last, once nobody needs them."""
+    """Make a partial folder that holds a record the finished run; delete its checkpoints last."""
     write_run_sums(partial)
-    if path.exists():  # only a folder without a record can be in the way
+    if path.exists():  # a folder without a record
         shutil.rmtree(path)
     partial.rename(path)
     for file in path.iterdir():
@@ -326,11 +372,5 @@ def conclude(partial: Path, path: Path) -> None:
 
 
 def write_run_sums(folder: Path) -> None:
-    """Write the checksums of a run's files; whatever it should be is then as it lies there."""
+    """Write the checksums of a run's files as they are now."""
     write_sums(folder, [name for name in (RECORD, HISTORY, WEIGHTS) if (folder / name).exists()])
-
-
-def write_sums(folder: Path, names: Iterable[str], kept: Mapping[str, str] | None = None) -> None:
-    """Write the folder's SHA256SUMS over these of its files, beside digests by name that are kept."""
-    digests = {name: digest_of(folder / name) for name in names}
-    write_atomically(folder / SUMS, listing({**(kept or {}), **digests}))

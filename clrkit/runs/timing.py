@@ -1,4 +1,4 @@
-"""How long a run will take, from how long such runs took."""
+"""Estimate how long a run takes from the runs that were timed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from clrkit.config import Stage, to_dict
+from clrkit.errors import ConfigError
+from clrkit.files import read_json
 from clrkit.runs.checksums import ChecksumError
-from clrkit.runs.store import Run, RunError, Store, progress_file, read_json, read_run
+from clrkit.runs.store import Run, Store, progress_file, read_run
 
-# Fields that runs were recorded without, with what was done then.
+# Fields that old records lack, with the value that applied then.
 ADDED = {"precision": "float32", "micro_batch": 0, "two_pass": True, "memory": False}
 
 
 class Kind(NamedTuple):
-    """What the time of an epoch depends on.
+    """The settings that the time of an epoch depends on.
 
     Attributes:
-        batch_size: images a step.
+        batch_size: images per step.
         rest: stage, share of the images, precision, micro-batches, memory, images and networks.
     """
 
@@ -30,16 +32,16 @@ class Kind(NamedTuple):
 
 
 def seconds_per_epoch(store: Store, stages: Iterable[Stage]) -> dict[Kind, float]:
-    """Median seconds an epoch took, by kind of run: in the store, else in its reference.
+    """Median seconds per epoch by kind of run: from the store, else from its reference.
 
-    The reference may be from another machine. In the store what is there of these stages counts, too, where
-    they are not finished.
+    The reference may come from another machine. Unfinished runs of `stages` count with the store's.
     """
-    return median_seconds(runs_in(store.reference)) | medians([*times(runs_in(store)), *paces(stages, store)])
+    own = medians([*times(runs_in(store)), *paces(stages, store)])
+    return median_seconds(runs_in(store.reference)) | own
 
 
 def median_seconds(runs: Iterable[Run]) -> dict[Kind, float]:
-    """Median seconds an epoch took, by kind of run; of runs on the device on which the last was made."""
+    """Median seconds per epoch by kind of run, from the runs on the device of the latest run."""
     return medians(times(runs))
 
 
@@ -51,27 +53,27 @@ def medians(found: Iterable[tuple[Kind, float]]) -> dict[Kind, float]:
 
 
 def times(runs: Iterable[Run]) -> Iterator[tuple[Kind, float]]:
-    """Kind of each run on the device of the youngest, and seconds an epoch of it took."""
+    """Kind and seconds per epoch of each run on the device of the latest run."""
     records = [run.record for run in runs]
     sources = [record["provenance"] for record in records]
-    youngest: dict[str, Any] = max(sources, key=lambda each: str(each.get("finished", "")), default={})
+    latest: dict[str, Any] = max(sources, key=lambda each: str(each.get("finished", "")), default={})
     for record, source in zip(records, sources, strict=True):
-        if source.get("device") == youngest.get("device"):
+        if source.get("device") == latest.get("device"):
             config = record["config"]
             yield kind_of(record["stage"], config), source["seconds"] / config["epochs"]
 
 
 def paces(stages: Iterable[Stage], store: Store) -> Iterator[tuple[Kind, float]]:
-    """Kind of each unfinished run of these, and seconds an epoch takes it so far."""
+    """Kind and seconds per epoch of each of these runs that is unfinished."""
     for stage in stages:
-        with suppress(RunError):
+        with suppress(ConfigError):
             match read_json(progress_file(store.path(stage))):
                 case {"step": int(step), "total": int(total), "seconds": float(seconds)} if 0 < step <= total:
                     yield kind_of(stage.name, to_dict(stage)), seconds / (step / total * stage.epochs)
 
 
 def runs_in(store: Store) -> Iterator[Run]:
-    """The finished runs of a store. Estimates can do without damaged ones, which whoever uses them names."""
+    """The finished runs of a store. Damaged ones are left out; whatever uses them reports them."""
     for folder in store.folders():
         with suppress(ChecksumError):
             if run := read_run(folder):
@@ -79,9 +81,9 @@ def runs_in(store: Store) -> Iterator[Run]:
 
 
 def seconds_expected(config: Stage, known: dict[Kind, float]) -> float | None:
-    """Time a run may take, by `seconds_per_epoch`; None where no such run was timed.
+    """Expected seconds of a run by `seconds_per_epoch`; None if no such run was timed.
 
-    Where such runs were timed with other batch sizes alone, that of the nearest one stands in.
+    If only other batch sizes were timed, the nearest one counts.
     """
     kind = kind_of(config.name, to_dict(config))
     alike = [each for each in known if each.rest == kind.rest]
@@ -92,8 +94,8 @@ def seconds_expected(config: Stage, known: dict[Kind, float]) -> float | None:
 
 
 def share_done(store: Store, stage: Stage) -> float:
-    """How much of a run is done. Estimates take a damaged note of it for none; whoever goes on names that."""
-    with suppress(RunError):
+    """The share of a run that is done; 0 if its progress note is damaged, which resuming reports."""
+    with suppress(ConfigError):
         return store.state(stage)[1]
     return 0.0
 
@@ -104,19 +106,14 @@ def kind_of(stage: str, config: dict[str, Any]) -> Kind:
     share = teacher["fraction"] if config.get("transfer") == "labelled" else config.get("fraction")
     how = [config.get(name, default) for name, default in ADDED.items()]
     data = inherited(config, "data")
-    images = data["dataset"], data["image_size"]
     networks = [inherited(each, "network") for each in (config, teacher) if each]
-    rest = stage, share, *how, *images, *(tuple(sorted(each.items())) for each in networks)
+    network_fields = (tuple(sorted(each.items())) for each in networks)
+    rest = (stage, share, *how, data["dataset"], data["image_size"], *network_fields)
     return Kind(config["batch_size"], rest)
 
 
-def network_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Network of a config given as a dict: its own, else that of what it builds on."""
-    return inherited(values, "network")
-
-
 def inherited(values: dict[str, Any], group: str) -> dict[str, Any]:
-    """A group of fields of a config given as a dict: its own, else that of what it builds on."""
+    """A group of fields of a config given as a dict: its own, else that of its nearest parent."""
     while group not in values:
         values = values.get("pretrain") or values["teacher"]
     found: dict[str, Any] = values[group]

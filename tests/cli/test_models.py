@@ -125,7 +125,7 @@ def test_what_cannot_be_imported_is_refused_in_one_sentence_and_leaves_nothing(c
     refused([*words, "--tap_layer", "3"], "tap_layer must be from 0 to 2", capsys)
     assert not list(tmp_path.iterdir())
     main(words)
-    refused(words, "is there already", capsys)
+    refused(words, "already exists", capsys)
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused(checkpoint, imagenet, tmp
     refused(["evaluate", model, "--data", "imagenets"], "did you mean imagenet?", capsys)
     refused(["evaluate", model, "--data", "folder", "--root", str(imagenet)], "needs --image_size", capsys)
     refused(["evaluate", model, "--data", "imagenet"], "--root DIR", capsys)
-    refused(["evaluate", str(imagenet), "--data", "imagenet"], "is no model", capsys)
+    refused(["evaluate", str(imagenet), "--data", "imagenet"], "is not a model", capsys)
 
 
 def test_a_model_that_says_its_size_is_measured_at_it_on_a_folder(tmp_path, capsys):

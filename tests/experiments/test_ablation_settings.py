@@ -79,7 +79,7 @@ def test_a_fraction_brings_its_epochs_and_batch_and_a_memory_its_size() -> None:
     assert (run.pretrain.memory_size, run.pretrain.memory_momentum) == (1024, 0.9)
 
 
-def test_a_layer_that_the_head_does_not_have_is_no_run() -> None:
+def test_a_tap_layer_beyond_the_head_has_no_run() -> None:
     point = {"head_layers": 2, "tap_layer": 3}
     assert run_at(MINI, "finetuned", point, seed=0) is None
     assert run_at(MINI, "distilled", point, seed=0) is None
@@ -94,7 +94,7 @@ def test_a_layer_that_the_head_does_not_have_is_no_run() -> None:
         ("linear", {"temperature": -1.0}, "temperature must be above 0"),
     ],
 )
-def test_what_cannot_be_is_an_error(outcome: str, point: dict[str, float], message: str) -> None:
+def test_unknown_names_and_values_are_refused(outcome: str, point: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_at(MINI, outcome, point, seed=0)
 
@@ -137,11 +137,11 @@ def test_the_runs_of_the_grid_stand_with_what_they_build_on() -> None:
         ("temperature", 0.05, "0.05"),
     ],
 )
-def test_values_are_told_in_words(name: str, value: Any, text: str) -> None:
+def test_values_are_shown_in_words(name: str, value: Any, text: str) -> None:
     assert text_of(name, value) == text
 
 
-def test_the_lab_is_planned_and_made_where_it_is_asked_for(
+def test_the_runs_of_the_lab_are_planned_if_they_are_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned = []

@@ -222,11 +222,11 @@ def test_sources_without_a_model_are_refused(store: Store, run: Path, tmp_path: 
     probe = finished_run(Store(tmp_path, "smoke"), SMOKE.finetune)
     record = json.loads((probe / "record.json").read_text())
     (probe / "SHA256SUMS").unlink()
-    for place, message in ((tmp_path, "is no model"), (probe, "SHA256SUMS")):
+    for place, message in ((tmp_path, "is not a model"), (probe, "SHA256SUMS")):
         with pytest.raises((ModelError, ChecksumError), match=message):
             export(place, tmp_path / "out")
     (probe / "record.json").write_text(json.dumps(record | {"model": None}))
-    with pytest.raises(ModelError, match="is a run without a model of its own"):
+    with pytest.raises(ModelError, match="stores no model"):
         export(probe, tmp_path / "out")
     assert main(["export", str(probe), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -235,7 +235,7 @@ def test_sources_without_a_model_are_refused(store: Store, run: Path, tmp_path: 
 
 def test_damaged_weights_and_a_folder_that_is_there_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(ModelError, match="there is there already"):
+    with pytest.raises(ModelError, match="there already exists"):
         export(run, tmp_path / "there")
     copy = tmp_path / "runs" / run.name
     shutil.copytree(run, copy)

@@ -24,8 +24,9 @@ from clrkit.data.datasets import load
 from clrkit.experiments.presets import preset
 from clrkit.export.model_card import CLASSIFY
 from clrkit.export.predict import Classifier, image_files, open_classifier, predictions
+from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import read_model
-from clrkit.runs.store import Store, write_sums
+from clrkit.runs.store import Store
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", DOCUMENTED, re.DOTALL)
@@ -223,7 +224,7 @@ def test_an_onnx_file_that_is_none_is_refused(tmp_path, pictures, capsys):
 def test_what_cannot_be_done_is_told_in_one_sentence(model, pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     refused([model, tmp_path / "empty"], "has no images", capsys)
-    refused([tmp_path / "empty", pictures], "is no model", capsys)
+    refused([tmp_path / "empty", pictures], "is not a model", capsys)
     refused([model, pictures, "--top", 0], "--top must be at least 1", capsys)
     refused([model / "model.onnx", pictures], f"is a file; give the folder of the model, {model}", capsys)
     refused([model, pictures, "--csv", tmp_path], "cannot be written: it is a folder", capsys)

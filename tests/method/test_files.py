@@ -18,7 +18,7 @@ from clrkit.experiments.presets import preset
 from clrkit.files import HOUR, discard_left_over, write_atomically
 from clrkit.notebook.publish import publishing
 from clrkit.runs.check import check
-from clrkit.runs.store import Store, partial_of, working_folder, write_sums
+from clrkit.runs.store import Store, partial_of, working_folder
 
 SMOKE = preset("smoke")
 SIZE = 300_000
@@ -125,9 +125,6 @@ def test_what_killed_writers_left_is_no_damage_and_goes_when_the_folder_is_writt
     put(store, SMOKE.finetune)
     places = [store.folder, store.folder / "figures", store.folder / "notebooks"]
     left = [left_in(folder, 2 * HOUR) for folder in (store.results, *places)]
-    for folder in places:
-        write_atomically(folder / "INDEX.md", b"whole")
-        write_sums(folder, ["INDEX.md"])
     assert check(store.results).damaged == []
     with publishing(store):
         under_way = left_in(store.folder)

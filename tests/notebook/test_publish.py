@@ -1,155 +1,109 @@
-"""Publishing: what is up to date and whole stays, the rest is made anew, by one process at a time."""
+"""Publishing: notebooks are executed, figures drawn, by one process at a time."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
 import synthetic
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from clrkit.experiments.ablation_settings import ablation_runs
 from clrkit.experiments.presets import preset
 from clrkit.notebook import publish as module
 from clrkit.notebook.papermill import NotebookError
-from clrkit.notebook.publish import draw, execute_notebooks, notebooks_of, publishing
+from clrkit.notebook.publish import INDEX, OUTDATED, REPORT, draw, notebooks_of, publish, publishing
+from clrkit.results import figures, style
 from clrkit.runs.check import check
 from clrkit.runs.reproduce import complete
-from clrkit.runs.store import NOTE_SECONDS, Store, write_sums
+from clrkit.runs.store import NOTE_SECONDS, Store
 
 SMOKE = preset("smoke")
 NAMES = ["00_start.ipynb", "01_next.ipynb"]
-CODE = "print(1)"
-ERROR = new_output("error", ename="ValueError", evalue="", traceback=[])
-
-
-def write(path: Path, cells: Sequence[Any]) -> None:
-    nbformat.write(new_notebook(cells=list(cells)), path)
 
 
 class Executions(list[str]):
-    """Stands in for Papermill: writes a copy, notes its name; fails, or is stopped, at a notebook.
-
-    (Here a notebook that fails leaves a copy without a trace of it, as where the kernel dies.)
-    """
+    """Stands in for Papermill: notes the name of each notebook and fails at one."""
 
     failing = ""
-    stopped = ""
 
     def __call__(self, source: Path, target: Path, *_: object) -> None:
         self.append(source.name)
         target.parent.mkdir(exist_ok=True)
-        write(target, [new_code_cell(CODE, execution_count=1)])
+        target.write_text("{}")
         if source.name == self.failing:
             raise NotebookError(f"{source.name} failed.")
-        if source.name == self.stopped:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
 def executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executions:
-    (tmp_path / "notebooks").mkdir()
-    for name in NAMES:
-        write(tmp_path / "notebooks" / name, [new_code_cell(CODE)])
     noted = Executions()
     monkeypatch.setattr(module, "execute", noted)
-    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(module, "notebooks_of", lambda _: [tmp_path / name for name in NAMES])
     return noted
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """All runs of a preset, without training; one figure, whose pictures are not rendered."""
+    monkeypatch.setattr(figures, "FIGURES", (figures.method_bars,))
+    monkeypatch.setattr(style, "encode", lambda figure, kind: kind.encode())
+    (tmp_path / "results" / "reference").mkdir(parents=True)  # else the reference is that of the checkout
     made = Store(tmp_path / "results", "smoke")
     for stage in complete(SMOKE.runs):
-        synthetic.put(made, stage, lambda stage: 50.0)
+        synthetic.put(made, stage, lambda stage: 75.0)
     return made
 
 
-def test_an_executed_copy_stays_unless_it_is_damaged(store: Store, executions: Executions) -> None:
-    execute_notebooks(SMOKE, store)
-    execute_notebooks(SMOKE, store)
-    assert executions == NAMES
-    (store.folder / "notebooks" / NAMES[1]).write_text("{}")
-    execute_notebooks(SMOKE, store)
-    assert executions == [*NAMES, NAMES[1]]
+def test_every_notebook_is_executed_then_everything_is_drawn(store: Store, executions: Executions) -> None:
+    shown: list[str] = []
+    for _ in range(2):
+        outcome = publish(SMOKE, store, shown.append)
+        assert outcome == f"no reference to compare with; see {store.results / INDEX}"
+    assert executions == [*NAMES, *NAMES]
+    assert shown[:2] == [f"notebook {name}" for name in NAMES]
+    for path in (store.results / INDEX, store.folder / INDEX, store.folder / REPORT):
+        assert "75.0" in path.read_text()
+    assert "00_start" in (store.folder / INDEX).read_text()
     assert check(store.results).damaged == []
 
 
-def test_checksums_are_written_of_what_was_executed_and_of_nothing_else(
-    store: Store, executions: Executions
-) -> None:
-    execute_notebooks(SMOKE, store)
-    damaged = store.folder / "notebooks" / NAMES[1]
-    damaged.write_text("{}")
-    (store.folder / "notebooks" / NAMES[0]).unlink()
+def test_a_notebook_that_fails_ends_publishing(store: Store, executions: Executions) -> None:
     executions.failing = NAMES[0]
     with pytest.raises(NotebookError):
-        execute_notebooks(SMOKE, store)
-    (problem,) = check(store.results).damaged
-    assert problem.startswith(f"{damaged} was changed")
+        publish(SMOKE, store, lambda _: None)
+    assert executions == NAMES[:1]
+    assert not (store.results / INDEX).exists()
+    assert not list(store.results.glob("*.lock"))
 
 
-def test_a_copy_that_was_stopped_half_way_is_executed_again(store: Store, executions: Executions) -> None:
-    executions.stopped = NAMES[1]
-    with pytest.raises(KeyboardInterrupt):
-        execute_notebooks(SMOKE, store)
-    executions.stopped = ""
-    execute_notebooks(SMOKE, store)
-    assert executions == [*NAMES, NAMES[1]]
-    assert check(store.results).damaged == []
+def test_drawing_replaces_whatever_is_there_and_the_notes_of_older_versions(store: Store) -> None:
+    draw(SMOKE, store)
+    files = [path for path in store.results.rglob("*") if path.is_file() and store.runs not in path.parents]
+    contents = {path: path.read_bytes() for path in files}
+    assert {path.name for path in files} >= {INDEX, REPORT, "method_bars.svg", "method_bars.csv"}
+    for path in files:
+        path.write_bytes(b"?")
+    (store.folder / "notebooks").mkdir()
+    for name in OUTDATED:
+        (store.folder / name).write_text("{}")
+    draw(SMOKE, store)
+    assert {path: path.read_bytes() for path in files} == contents
+    assert not any((store.folder / name).exists() for name in OUTDATED)
+
+
+def test_another_record_makes_another_figure(store: Store) -> None:
+    draw(SMOKE, store)
+    shutil.rmtree(store.path(SMOKE.finetune))
+    synthetic.put(store, SMOKE.finetune, lambda stage: 12.5)
+    draw(SMOKE, store)
+    assert "12.5" in (store.folder / "figures" / "method_bars.csv").read_text()
 
 
 def test_a_notebook_with_images_of_its_own_is_executed_for_presets_of_those_images_alone() -> None:
     everything, *others = (notebooks_of(preset(name)) for name in ("mini", "smoke", "cifar10_cpu"))
     assert len(everything) == 8
     assert others == [everything, everything[:6]]
-
-
-def test_a_notebook_that_failed_is_executed_again(store: Store, executions: Executions) -> None:
-    executions.failing = NAMES[0]
-    with pytest.raises(NotebookError):
-        execute_notebooks(SMOKE, store)
-    assert check(store.results).damaged == []
-    executions.failing = ""
-    execute_notebooks(SMOKE, store)
-    assert executions == [NAMES[0], *NAMES]
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [new_code_cell(CODE, execution_count=1, outputs=[ERROR])],
-        [new_code_cell(CODE)],
-        [new_code_cell("print(2)", execution_count=1)],
-        [new_code_cell(CODE, execution_count=1), new_markdown_cell("of another version")],
-        [],
-    ],
-    ids=["failed", "not executed", "other code", "a cell more", "a cell less"],
-)
-def test_a_copy_that_failed_or_has_other_cells_is_executed_again_however_young(
-    store: Store, executions: Executions, cells: Sequence[Any]
-) -> None:
-    execute_notebooks(SMOKE, store)
-    folder = store.folder / "notebooks"
-    write(folder / NAMES[1], cells)
-    write_sums(folder, NAMES)
-    execute_notebooks(SMOKE, store)
-    assert executions == [*NAMES, NAMES[1]]
-
-
-def test_a_new_run_of_the_ablation_lab_makes_the_notebooks_anew(store: Store, executions: Executions) -> None:
-    execute_notebooks(SMOKE, store)
-    (new, *_) = [run for run in ablation_runs(SMOKE) if not store.find(run)]
-    os.utime(synthetic.put(store, new), times=(time.time() + 60,) * 2)
-    execute_notebooks(SMOKE, store)
-    assert executions == [*NAMES, *NAMES]
 
 
 @pytest.mark.slow
@@ -173,8 +127,7 @@ def test_only_one_process_publishes_and_the_other_says_that_it_waits(
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_runs_that_are_missing_are_named_among_what_is_not_shown(store: Store) -> None:
-    (store.results / "reference").mkdir()  # else the checkout's is shown
+def test_missing_runs_are_named_among_what_is_not_shown(store: Store) -> None:
     gone = [stage for stage in SMOKE.runs if stage.name == "finetune"]
     for stage in gone:
         shutil.rmtree(store.path(stage))

@@ -124,7 +124,7 @@ def test_no_run_is_made_on_other_images_than_its_parent_knows(tmp_path, store):
     old = store.path(pretrain)
     check_unchanged(Finetune(pretrain=pretrain))
     write(root, "new.png")
-    with pytest.raises(RunError, match=f"The images of {root} have changed meanwhile; begin again"):
+    with pytest.raises(RunError, match=f"The images of {root} have changed; start again"):
         next(run_or_load(Finetune(pretrain=pretrain), store, "cpu"))
     assert store.path(pretrain) != old
     check_unchanged(Finetune(pretrain=pretrain))

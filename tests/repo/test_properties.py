@@ -27,7 +27,7 @@ from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import value_at, with_fields
 from clrkit.experiments.presets import preset
-from clrkit.runs import reproduce
+from clrkit.runs import local_workers
 from clrkit.runs import run as making
 from clrkit.runs.keys import key
 from clrkit.runs.store import Run, RunError, Store, partial_of, read_run, write_run_sums
@@ -261,17 +261,17 @@ def test_what_is_no_record_is_no_run(folder: Path, content: bytes) -> None:
     assert read_back(folder, content) is None
 
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "mini" / "runs"
+REFERENCE = Store(Path(__file__).parents[2] / "results" / "reference", "mini")
 
 
 @settings(max_examples=50)
 @given(st.sampled_from(["stage", "key", "config", "metrics", "provenance", "history"]), st.none() | JSON)
 def test_a_changed_record_is_a_run_or_is_named(folder: Path, name: str, value: Any) -> None:
-    record = json.loads(next(REFERENCE.glob("distill-*/record.json")).read_text())
+    record = REFERENCE.all()[0].record
     changed = {other: kept for other, kept in record.items() if other != name} | (
         {name: value} if value else {}
     )
-    run = read_back(folder.with_name(f"distill-{record['key']}"), json.dumps(changed).encode())
+    run = read_back(folder.with_name(f"{record['stage']}-{record['key']}"), json.dumps(changed).encode())
     assert run is None or run.record == changed
 
 
@@ -321,7 +321,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         place = tmp_path_factory.mktemp("sandbox")
         patched.chdir(place)
         patched.setattr(making, "run_or_load", made_elsewhere)
-        patched.setattr(reproduce, "run_all", made_elsewhere)
+        patched.setattr(local_workers, "run_all", made_elsewhere)
         patched.setattr(socket.socket, "connect", unreachable)
         yield place
 

@@ -157,10 +157,10 @@ def test_a_pickle_in_a_state_is_not_executed(tmp_path: Path, evil: Evil, fault: 
     state = partial_of(store.path(config)) / "state"
     state.parent.mkdir(parents=True)
     write_state(state, {"training": evil, "log": {}})
-    with pytest.raises(ConfigError, match="the run begins anew"):
+    with pytest.raises(ConfigError, match="to start the run again"):
         finish(run_or_load(config, store))
     state.write_bytes(pickle.dumps(evil))  # nor one without its checksum
-    with pytest.raises(ConfigError, match="the run begins anew"):
+    with pytest.raises(ConfigError, match="to start the run again"):
         finish(run_or_load(config, store))
     fault("outside files: a state that holds a pickled command", "a forged state", "the state", times=2)
 

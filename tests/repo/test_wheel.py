@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("IPython", "ipywidgets", "jupyterlab", "nbformat", "numba", "onnx", "onnxruntime", "papermill", "seaborn")
+EXTRAS = (
+    "IPython",
+    "ipywidgets",
+    "jupyterlab",
+    "nbformat",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "papermill",
+    "seaborn",
+)
 
 
 @pytest.fixture(scope="module")

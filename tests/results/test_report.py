@@ -15,7 +15,6 @@ import synthetic
 
 from clrkit.cli.main import main
 from clrkit.experiments.presets import preset
-from clrkit.notebook import publish
 from clrkit.results import claims, figures, style
 from clrkit.results.comparison import compare
 from clrkit.results.contents import Report, sections
@@ -200,7 +199,6 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """All runs of a preset; figures are few and quickly drawn."""
     monkeypatch.setattr(figures, "FIGURES", (figures.method_bars,))
     monkeypatch.setattr(style, "encode", lambda figure, kind: kind.encode())
-    monkeypatch.setattr(publish, "sources", list)
     store = Store(tmp_path / "results", "smoke")
     for stage in complete(preset("smoke").runs):
         synthetic.put(store, stage, lambda stage: 75.0)

@@ -206,7 +206,7 @@ def test_a_damaged_state_is_named_not_used(store: Store) -> None:
     work.close()
     state = next(store.runs.glob("*.partial/state"))
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"state is damaged; delete .*partial and the run begins anew"):
+    with pytest.raises(RunError, match=r"state is damaged; delete .*partial to start the run again"):
         finish(run_or_load(short(), store))
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from clrkit.config import Finetune, Pretrain, Stage, to_dict
 from clrkit.data.datasets import load
 from clrkit.model import Model, ModelConfig
-from clrkit.runs.store import Store, write_run_sums, write_sums
+from clrkit.runs.checksums import write_sums
+from clrkit.runs.store import Store, write_run_sums
 
 COLOURS = ("red", "green", "blue")
 
