@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from clrkit.own_images.active_learning import ask, compare, mean_interval, probe, typical
+from clrkit.own_images.active_learning import compare, probe, propose_labels, typical
 
 CLASSES, EACH = 5, 40
 
@@ -52,7 +52,7 @@ def test_accuracy_on_what_was_drawn_to_measure_on_is_the_true_one():
     measured, true = [], []
     for seed in range(20):
         features, labels = clouds(seed)
-        chosen, drawn = ask(features, CLASSES + 2, seed=seed)
+        chosen, drawn = propose_labels(features, CLASSES + 2, seed=seed)
         assert (len({*chosen, *drawn}), len(drawn)) == (CLASSES + 2, 1)
         for pool, classes, into in ((features[drawn], labels[drawn], measured), (queries, truth, true)):
             into.append((probe(features[chosen], labels[chosen], pool) == classes).mean())
@@ -62,12 +62,12 @@ def test_accuracy_on_what_was_drawn_to_measure_on_is_the_true_one():
 
 def test_more_is_asked_for_until_one_in_five_is_measured_on():
     features, _ = clouds()
-    learnt, measured = (each.tolist() for each in ask(features, 20))
+    learnt, measured = (each.tolist() for each in propose_labels(features, 20))
     assert (len(learnt), len(measured)) == (16, 4)
-    more, drawn = ask(features, 30, learnt, measured)
+    more, drawn = propose_labels(features, 30, learnt, measured)
     assert (len(more), len(drawn)) == (8, 2)
     assert len({*learnt, *measured, *more, *drawn}) == 30
-    assert [len(each) for each in ask(features, 10, learnt, measured)] == [0, 0]
+    assert [len(each) for each in propose_labels(features, 10, learnt, measured)] == [0, 0]
 
 
 def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
@@ -76,7 +76,7 @@ def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
     order = np.random.RandomState(7).permutation(len(labels))
     learnt, measured = list[int](), list[int]()
     for budget in (20, 60, 150, 200):
-        chosen, drawn = ask(features, budget, learnt, measured, seed=7)
+        chosen, drawn = propose_labels(features, budget, learnt, measured, seed=7)
         learnt, measured = [*learnt, *chosen.tolist()], [*measured, *drawn.tolist()]
         assert measured == order[: budget // 5].tolist()
         assert len({*learnt, *measured}) == len(learnt) + len(measured) == budget
@@ -85,7 +85,7 @@ def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
 @pytest.mark.parametrize(("learnt", "measured"), [(0, 8), (20, 8), (32, 4)])
 def test_a_budget_beyond_the_images_still_asks_for_labels_to_learn_from(learnt, measured):
     features = clouds()[0][:40]
-    chosen, drawn = ask(features, 200, range(learnt))
+    chosen, drawn = propose_labels(features, 200, range(learnt))
     assert (len(chosen), len(drawn)) == (40 - learnt - measured, measured)
 
 
@@ -108,9 +108,3 @@ def test_proposed_labels_serve_better_than_random_ones_where_clusters_are_classe
     assert min(found.proposed) > 95
     assert np.mean(found.random) < 90
     assert "5 labels, 6 seeds: proposed" in found.sentence()
-
-
-def test_the_interval_is_students():
-    mean, half = mean_interval([1.0, 2.0, 3.0, 6.0])
-    assert mean == 3.0
-    assert half == pytest.approx(3.182446 * np.sqrt(14 / 3) / 2, rel=1e-6)
