@@ -71,7 +71,7 @@ class FolderScan:
     def sentences(self) -> list[str]:
         """What was found, a sentence each."""
         apart = test_folder(self.root)
-        lines = [f"{len(self.names):,} images in {self.root.name}; median of the shorter sides: {self.side} pixels."]
+        lines = [f"{len(self.names):,} images in {self.root.name}, typically {self.side} pixels on a side."]
         if apart:
             lines.append(f"{self.test:,} more in {apart.name}, kept to measure on.")
         if self.labels:

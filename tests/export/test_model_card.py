@@ -20,7 +20,7 @@ from clrkit.runs.model_files import ModelError, write_model
 from clrkit.runs.store import Store, write_run_sums
 
 SMOKE = preset("smoke")
-TABLE = Table("export", "Files and speed", "A remark.", ["file"], [["model.onnx"]])
+TABLE = Table("export", "Files", "A remark.", ["file"], [["model.onnx"]])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_card_tells_data_labels_accuracy_and_every_stage(student: ModelSource)
     assert record["dataset"]["fingerprint"] in text
     top1, teacher = (record["metrics"][name] for name in ("top1", "teacher_top1"))
     assert f"**{100 * top1:.1f}%**" in text
-    assert f"Its teacher has {100 * teacher:.1f}% there; they agree on 80.0%" in text
+    assert f"The teacher reaches {100 * teacher:.1f}%; both agree on 80.0%" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| pre", "| fine", "| dist"))]
     assert [row[0].strip("| ") for row in rows] == ["pretrain", "finetune", "distill"]
     for row, stage in zip(rows, SMOKE.distill.chain, strict=True):
@@ -124,7 +124,7 @@ def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Mod
     assert "Data and labels are not known" in text
     assert "Accuracy is not known" in text
     assert "How it was made is not known" in text
-    assert "Classes: 0, 1, 2," in text
+    assert "Classes:\n0, 1, 2," in text
 
 
 def test_a_pretrained_model_has_no_accuracy_and_no_classes(tmp_path: Path) -> None:
