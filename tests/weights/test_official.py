@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from official import encoder_tensors, weight
 
+import clrkit.official
 from clrkit.config import Network
 from clrkit.model import Model, ModelConfig
-from clrkit.weights.official import canonical_names, convert, is_bookkeeping
+from clrkit.weights.official import canonical_names, convert, is_bookkeeping, read_checkpoint
 from clrkit.weights.tensor_bundle import CheckpointError
 
 NETWORKS = [
@@ -110,6 +111,10 @@ def test_the_momentum_encoder_s_copies_are_taken_where_they_are_asked_for(rename
     refused(CHECKPOINT, r"no momentum encoder", ema=True)
 
 
+def test_both_functions_can_be_imported_from_clrkit_official():
+    assert (clrkit.official.convert, clrkit.official.read_checkpoint) == (convert, read_checkpoint)
+
+
 def test_whatever_is_missing_unknown_or_of_another_shape_is_named():
     first = {name: array for name, array in CHECKPOINT.items() if name != "base_model/conv2d/kernel"}
     refused(first, r"no first convolution")
@@ -163,7 +168,7 @@ def test_selective_kernels_that_the_variables_do_not_show_can_be_told():
 
 
 def test_texts_are_refused_and_other_precisions_become_float32():
-    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"no numbers: ")
+    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"not numbers: ")
     doubles = {name: array.astype(np.float64) for name, array in CHECKPOINT.items()}
     torch.testing.assert_close(convert(doubles)[1], convert(CHECKPOINT)[1], rtol=0, atol=0)
 

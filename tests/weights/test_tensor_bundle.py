@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from official import rebuild_checkpoint, tensorflow_weight
 
 from clrkit.errors import ConfigError
-from clrkit.weights.sstable import LARGEST_TABLE
+from clrkit.weights.index_file import LARGEST_TABLE
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
 pytestmark = pytest.mark.timeout(60)
@@ -218,7 +218,7 @@ def test_a_state_file_that_names_nothing_is_refused(prefix, state):
 def test_a_state_file_elsewhere_is_refused(prefix, tmp_path):
     (tmp_path / "state").write_text('model_checkpoint_path: "ckpt-1"\n')
     prefix.with_name("checkpoint").symlink_to(tmp_path / "state")
-    with pytest.raises(CheckpointError, match=r"symbolic link, so the checkpoint has to be named\.$"):
+    with pytest.raises(CheckpointError, match=r"symbolic link, so name the checkpoint itself\.$"):
         TensorBundle(prefix.parent)
 
 
@@ -227,7 +227,7 @@ def test_a_folder_of_several_or_no_checkpoints_is_refused(tmp_path):
         TensorBundle(tmp_path)
     for name in ("a", "b"):
         write_bundle(tmp_path / name, {})
-    with pytest.raises(CheckpointError, match=r"it holds 2 checkpoints .* has to be named\.$"):
+    with pytest.raises(CheckpointError, match=r"it holds 2 checkpoints .*, so name one of them\.$"):
         TensorBundle(tmp_path)
 
 
@@ -297,7 +297,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "a later version": (with_header(header(consumer=2)), "needs a reader of version 2; this is version 1"),
     "a name that is no text": (
         table([HEAD, (b"\xff\xfe", GOOD)]),
-        r"name b'\xff\xfe' in it is no UTF-8 text",
+        r"name b'\xff\xfe' in it is not UTF-8 text",
     ),
     "a partitioned variable": (with_entry(GOOD + message((7, b""))), "holds variables in partitions"),
     "a part of a variable": (table([HEAD, (b"\0\1w\0\1", GOOD)]), "holds variables in partitions"),
@@ -361,7 +361,7 @@ UNREADABLE: dict[str, tuple[bytes, bytes, str]] = {
     "a huge tensor": (with_entry(entry(1, (2**40,), 0, 0, 2**42, 0)), bytes(8), "it is shorter than"),
     "other numbers": (with_entry(GOOD), bytes(7) + b"\1", "the checksum of 'w' in it is wrong"),
     "more texts than bytes": (*texts(b"", count=2**40), "too few for shape"),
-    "many texts": (with_entry(entry(7, (1,), 0, 0, 2**24, 0)), bytes(8), "of texts, 8,388,608 are read"),
+    "many texts": (with_entry(entry(7, (1,), 0, 0, 2**24, 0)), bytes(8), "at most 8,388,608 are read"),
     "lengths without an end": (*texts(b"\xff" * 20), "more than 64 bits"),
     "no checksum of lengths": (*texts(b"\1"), "beyond its end"),
     "a wrong checksum of lengths": (*texts(b"\1", bytes(4), b"a"), "the checksum of the lengths"),
