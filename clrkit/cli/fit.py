@@ -73,16 +73,15 @@ def stages(
     options: argparse.Namespace, survey: FolderScan, store: Store, labels: Path, device: torch.device
 ) -> int:
     from clrkit.own_images import fit as own
-    from clrkit.own_images.recipe import expected, recipe
+    from clrkit.own_images.recipe import recipe
 
     student = {"width": options.student_width, "depth": options.student_depth}
     fields = {**{name: value for name, value in student.items() if value is not None}, **options.fields}
     chain = recipe(survey, device.type, fields)
     rows = own.known_rows(survey, labels)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
-    print("\n".join(own.plan(survey, chain, rows, classes)))
+    print("\n".join(own.plan(survey, chain, rows, classes)), flush=True)
     pretrain = chain.teacher.pretrain
-    print(expected(chain, store, max(options.budget, len(rows)), device), flush=True)
     pretrained = make(pretrain, store, options.device)
     if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
         print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")

@@ -1,27 +1,17 @@
-"""The recipe for your own images: three stages that suit their number and size, and their expected time."""
+"""The recipe for your own images: three stages that suit their number and size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
-from time import monotonic
 from typing import Any
 
-import torch
-
 from clrkit.config import Augmentation, Data, Distill, Finetune, Network, Pretrain
-from clrkit.device import run_threads
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import adamw
 from clrkit.own_images.scan import FolderScan
-from clrkit.results.table import duration
-from clrkit.runs.run import load_once
-from clrkit.runs.store import Store
-from clrkit.stages import begin, pretrain
 
-TIMED_STEPS = 4
 DECAY = 1e-4  # weight decay of every stage
 
 
@@ -95,32 +85,3 @@ def with_recipe_fields(chain: Distill, fields: Mapping[str, Any]) -> Distill:
     if "flip" in fields:
         fields = {"pretrain.flip": fields["flip"], "teacher.flip": fields["flip"], **fields}
     return with_fields(chain, fields)
-
-
-def seconds_expected(chain: Distill, labels: int, device: torch.device) -> float:
-    """Estimate the time of the three stages from a few steps of pretraining.
-
-    A view costs the same in every stage; the teacher's forward pass costs a third of it.
-    """
-    config = chain.teacher.pretrain
-    data = load_once(config.images)
-    with run_threads(device):
-        steps = pretrain(config, data, begin(config, data, device))
-        next(steps).loss.item()
-        started = monotonic()
-        last = list(islice(steps, TIMED_STEPS))
-        if not last:
-            return 0.0
-        last[-1].loss.item()
-        per_view = (monotonic() - started) / len(last) / (2 * config.batch_size)
-    images = len(data.train)
-    views = 2 * images * config.epochs + labels * chain.teacher.epochs + images * chain.epochs * 4 / 3
-    return views * per_view
-
-
-def expected(chain: Distill, store: Store, labels: int, device: torch.device) -> str:
-    """A sentence on the expected time."""
-    if store.find(chain.teacher.pretrain):
-        return "Pretraining is done; fine-tuning and distillation take only part of its time."
-    seconds = seconds_expected(chain, labels, device)
-    return f"Training takes about {duration(seconds)} on this {device.type}."

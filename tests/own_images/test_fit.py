@@ -28,8 +28,8 @@ from clrkit.experiments.presets import preset
 from clrkit.notebook.papermill import execute
 from clrkit.own_images import active_learning, cross_validation, evaluation_report, fit, scan
 from clrkit.own_images.label_csv import add_rows, editing, rare_labels, read_table, set_label
-from clrkit.own_images.recipe import recipe, seconds_expected
-from clrkit.runs.run import finish, load_once, run_or_load
+from clrkit.own_images.recipe import recipe
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -165,14 +165,6 @@ def test_fields_are_set_by_name():
         recipe(fake(500, 32), fields={"epoch": 3})
     with pytest.raises(ConfigError, match=r"teacher\.fraction does not work with `fit`, which trains on all"):
         recipe(fake(500, 32), fields={"teacher.fraction": "0.5"})
-
-
-def test_images_that_are_in_memory_are_not_read_again_to_tell_the_time(images, store, monkeypatch):
-    chain = recipe(scan.scan_folder(images, store), fields={"pretrain.width": 0.25})
-    load_once(chain.images)
-    monkeypatch.delattr("clrkit.data.datasets.read")
-    monkeypatch.delattr("clrkit.data.datasets.read_cache")
-    assert seconds_expected(chain, 12, torch.device("cpu")) > 0
 
 
 # Labels
@@ -502,7 +494,7 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkey
     "place",
     [
         "clrkit.own_images.scan.scan_folder",
-        "clrkit.own_images.recipe.expected",
+        "clrkit.own_images.fit.plan",
         "clrkit.own_images.fit.propose",
     ],
 )
