@@ -6,94 +6,25 @@ Separator, encoding and further columns stay as they are.
 
 from __future__ import annotations
 
-import codecs
 import difflib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import pandas as pd
 from filelock import Timeout
 
 from clrkit.config import known
+from clrkit.data.sheet import Sheet, read_sheet
 from clrkit.errors import DataError, reason
 from clrkit.files import write_atomically
 from clrkit.runs.store import file_lock
 
 COLUMNS = ("file", "label", "part")
-SEPARATORS = (",", ";", "\t")
 LOCK_SECONDS = 10.0
 SIMILAR = 0.7  # similarity (difflib) above which one class name may be another one misspelt
 
 Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """The rows of a CSV, and how to write them back."""
-
-    rows: list[Row]
-    columns: Sequence[str] = COLUMNS
-    separator: str = ","
-    encoding: str = "utf-8"
-
-    def content(self, rows: Sequence[Row]) -> bytes:
-        """The bytes of this CSV with other rows; columns that only these have come last."""
-        columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
-        cells = [[row.get(name, "") for name in columns] for row in rows]
-        frame = pd.DataFrame(cells, columns=columns)
-        return frame.to_csv(index=False, sep=self.separator, lineterminator="\n").encode(self.encoding)
-
-
-def parse(path: Path) -> LabelTable:
-    """Read a CSV with the columns `file` and `label`, separated by commas, semicolons or tabs.
-
-    Raises:
-        DataError: if the file cannot be read, or would lose something when it is written back.
-    """
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-        separator = separator_of(text.partition("\n")[0].strip())
-        cells = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path} needs the columns file and label; it is empty.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not in UTF-8; save it as CSV UTF-8.") from None
-    except (OSError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"The CSV of labels {path} cannot be read: {reason(error).strip()}. A value that contains the "
-            "separator needs quotes."
-        ) from None
-    cells = cells.fillna("")  # the end of a short line
-    columns = cells.iloc[0].tolist()
-    check_columns(path, columns)
-    frame = cells.iloc[1:].set_axis(columns, axis=1)
-    for name in {"label", "part"} & set(columns):
-        frame[name] = frame[name].str.strip()
-    encoding = "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
-    rows = cast(list[Row], frame.to_dict("records"))
-    return LabelTable(rows, columns, separator, encoding)
-
-
-def separator_of(header: str) -> str:
-    """The separator that splits a header into the needed columns; a comma if none does."""
-    names = {each: {name.strip('"') for name in header.split(each)} for each in SEPARATORS}
-    return next((each for each in SEPARATORS if {"file", "label"} <= names[each]), ",")
-
-
-def check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise DataError if a needed column is missing, or two columns have one name."""
-    if not {"file", "label"} <= set(columns):
-        raise DataError(
-            f"{path} needs the columns file and label, in small letters; it has {', '.join(columns)}."
-        )
-    if twice := [name for name in columns if columns.count(name) > 1]:
-        raise DataError(f"{path} has two columns {twice[0] or 'without a name'}; rename one.")
 
 
 def read_table(path: Path) -> list[Row]:
@@ -102,7 +33,7 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         DataError: if the file is not a CSV of labels, or gives an image two labels.
     """
-    return merged(path, parse(path).rows) if path.exists() else []
+    return merged(path, read_sheet(str(path)).rows) if path.exists() else []
 
 
 def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
@@ -129,7 +60,7 @@ def editing(path: Path) -> Iterator[list[Row]]:
     try:
         with file_lock(path.with_name(path.name + ".lock"), LOCK_SECONDS):
             mode = path.stat().st_mode if path.exists() else None
-            table = LabelTable([]) if mode is None else parse(path)
+            table = Sheet(COLUMNS, []) if mode is None else read_sheet(str(path))
             merged(path, table.rows)
             rows = [dict(row) for row in table.rows]
             yield rows
@@ -147,7 +78,7 @@ def editing(path: Path) -> Iterator[list[Row]]:
 
 def as_csv(rows: Sequence[Row]) -> bytes:
     """The bytes of a new CSV with every column that any row has."""
-    return LabelTable([]).content(rows)
+    return Sheet(COLUMNS, []).content(rows)
 
 
 def set_label(path: Path, file: str, label: str, seen: str) -> None:

@@ -322,8 +322,8 @@ def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, stor
         ),
         ("file,label\nred-00.png,cat\nred-00.png,dog\n", "gives red-00.png two labels, cat and dog"),
         ("file,label\n,cat\n", "has a row that names no file"),
-        ("", "needs the columns file and label; it is empty"),
-        ("\xe9".encode("latin-1"), "is not in UTF-8; save it as CSV UTF-8"),
+        ("", "cannot be read: No columns to parse"),
+        ("\xe9".encode("latin-1"), "cannot be read: .utf-8. codec"),
     ],
 )
 def test_a_csv_that_cannot_be_is_refused_and_stays(images, store, content, message):

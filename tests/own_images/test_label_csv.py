@@ -22,6 +22,7 @@ def labels(tmp_path: Path) -> Path:
     [
         (PLAIN, PLAIN.replace(b"Ann,", b"Ann,red")),
         (b"\xef\xbb\xbf" + PLAIN, b"\xef\xbb\xbf" + PLAIN.replace(b"Ann,", b"Ann,red")),
+        (PLAIN.replace(b"\n", b"\r\n"), PLAIN.replace(b"Ann,", b"Ann,red").replace(b"\n", b"\r\n")),
         (b"file;label;note\na.png;;1,5 m\n", b"file;label;note\na.png;red;1,5 m\n"),
         (b"label\tpart\tfile\n\ttest\ta.png\n", b"label\tpart\tfile\nred\ttest\ta.png\n"),
         (b"label,file,note\n,a.png,  far off \n", b"label,file,note\nred,a.png,  far off \n"),
@@ -31,9 +32,9 @@ def labels(tmp_path: Path) -> Path:
         ),
         (b"file,label,by\na.png,,Ann\na.png,,Bob\n", b"file,label,by\na.png,red,Ann\na.png,red,Bob\n"),
     ],
-    ids=["columns", "mark", "semicolons", "tabs", "blanks", "quotes", "rows"],
+    ids=["columns", "mark", "crlf", "semicolons", "tabs", "blanks", "quotes", "rows"],
 )
-def test_setting_a_label_keeps_separator_encoding_and_other_columns(labels, before, after):
+def test_setting_a_label_keeps_separator_encoding_line_ends_and_other_columns(labels, before, after):
     labels.write_bytes(before)
     set_label(labels, "a.png", " red ", seen="")
     assert labels.read_bytes() == after
@@ -43,7 +44,7 @@ def test_setting_a_label_keeps_separator_encoding_and_other_columns(labels, befo
 def test_added_rows_keep_the_form_of_the_file(labels):
     labels.write_bytes(b"\xef\xbb\xbflabel;file\r\nred;a.png\r\n")
     add_rows(labels, [{"file": name, "label": "", "part": "test"} for name in ("a.png", " b.png")])
-    assert labels.read_bytes() == b"\xef\xbb\xbflabel;file;part\nred;a.png;\n; b.png;test\n"
+    assert labels.read_bytes() == b"\xef\xbb\xbflabel;file;part\r\nred;a.png;\r\n; b.png;test\r\n"
     assert [row["file"] for row in read_table(labels)] == ["a.png", " b.png"]
 
 
@@ -60,12 +61,12 @@ def test_writing_keeps_who_may_read_and_write(labels, mode):
     [
         (
             b"file,label,note\na.png,,x\nb.png,,lovely, but blurred\n",
-            "Expected 3 fields in line 3, saw 4. A value that contains the separator needs",
+            "cannot be read: Expected 3 fields in line 3, saw 4",
         ),
         (b"file,label,note,note\na.png,,x,y\n", "has two columns note; rename one"),
         (b"file,label,,\na.png,,,\n", "has two columns without a name"),
         (b"File,Label\na.png,\n", "in small letters; it has File, Label"),
-        (b"name;class\na.png;\n", "needs the columns file and label, in small letters; it has name;class"),
+        (b"name;class\na.png;\n", "needs the columns file and label, in small letters; it has name, class"),
     ],
 )
 def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
