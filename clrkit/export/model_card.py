@@ -89,7 +89,7 @@ def labels_used(source: ModelSource) -> str:
         origin = f"drawn with seed {labelled.seed}"
     if labelled.label_list:
         origin = "from a list"
-    return f"{source.record['labels']:,} labels, {origin},"
+    return f"{source.record['labels']:,} labels ({origin})"
 
 
 def seen_by(stage: Stage | None) -> str:

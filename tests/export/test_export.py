@@ -1,4 +1,4 @@
-"""What is exported computes what the original computes, or is not written."""
+"""An export computes what the original computes, or is not written."""
 
 from __future__ import annotations
 

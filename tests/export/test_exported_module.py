@@ -1,4 +1,4 @@
-"""A model with its preprocessing sees what clrkit measures, whatever the size of the photograph."""
+"""The exported preprocessing equals clrkit's evaluation view for photographs of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in image files: the right names, whatever the files are; of an export without torch."""
+"""Predictions name the right classes for any image files; an export needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_broken_images_are_named_and_the_others_go_on(model, pictures, capsys):
     assert lines[2].endswith("No such file or directory.")
 
 
-def test_names_that_no_text_can_show_do_no_harm(model, tmp_path, capsys):
+def test_unprintable_names_are_replaced(model, tmp_path, capsys):
     name = b"\xff\x1b[31m.png"
     Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     (tmp_path / "red.png").rename(tmp_path / name.decode(errors="surrogateescape"))
@@ -221,14 +221,14 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path, pictures, capsys, ab
     refused([folder, pictures], message, capsys)
 
 
-def test_an_onnx_file_that_is_none_is_refused(tmp_path, pictures, capsys):
+def test_a_broken_onnx_file_is_refused(tmp_path, pictures, capsys):
     folder = colour_export(tmp_path / "model")
     (folder / "model.onnx").write_bytes(b"no model")
     write_sums(folder, ("model.onnx", "model.json"))
     refused([folder, pictures], "onnxruntime cannot run", capsys)
 
 
-def test_what_cannot_be_done_is_told_in_one_sentence(model, pictures, tmp_path, capsys):
+def test_an_impossible_prediction_is_refused_in_one_sentence(model, pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     refused([model, tmp_path / "empty"], "has no images", capsys)
     refused([tmp_path / "empty", pictures], "is no model", capsys)
@@ -239,7 +239,7 @@ def test_what_cannot_be_done_is_told_in_one_sentence(model, pictures, tmp_path, 
     refused([pretrained, pictures], "has no classifier", capsys)
 
 
-def test_where_nothing_can_be_written_is_told_before_the_work(model, pictures, tmp_path, capsys, monkeypatch):
+def test_an_unwritable_target_is_refused_before_the_work(model, pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("clrkit.export.predict.open_classifier", lambda _: pytest.fail("it works already"))
     target = tmp_path / "gone" / "x.csv"
     refused([model, pictures, "--csv", target], "cannot be written: there is no such folder", capsys)
@@ -264,7 +264,7 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path, pictures, capsys):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("form", [[], ["--csv", "-"]])
-def test_a_screen_that_takes_nothing_is_told_in_one_sentence(model, pictures, form):
+def test_a_full_output_is_reported_in_one_sentence(model, pictures, form):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "clrkit", "predict", str(model), str(pictures), *form]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Labels to look at again: who says so did not see them, and no image that is measured on is shown."""
+"""Cross-validation finds wrong training labels without having seen them, and shows no test image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clouds() -> tuple[torch.Tensor, np.ndarray]:
 
 
 @pytest.mark.parametrize("image", range(0, CLASSES * EACH, 7))
-def test_what_is_said_of_an_image_does_not_depend_on_its_label(image: int) -> None:
+def test_a_prediction_does_not_depend_on_the_label_of_its_image(image: int) -> None:
     features, labels = clouds()
     fold, other = folds(labels), labels.copy()
     other[image] = (labels[image] + 1) % CLASSES
@@ -69,7 +69,7 @@ def test_folds_are_of_equal_size_and_hold_no_class_whole() -> None:
 
 
 @pytest.mark.slow
-def test_of_own_images_only_those_are_shown_that_are_trained_on(tmp_path: Path) -> None:
+def test_only_training_images_are_shown(tmp_path: Path) -> None:
     """Noise, so that half of the labels are doubted; two thirds of the images have one."""
     root, random = tmp_path / "own", np.random.RandomState(0)
     root.mkdir()
@@ -117,7 +117,7 @@ def test_titles_of_doubted_labels_do_not_overlap() -> None:
     assert f"{classes[0]} → {classes[1]}, 100% sure" in picture.alt
 
 
-def test_where_no_label_is_doubted_it_is_said() -> None:
+def test_confirmed_labels_give_an_empty_figure_with_a_sentence() -> None:
     truth, none = np.arange(4) % 2, np.zeros((0, 3, 8, 8), dtype=np.float32)
     found = Crosscheck(("a", "b"), tuple("wxyz"), truth, truth, np.ones(4), none)
     assert found.figure().alt == "The probes confirm all labels."

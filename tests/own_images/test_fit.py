@@ -1,4 +1,4 @@
-"""One's own images: what is found, what is asked for, what is kept, and what is refused in one sentence."""
+"""Own images, from folder to model: scan, recipe, labels, proposals, report; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def label_all(path: Path, label: Callable[[str], str] = lambda file: file.partit
 # What is in the folder
 
 
-def test_a_folder_is_told_in_sentences(images, store):
+def test_sentences_describe_a_folder(images, store):
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "truncated.png").write_bytes((images / "red-00.png").read_bytes()[:200])
     (images / "notes.txt").write_text("not an image")
@@ -85,7 +85,7 @@ def test_a_folder_is_told_in_sentences(images, store):
     assert len(load(found.data).train) == 31
 
 
-def test_a_link_to_nowhere_is_left_out_as_an_image_that_cannot_be_read(images, store):
+def test_a_dangling_link_is_left_out_as_unreadable(images, store):
     (images / "link.png").symlink_to("nowhere.png")
     found = scan.scan_folder(images, store)
     assert (len(found.names), list(found.broken)) == (30, ["link.png"])
@@ -113,7 +113,7 @@ def test_a_folder_is_opened_once_until_it_changes(images, store, monkeypatch):
         scan.scan_folder(images, store)
 
 
-def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
+def test_class_folders_are_labels_but_a_single_folder_is_not(tmp_path, store):
     names = [f"{color}/{index}.png" for color in COLORS for index in range(8)]
     found = scan.scan_folder(write(tmp_path / "a", *names, "unlabelled/x.png", "test/red/1.png"), store)
     assert (len(found.labels), len(found.names), found.test) == (24, 25, 1)
@@ -182,7 +182,7 @@ def test_labels_change_later_stages_and_leave_pretraining(images, store):
     assert fingerprint(few.images) != fingerprint(chain.images)
 
 
-def test_what_is_measured_is_trained_on_without_its_label(images, store):
+def test_images_to_measure_on_are_pretrained_on_without_their_labels(images, store):
     found = scan.scan_folder(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
     rows[3]["part"] = "test"
@@ -205,7 +205,7 @@ def test_without_a_test_part_one_in_five_of_each_class_is_held_out(images, store
     assert "violet" in data.classes
 
 
-def test_what_is_measured_stays_when_more_labels_come(images, store):
+def test_accuracy_is_measured_on_the_same_images_when_more_labels_come(images, store):
     found, labels = scan.scan_folder(images, store), images / "labels.csv"
     rows = [{"file": name, "label": name.partition("-")[0], "note": "mine"} for name in found.names]
     measured = []
@@ -234,7 +234,7 @@ def test_class_folders_still_hold_for_images_that_the_csv_does_not_name(tmp_path
     assert len(measured[0]) == 6
 
 
-def test_folders_are_no_classes_where_the_csv_says_otherwise_throughout(tmp_path, store):
+def test_folders_are_not_classes_if_the_csv_contradicts_all_of_them(tmp_path, store):
     root = write(tmp_path / "own", *(f"202{year}/{index}.png" for year in (3, 4) for index in range(8)))
     found, labels = scan.scan_folder(root, store), root / "labels.csv"
     named = [{"file": f"2023/{index}.png", "label": "ab"[index % 2]} for index in range(6)]
@@ -245,7 +245,7 @@ def test_folders_are_no_classes_where_the_csv_says_otherwise_throughout(tmp_path
     assert said in " ".join(fit.plan(found, recipe(found), rows))
 
 
-def test_typical_images_are_not_measured_on_while_the_drawn_ones_wait_for_labels(images, store):
+def test_accuracy_is_not_measured_on_typical_images_while_drawn_ones_lack_labels(images, store):
     found = scan.scan_folder(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": "train"} for name in found.names]
     rows[-1] = {"file": found.names[-1], "label": "", "part": "test"}
@@ -253,7 +253,7 @@ def test_typical_images_are_not_measured_on_while_the_drawn_ones_wait_for_labels
         fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
 
 
-def test_a_test_folder_is_what_is_measured(tmp_path, store):
+def test_accuracy_is_measured_on_the_test_folder(tmp_path, store):
     names = [f"test/{color}/{index}.png" for color in COLORS for index in range(3)]
     root = write(unlabelled(tmp_path / "own"), *names)
     found = scan.scan_folder(root, store)
@@ -277,7 +277,7 @@ def test_a_test_folder_is_what_is_measured(tmp_path, store):
         (["b", "a", "d1"], ["d1", "d2"], "Unknown label in .*labels.csv 'a'; there are d1, d2"),
     ],
 )
-def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, classes, message):
+def test_impossible_labels_are_refused_in_a_sentence(images, store, labels, classes, message):
     found = scan.scan_folder(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
     with pytest.raises(ConfigError, match=message):
@@ -293,7 +293,7 @@ def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, 
         (["cat"] * 5 + ["Cat"], ["cat", "Cat"]),
     ],
 )
-def test_classes_may_be_much_alike(images, store, labels, classes):
+def test_class_names_may_be_similar(images, store, labels, classes):
     found = scan.scan_folder(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
     fit.with_labels(recipe(found), found, rows, store, images / "labels.csv", classes)
@@ -326,7 +326,7 @@ def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, stor
         ("\xe9".encode("latin-1"), "cannot be read: .utf-8. codec"),
     ],
 )
-def test_a_csv_that_cannot_be_is_refused_and_stays(images, store, content, message):
+def test_a_wrong_csv_is_refused_and_stays(images, store, content, message):
     labels = images / "labels.csv"
     labels.write_bytes(content if isinstance(content, bytes) else content.encode())
     content = labels.read_bytes()
@@ -413,7 +413,7 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
     assert list(results.glob("model-*/*.onnx"))
     assert "<!DOCTYPE html>" in (results / "model.html").read_text()
     (model_card,) = (path.read_text() for path in results.glob("model-*/README.md"))
-    assert "12 labels, given in a CSV, were used; 3 test images" in model_card
+    assert "12 labels (given in a CSV); 3 test images" in model_card
     assert "Pretraining and distillation saw these images, too" in model_card
     before = {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")}
     assert main(command) == 0
@@ -479,7 +479,7 @@ def test_an_export_is_written_once_though_two_ask_for_it(store, monkeypatch):
     assert asked == [run.folder]
 
 
-def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_wrong_command_is_refused_in_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("/none does not exist.\n")
@@ -507,7 +507,7 @@ def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, m
     assert signal.getsignal(number) is before
 
 
-def test_an_import_that_a_signal_cut_short_is_told_as_the_signal():
+def test_an_import_error_caused_by_a_signal_becomes_the_signal():
     def load_module() -> None:
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -538,7 +538,7 @@ def test_a_signal_while_a_run_is_made_stops_it_after_a_step_and_a_second_one_at_
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".hidden", " x", "x.", "a\\b", "mini", "Mini"])
-def test_results_are_not_named_a_path_or_as_those_of_a_preset(images, tmp_path, capsys, monkeypatch, name):
+def test_results_cannot_be_named_like_a_path_or_a_preset(images, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(images), "--name", name]) == 1
     assert "Results cannot be named" in capsys.readouterr().err
@@ -546,7 +546,7 @@ def test_results_are_not_named_a_path_or_as_those_of_a_preset(images, tmp_path, 
     assert fit.name_of(images, "My birds-2 v1.0") == "My birds-2 v1.0"
 
 
-def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
+def test_results_are_named_after_the_folder(tmp_path):
     (tmp_path / "Birds & bees.zip").touch()
     assert fit.name_of(tmp_path / "Birds & bees.zip") == "Birds_bees"
     assert [fit.name_of(tmp_path / name) for name in ("v1.0", "v1.1")] == ["v1_0", "v1_1"]
@@ -555,7 +555,7 @@ def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
     assert fit.labels_of(tmp_path / "a.zip") == tmp_path / "a.zip.labels.csv"
 
 
-def test_the_pool_lists_what_is_left_out_and_apart(tmp_path, store):
+def test_listed_files_and_the_test_folder_are_not_trained_on(tmp_path, store):
     root = write(unlabelled(tmp_path / "own"), "val/red/1.png", "val/blue/1.png")
     found = scan.scan_folder(root, store)
     skipped = tmp_path / "skipped.txt"

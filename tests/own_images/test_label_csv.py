@@ -1,4 +1,4 @@
-"""The CSV of labels: whatever its writer put there stays, and who comes second is told."""
+"""The CSV of labels keeps what its writer put there, and refuses to overwrite a newer label."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_added_rows_keep_the_form_of_the_file(labels):
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o600])
-def test_writing_keeps_who_may_read_and_write(labels, mode):
+def test_writing_keeps_the_permissions(labels, mode):
     labels.write_bytes(PLAIN)
     labels.chmod(mode)
     set_label(labels, "a.png", "red", seen="")
@@ -69,7 +69,7 @@ def test_writing_keeps_who_may_read_and_write(labels, mode):
         (b"name;class\na.png;\n", "needs the columns file and label, in small letters; it has name, class"),
     ],
 )
-def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
+def test_a_csv_that_would_lose_something_is_refused_and_stays(labels, content, message):
     labels.write_bytes(content)
     with pytest.raises(DataError, match=message):
         set_label(labels, "a.png", "red", seen="")
@@ -84,7 +84,7 @@ def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
         ("a.png", "blue", "a.png was labelled none in .* meanwhile"),
     ],
 )
-def test_a_label_replaces_the_one_that_was_seen(labels, file, seen, message):
+def test_a_label_replaces_only_the_label_that_was_seen(labels, file, seen, message):
     labels.write_bytes(PLAIN)
     with pytest.raises(DataError, match=message):
         set_label(labels, file, "red", seen=seen)

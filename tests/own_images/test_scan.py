@@ -1,4 +1,4 @@
-"""A look at one's own images: which folders are classes, odd names, and images that come later."""
+"""Scanning own images: class folders, odd names, and images that are added later."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def store(tmp_path: Path) -> Store:
         (each("train/red", "train/blue", "train/test", "notes"), {"red", "blue", "test"}),
     ],
 )
-def test_folders_of_parts_are_no_classes(tmp_path, store, names, classes):
+def test_folders_of_parts_are_not_classes(tmp_path, store, names, classes):
     found = scan.scan_folder(write(tmp_path / "own", *names), store)
     assert set(found.labels.values()) == classes
 
 
-def test_the_survey_says_which_folders_are_classes_and_can_be_told_that_none_is(tmp_path, store):
+def test_the_scan_names_class_folders_and_can_ignore_them(tmp_path, store):
     root = write(tmp_path / "own", *each("2023-01", "2023-02"))
     found = scan.scan_folder(root, store)
     assert (
@@ -73,7 +73,7 @@ def test_images_to_measure_on_without_classes_are_refused(tmp_path, store, apart
     assert (len(told.names), told.labels) == (40, {})
 
 
-def test_the_command_can_be_told_that_folders_are_no_labels(tmp_path, capsys, monkeypatch):
+def test_the_command_can_ignore_class_folders(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = write(tmp_path / "own", *each("2023-01", "2023-02"))
     said = []
@@ -87,7 +87,7 @@ def test_the_command_can_be_told_that_folders_are_no_labels(tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize("name", [" broken.png", "broken .png", "bro\u2028ken.png"])
-def test_what_cannot_be_read_is_left_out_whatever_its_name(tmp_path, store, name):
+def test_unreadable_images_are_left_out_whatever_their_names(tmp_path, store, name):
     root = write(tmp_path / "own", *(f" a{index}.png" for index in range(16)))
     (root / name).write_bytes(b"no image")
     found = scan.scan_folder(root, store)
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_left_out_whatever_its_name(tmp_path, store, name
     assert list(load(found.data).train.names) == list(found.names)
 
 
-def test_what_is_measured_leaves_out_what_cannot_be_read(tmp_path, store):
+def test_unreadable_test_images_are_left_out(tmp_path, store):
     root = write(tmp_path / "own", *each("train/red", "train/blue", "test/red", "test/blue"))
     (root / "test" / "red" / "0.png").write_bytes(b"no image")
     found = scan.scan_folder(root, store)
@@ -107,7 +107,7 @@ def test_what_is_measured_leaves_out_what_cannot_be_read(tmp_path, store):
 # Images that come later
 
 
-def test_a_new_look_gives_later_stages_and_their_parents_new_keys(tmp_path, store):
+def test_a_new_scan_gives_all_stages_new_keys(tmp_path, store):
     root = write(tmp_path / "own", *(f"{index}.png" for index in range(16)))
     pretrain = Pretrain(data=scan.scan_folder(root, store).data, batch_size=8)
     old, seen = store.path(pretrain), load_once(pretrain.images)

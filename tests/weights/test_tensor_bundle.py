@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: what was saved comes back, and whatever else the files hold is refused."""
+"""TensorFlow checkpoints: what was saved is read, and anything else is refused."""
 
 import os
 import random
@@ -104,7 +104,7 @@ def test_a_folder_of_tf2_s_training_and_its_saved_model_can_be_named_instead_of_
         assert found.dtype == "string" or bundle.read(name).shape == found.shape
 
 
-def test_optimiser_slots_have_names_of_their_own(tmp_path):
+def test_optimiser_slots_have_their_own_names(tmp_path):
     bundle = TensorBundle(rebuild_checkpoint("tf2_ckpt_r18_eighth_sk0_cifar32", tmp_path))
     names = object_graph(*bundle.strings("_CHECKPOINTABLE_OBJECT_GRAPH"))
     slots = {key: name for key, name in names.items() if "/.OPTIMIZER_SLOT/" in key}
@@ -258,7 +258,7 @@ def test_an_unknown_variable_is_named(prefix):
         TensorBundle(prefix).read("a/bias")
 
 
-def test_numbers_are_no_texts_and_texts_no_numbers(prefix):
+def test_numbers_cannot_be_read_as_texts_nor_texts_as_numbers(prefix):
     with pytest.raises(CheckpointError, match=r"'texts' in .*\.index holds string, not numbers"):
         TensorBundle(prefix).read("texts")
     with pytest.raises(CheckpointError, match=r"'a/kernel' in .*\.index holds float32, not texts"):
