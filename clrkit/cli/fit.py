@@ -54,7 +54,7 @@ def fit(options: argparse.Namespace) -> int:
     from clrkit.cli.progress import ProgressLine, interrupting
     from clrkit.device import choose_device
     from clrkit.own_images import fit as own
-    from clrkit.own_images.scan import look
+    from clrkit.own_images.scan import scan_folder
     from clrkit.runs.store import Store
 
     if options.budget < 0:
@@ -63,7 +63,7 @@ def fit(options: argparse.Namespace) -> int:
     labels = options.labels.expanduser() if options.labels else own.labels_of(options.folder)
     store, line = Store(options.results, own.name_of(options.folder, options.name or "")), ProgressLine()
     with interrupting(*STOPPING):
-        survey = look(options.folder, store, line.show, options.folders_are_labels == "true")
+        survey = scan_folder(options.folder, store, line.show, options.folders_are_labels == "true")
         line.clear()
         print("\n".join(survey.sentences()))
         return stages(options, survey, store, labels, device)
@@ -73,16 +73,15 @@ def stages(
     options: argparse.Namespace, survey: FolderScan, store: Store, labels: Path, device: torch.device
 ) -> int:
     from clrkit.own_images import fit as own
-    from clrkit.own_images.recipe import expected, recipe
+    from clrkit.own_images.recipe import recipe
 
     student = {"width": options.student_width, "depth": options.student_depth}
     fields = {**{name: value for name, value in student.items() if value is not None}, **options.fields}
     chain = recipe(survey, device.type, fields)
     rows = own.known_rows(survey, labels)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
-    print("\n".join(own.plan(survey, chain, rows, classes)))
+    print("\n".join(own.plan(survey, chain, rows, classes)), flush=True)
     pretrain = chain.teacher.pretrain
-    print(expected(chain, store, max(options.budget, len(rows)), device), flush=True)
     pretrained = make(pretrain, store, options.device)
     if added := own.propose(survey, pretrain, pretrained, labels, options.budget, device):
         print(f"{len(added)} images to label first were added to {labels}, {added[0]} first.")
@@ -104,14 +103,14 @@ def finish(
     from clrkit.own_images.cross_validation import crosscheck
     from clrkit.own_images.evaluation_report import assess, page
     from clrkit.own_images.fit import exported
-    from clrkit.own_images.scan import written
+    from clrkit.own_images.scan import write_locked
 
     run = make(chain, store, options.device)
     found = assess(chain, run, options.device)
     print("\n".join([found.sentence(), *found.remarks(), *found.lines()]))
     doubtful = crosscheck(chain.teacher, pretrained, options.device)
     content = page(f"{store.preset}: a small model", told, found, doubtful).encode()
-    written(store, lambda: write_atomically(store.folder / "model.html", content))
+    write_locked(store, lambda: write_atomically(store.folder / "model.html", content))
     print(f"Page with figures, and labels to look at again: {store.folder / 'model.html'}")
     print(f"Exported model: {exported(run, store)}")
     return 0

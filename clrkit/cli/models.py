@@ -14,7 +14,7 @@ from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clrkit.data.datasets import Split
-    from clrkit.model import Model, ModelConfig
+    from clrkit.model import Model
 
 Command = Callable[[argparse.Namespace], int]
 # Side of the images measured where none is given.
@@ -58,6 +58,7 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
 def import_official(options: argparse.Namespace) -> int:
     """Read a checkpoint, convert it, write the model folder, and say what it is."""
     from clrkit.data.archives import is_archive, unpacked
+    from clrkit.export.source import describe_model
     from clrkit.runs.model_files import refuse_existing, write_model
     from clrkit.runs.provenance import provenance
     from clrkit.weights.official import convert, read_checkpoint
@@ -69,7 +70,7 @@ def import_official(options: argparse.Namespace) -> int:
     config, state = convert(variables, **told)
     source = {"source": str(options.checkpoint.resolve()), **told, **provenance()}
     write_model(options.folder, config, state, source)
-    print(f"{options.folder}: {in_words(config)}")
+    print(f"{options.folder}: {describe_model(config)}")
     if options.tap_layer is None and config.classes and config.head_layers and not config.tap_layer:
         print("(If it was fine-tuned on 1% or 10% of the labels: import it with --tap_layer 1.)")
     return 0
@@ -147,13 +148,3 @@ def measured(model: Model, part: Split, size: int, device: str) -> dict[str, flo
     line.clear()
     metrics = evaluate.classification_metrics(torch.cat(chunks), torch.from_numpy(part.labels))
     return {**metrics, "images": len(part)}
-
-
-def in_words(model: ModelConfig) -> str:
-    """Network, head and classifier, for a line on the screen."""
-    from clrkit.results.records import network_name
-
-    head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"
-    tapped = f"head layer {model.tap_layer}" if model.tap_layer else "the encoder's output"
-    classifier = f"{model.classes:,} classes on {tapped}" if model.classes else "no classifier"
-    return f"{network_name(configs.to_dict(model.network))}, {head}, {classifier}"

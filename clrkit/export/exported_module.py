@@ -1,13 +1,13 @@
-"""A model with its preprocessing: photographs of any size in, as bytes, and what they show out.
+"""A model with its preprocessing: bytes of photographs of any size in, what they show out.
 
-What `clrkit.data.images.EvalView` does to a decoded photograph is written here in operations that exporters
-know, with the same results to the last bit of a pixel, so that a file of the whole needs no clrkit.
+The preprocessing is that of `clrkit.data.images.EvalView`, in operations that exporters know, so that the
+exported file does not need clrkit.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from clrkit.data.images import WHOLE
@@ -22,11 +22,11 @@ FINEST = 22  # most bits of a weight after the point (PyTorch, UpSampleKernelAVX
 
 
 class ExportedModule(nn.Module):
-    """Photographs, (batch, height, width, 3) as bytes, upright, to the outputs of a model.
+    """From photographs, upright bytes (batch, height, width, 3), to the outputs of a model.
 
     Args:
-        model: its probabilities and logits are given; of one without a classifier, the encoder's features.
-        size: side in pixels of the view that the model measures.
+        model: gives probabilities and logits; without a classifier, the encoder's features.
+        size: side in pixels of the model's evaluation view.
     """
 
     def __init__(self, model: Model, size: int) -> None:
@@ -35,22 +35,23 @@ class ExportedModule(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What is given, in this order."""
+        """Names of the outputs, in order."""
         return ("features",) if self.model.classifier is None else ("probabilities", "logits")
 
     def forward(self, images: Photos) -> tuple[Tensor, ...]:
-        view = measured_view(images.permute(0, 3, 1, 2), self.size)
+        view = evaluation_view(images.permute(0, 3, 1, 2), self.size)
         if self.model.classifier is None:
             return (self.model.encoder(view),)
         logits = self.model(view)
         return logits.softmax(1), logits
 
 
-def measured_view(planes: Planes, size: int) -> EvalView:
-    """The evaluation view: small ones are whole images squashed, larger ones the official central crop."""
+def evaluation_view(planes: Planes, size: int) -> EvalView:
+    """Small views are the whole image squashed to a square, larger ones the official central crop."""
     if size <= WHOLE:
-        return squash(squash(planes.int(), size, axis=3), size, axis=2).float() / 255
-    height, width = side_of(planes, 2), side_of(planes, 3)
+        columns, rows = (squash_matrix(planes.shape[axis], size) for axis in (3, 2))
+        return to_bytes(rows @ to_bytes(planes.double() @ columns.T)).float() / 255
+    height, width = (torch.scalar_tensor(planes.shape[axis]) for axis in (2, 3))
     crop = (CENTRAL * torch.minimum(height, width)).round()
     rows, columns = (
         resize_matrices(torch.floor((side - crop + 1) / 2)[None], crop[None], planes.shape[axis], size)[0]
@@ -59,33 +60,22 @@ def measured_view(planes: Planes, size: int) -> EvalView:
     return (rows @ (planes.float() / 255) @ columns.T).clamp(0, 1)
 
 
-def side_of(planes: Tensor, axis: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, ""]:
-    """A side as a number that stays open in an exported graph."""
-    return torch.scalar_tensor(planes.shape[axis], dtype=dtype)
+def to_bytes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Round to whole numbers from 0 to 255."""
+    return (values + 0.5).floor().clamp(0, 255)
 
 
-def squash(planes: Int[Tensor, "batch 3 _ _"], size: int, axis: int) -> Int[Tensor, "batch 3 _ _"]:
-    """Antialiased bicubic resize of bytes along one axis, in the integers that `F.interpolate` computes in.
+def squash_matrix(source: int | torch.SymInt, size: int) -> Float[Tensor, "size source"]:
+    """Antialiased bicubic resize along one axis, with the fixed-point weights of `F.interpolate` on bytes.
 
-    Weights are rounded to 16 bits, with as many bits after the point as the largest of them leaves.
+    Keys' cubic with a = -0.5, stretched over the pixels that become one. Weights are rounded to 16 bits, with
+    as many bits after the point as the largest of them leaves; in float64 all sums of them are exact.
     """
-    weights = squash_weights(side_of(planes, axis, torch.float64), planes.shape[axis], size)
-    points = 2 ** torch.arange(1, FINEST + 1)
-    one = 2 ** (weights.max() * points + 0.5 < 2**15).sum()
-    whole = (weights.abs() * one + 0.5).floor() * weights.sign()
-    fixed, unit = whole.int(), one.int()
-    total = planes @ fixed.T if axis == 3 else fixed @ planes
-    # Below zero is cut off anyway, and above it a division is the shift that it stands for.
-    rounded = (total + torch.div(unit, 2, rounding_mode="trunc")).clamp(min=0)
-    return torch.div(rounded, unit, rounding_mode="trunc").clamp(max=255)
-
-
-def squash_weights(
-    length: Float[Tensor, ""], source: int | torch.SymInt, size: int
-) -> Float[Tensor, "size source"]:
-    """Keys' cubic with a = -0.5, stretched over the pixels that become one; rows sum to 1."""
-    scale = length / size
+    scale = torch.scalar_tensor(source, dtype=torch.float64) / size
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
     pixels = torch.arange(source, dtype=torch.float64) + 0.5
     weights = cubic((pixels - centres[:, None]) / scale.clamp(min=1), a=-0.5)
-    return weights / weights.sum(1, keepdim=True)
+    weights = weights / weights.sum(1, keepdim=True)
+    bits = (weights.max() * 2 ** torch.arange(1, FINEST + 1) + 0.5 < 2**15).sum()
+    one = 2.0 ** bits.double()
+    return (weights.abs() * one + 0.5).floor() * weights.sign() / one

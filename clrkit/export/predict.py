@@ -1,4 +1,4 @@
-"""What a model sees in image files. Of an exported model, without loading torch."""
+"""Classify image files by an exported model, without PyTorch, or by a run or model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from clrkit.data.folders import images_of
 from clrkit.data.images import WHOLE, read_photo, upright
 from clrkit.device import available_cores
-from clrkit.errors import ConfigError, DataError
+from clrkit.errors import ConfigError, DataError, reason
 from clrkit.runs.checksums import ChecksumError, check_file, read_checked, read_sums
 
 ONNX, DESCRIPTION = "model.onnx", "model.json"
@@ -24,19 +24,19 @@ Probabilities = Float32[np.ndarray, "1 classes"]
 
 @dataclass(frozen=True)
 class Classifier:
-    """Classes, the side of the view that is measured, and what gives the probabilities of a photograph."""
+    """Class names, the side of the evaluation view, and a function from a photograph to probabilities."""
 
     classes: Sequence[str]
     image_size: int
     probabilities: Callable[[Photo], Probabilities]
 
     def __call__(self, path: str) -> list[tuple[str, float]]:
-        """The classes of an image file with their probabilities, the likeliest first.
+        """The classes of an image file with their probabilities, the most probable first.
 
         Raises:
             DataError: naming a file that cannot be read.
         """
-        # As in `clrkit.data.images.EvalView`: a JPEG of which little is wanted is decoded at a smaller size.
+        # As `clrkit.data.images.EvalView` does: a large JPEG for a small view is decoded at a smaller size.
         photo = read_photo(path, self.image_size if self.image_size <= WHOLE else None)
         pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation))
         found = self.probabilities(pixels[None])[0]
@@ -46,7 +46,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A file with its classes and their probabilities, the likeliest first, or with what is wrong with it."""
+    """A file with its classes and probabilities, the most probable first, or with the problem it has."""
 
     file: str
     found: Sequence[tuple[str, float]] = ()
@@ -54,26 +54,16 @@ class Prediction:
 
 
 def predictions(classifier: Classifier, files: Sequence[str]) -> Iterator[Prediction]:
-    """One for each file; a broken one does not stop the others."""
+    """Classify the files one by one; a broken file does not stop the others."""
     for file in files:
         try:
             yield Prediction(file, classifier(file))
         except DataError as error:
-            yield Prediction(file, problem=f"The image {file} is not there." if is_gone(file) else str(error))
-
-
-def is_gone(file: str) -> bool:
-    try:
-        Path(file).stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
+            yield Prediction(file, problem=str(error))
 
 
 def image_files(paths: Sequence[Path]) -> list[str]:
-    """The files, and all images in the folders and the folders below them, sorted by name.
+    """The files, and all images in and below the folders, sorted by name.
 
     Raises:
         DataError: for a folder that has no images or cannot be read.
@@ -81,18 +71,18 @@ def image_files(paths: Sequence[Path]) -> list[str]:
     files: list[str] = []
     for path in paths:
         try:
-            below = images_of(path, path, "") if path.is_dir() else None
+            folder = path.is_dir()
+            files += [str(path / file.name) for file in images_of(path, path, "")] if folder else [str(path)]
         except OSError as error:
-            raise DataError(f"The folder {path} cannot be read: {error.strerror}.") from None
-        files += [str(path)] if below is None else [str(path / file.name) for file in below]
+            raise DataError(f"The folder {path} cannot be read: {reason(error)}.") from None
     return files
 
 
 def open_classifier(folder: Path) -> Classifier:
-    """The classifier of an export, of a finished run's folder or of a model folder.
+    """Open the classifier of an export, of a finished run's folder or of a model folder.
 
     Raises:
-        ConfigError: naming what is missing, damaged, or no classifier.
+        ConfigError: if it is missing, damaged, or not a classifier.
     """
     if folder.is_file():
         raise ConfigError(f"{folder} is a file; give the folder of the model, {folder.parent}.")
@@ -100,55 +90,55 @@ def open_classifier(folder: Path) -> Classifier:
 
 
 def from_export(folder: Path) -> Classifier:
-    """By onnxruntime, once the files are what was written."""
+    """Open an export in onnxruntime after comparing its checksums."""
     try:
         sums = read_sums(folder) or {}
         check_file(folder / ONNX, sums)
         about = json.loads(read_checked(folder / DESCRIPTION, sums))["about"]
         size, names = int(about["image_size"]), about["classes"]
     except ChecksumError as damage:
-        raise ConfigError(f"{damage.problem}; export the model anew.") from None
+        raise ConfigError(f"{damage.problem}; export the model again.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{folder / DESCRIPTION} describes no export.") from None
+        raise ConfigError(f"{folder / DESCRIPTION} does not describe an export.") from None
     probabilities, count = session(folder / ONNX)
     classes = [str(name) for name in (range(count) if names is None else names)]
     if len(classes) != count:
-        raise ConfigError(f"{folder / DESCRIPTION} names {len(classes)} classes; {ONNX} tells {count} apart.")
+        raise ConfigError(f"{folder / DESCRIPTION} names {len(classes)} classes, but {ONNX} has {count}.")
     return Classifier(classes, size, probabilities)
 
 
 def session(path: Path) -> tuple[Callable[[Photo], Probabilities], int]:
-    """The ONNX model as a function, and the number of its classes."""
+    """The ONNX model as a function, and its number of classes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
     try:
         opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime's own errors have no common class
-        raise ConfigError(f"{path} is no model that onnxruntime can run.") from None
-    given = {output.name: output.shape for output in opened.get_outputs()}
-    match given.get("probabilities"):
+    except Exception:  # the errors of onnxruntime have no common class
+        raise ConfigError(f"onnxruntime cannot run {path}.") from None
+    outputs = {output.name: output.shape for output in opened.get_outputs()}
+    match outputs.get("probabilities"):
         case [_, int(count)]:
             return lambda photo: opened.run(["probabilities"], {"images": photo})[0], count
-    raise ConfigError(f"{path} has no classifier; it gives {', '.join(given)}.")
+    raise ConfigError(f"{path} has no classifier; its outputs are {', '.join(outputs)}.")
 
 
 def from_weights(folder: Path) -> Classifier:
-    """By PyTorch, with the same preprocessing."""
+    """Open a run or a model folder in PyTorch, with the same preprocessing."""
     import torch
 
     from clrkit.export.exported_module import ExportedModule
     from clrkit.export.source import read_source
 
-    origin = read_source(folder)
-    if not origin.classes:
-        raise ConfigError(f"{folder} has no classifier, so it names no classes.")
-    portable = ExportedModule(origin.model, origin.image_size).eval()
+    source = read_source(folder)
+    if not source.classes:
+        raise ConfigError(f"{folder} has no classifier, so it cannot predict classes.")
+    module = ExportedModule(source.model, source.image_size).eval()
 
     def probabilities(photo: Photo) -> Probabilities:
         with torch.no_grad():
-            found: Probabilities = portable(torch.from_numpy(photo))[0].numpy()
+            found: Probabilities = module(torch.from_numpy(photo))[0].numpy()
             return found
 
-    return Classifier(origin.classes, origin.image_size, probabilities)
+    return Classifier(source.classes, source.image_size, probabilities)

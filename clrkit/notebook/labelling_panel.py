@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -20,7 +19,7 @@ from clrkit.data.images import read_photo, to_square, upright
 from clrkit.errors import DataError
 from clrkit.notebook import controls
 from clrkit.notebook.illustrations import Picture, bare, plain
-from clrkit.own_images.label_csv import Row, close, read_table, set_label
+from clrkit.own_images.label_csv import Row, nearest, read_table, set_label
 from clrkit.own_images.scan import counted
 
 SHOWN = 320  # longer side of the image on the screen, in pixels
@@ -143,7 +142,7 @@ class LabellingPanel:
                 return
             said = f"{self.shown}: {name}."
             if name not in self.classes:
-                near = close(name, self.classes)
+                near = nearest(name, self.classes)
                 self.classes.append(name)
                 self.draw_buttons()
                 said += f" A new class{f', much like {near}; Back changes it' if near else ''}."
@@ -188,5 +187,5 @@ def proposals(root: Path, rows: Sequence[Row]) -> Picture:
         for axes, row in zip(grid.flat[: len(rows)], rows, strict=True):
             axes.imshow(to_square(read_photo(str(root / row["file"])), THUMB).transpose(1, 2, 0))
             axes.set_title(row["label"], size=8, loc="center", parse_math=False)
-    labels = counted(Counter(row["label"] or "none" for row in rows))
+    labels = counted(row["label"] or "none" for row in rows)
     return Picture(figure, f"{len(rows)} images, labels: {labels}.")

@@ -1,8 +1,7 @@
-"""Which labels to look at again: those of training images that probes without them place in another class.
+"""Find training labels to check: those that cross-validated probes on the pretrained features contradict.
 
-Cross-validated on the pretrained encoder's features, in which there is no label: what is said of an image
-comes from models that did not see its label. Only images that are trained on are shown. Images that are
-measured on are not: labels that were chosen by them would make the next accuracy too high.
+A probe never sees the label that it judges. Only training images are shown: labels corrected by looking at
+the images to measure on would make the next accuracy too high.
 """
 
 from __future__ import annotations
@@ -11,117 +10,119 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 
 from clrkit.config import Labelled
-from clrkit.notebook.illustrations import Picture, bare, plain
+from clrkit.device import choose_device
+from clrkit.evaluate import evaluation_view, extract
 from clrkit.own_images.active_learning import Features, logistic
+from clrkit.results.style import FigureWithData, new_figure
+from clrkit.runs.run import load_once
 from clrkit.runs.store import Run
 from clrkit.stages import labelled_indices
 
 FOLDS = 5
-SHOWN, COLUMNS = 18, 6  # pictures
-TITLE_LETTERS = 12  # of a class
-APART = -1  # the fold of what no probe is asked about
+SHOWN, COLUMNS = 18, 6  # images in the figure
+TITLE_LETTERS = 12  # of a class name
+NO_FOLD = -1  # for the only label of a class, which no probe can judge
 
 Classes = Int64[np.ndarray, " count"]
-Shares = Float[np.ndarray, " count"]
+Probabilities = Float[np.ndarray, " count"]
 
 
 @dataclass(frozen=True)
 class Crosscheck:
-    """What probes that did not see their labels take training images for.
+    """What probes predict for training images whose labels they did not see.
 
     Attributes:
-        classes: names.
+        classes: class names.
         names: of the images.
         truth, predicted: classes by label and by probe, as indices.
-        probability: that the probe gave to its prediction.
-        images: as a network sees them, floats in [0, 1], those alone that `surest` finds.
+        probability: of the predicted class.
+        images: those that `surest` finds, as the network sees them, floats in [0, 1].
     """
 
     classes: tuple[str, ...]
     names: tuple[str, ...]
     truth: Classes
     predicted: Classes
-    probability: Shares
+    probability: Probabilities
     images: Float[np.ndarray, "shown 3 side side"]
 
     def sentence(self) -> str:
-        """Which images are shown, and how they were found."""
+        """How many labels the probes contradict, and which are shown."""
         wrong = int((self.truth != self.predicted).sum())
-        shown = (
-            f"; here are the {len(self.images)} of which they are surest" if wrong > len(self.images) else ""
-        )
+        shown = f"; the {len(self.images)} surest are shown" if wrong > len(self.images) else ""
         return (
-            f"Linear probes on the pretrained features, each asked about labels that it did not see ({FOLDS}-"
-            f"fold cross-validation), place {wrong:,} of {len(self.truth):,} training images in another class"
-            f"{shown}. Is the label wrong, or the image unusual? If it is unusual, label more of its kind."
+            f"{FOLDS}-fold cross-validation with linear probes on the pretrained features: the probes place "
+            f"{wrong:,} of {len(self.truth):,} training images in another class{shown}. Is the label wrong, "
+            "or the image unusual? If it is unusual, label more of its kind."
         )
 
-    def picture(self) -> Picture:
-        """The images with their labels, and what the probe takes them for, the surest first."""
+    def figure(self) -> FigureWithData:
+        """The images with label, predicted class and its probability, the surest first."""
         places = surest(self.truth, self.predicted, self.probability)
-        said = [
-            (self.classes[true], self.classes[called], f"{sure:.0%}")
-            for true, called, sure in zip(
-                self.truth[places], self.predicted[places], self.probability[places], strict=True
-            )
-        ]
-        rows = max(1, math.ceil(len(places) / COLUMNS))
-        with plain(rows, COLUMNS, 1.3 * COLUMNS, 1.75 * rows) as (figure, grid):
-            for axes in grid.flat:
-                bare(axes)
-            for axes, image, text in zip(grid.flat, self.images, said, strict=False):
+        table = pd.DataFrame(
+            {
+                "file": [self.names[place] for place in places],
+                "label": [self.classes[number] for number in self.truth[places]],
+                "predicted": [self.classes[number] for number in self.predicted[places]],
+                "probability": self.probability[places],
+            }
+        )
+        title, rows = "Training labels to check", max(1, math.ceil(len(places) / COLUMNS))
+        size = {"width": 1.3 * COLUMNS, "height": 0.6 + 1.75 * rows}
+        with new_figure(title, "label → predicted class", rows, COLUMNS, **size) as (figure, grid):
+            for axes in grid:
+                axes.set_axis_off()
+            for axes, image, row in zip(grid, self.images, table.itertuples(), strict=False):
                 axes.imshow(image.transpose(1, 2, 0))
-                true, called, sure = (shortened(part, TITLE_LETTERS) for part in text)
-                axes.set_title(f"{true}\n→ {called} {sure}", size=7, loc="center", parse_math=False)
-        alt = "; ".join(f"{true} → {called}, {sure} sure" for true, called, sure in said)
-        return Picture(figure, f"Training images, label first: {alt}" if alt else "No label is doubted.")
+                label, other = (shortened(str(name), TITLE_LETTERS) for name in (row.label, row.predicted))
+                text = f"{label}\n→ {other} {row.probability:.0%}"
+                axes.set_title(text, size=7, loc="center", parse_math=False)
+        said = [f"{row.label} → {row.predicted}, {row.probability:.0%} sure" for row in table.itertuples()]
+        alt = f"Training images, label first: {'; '.join(said)}" if said else "The probes confirm all labels."
+        return FigureWithData("doubtful", title, figure, table, alt)
 
 
 def crosscheck(config: Labelled, pretrained: Run, device: str = "auto") -> Crosscheck:
-    """Ask probes about the labels that a stage is trained on.
-
-    An image whose class has no other label is not asked about: without it there is no such class.
+    """Cross-validate the labels that a stage is trained on.
 
     Args:
-        config: the stage, of any set of images.
+        config: the stage.
         pretrained: the run of its pretraining.
-        device: where features are computed.
+        device: to compute features on.
     """
-    from clrkit.device import choose_device
-    from clrkit.evaluate import evaluation_view, extract
-    from clrkit.runs.run import load_once
-
     data, size, place = load_once(config.images), config.images.image_size, choose_device(device)
     part = data.train.subset(labelled_indices(config, data))
     features = extract(pretrained.model().encoder.to(place), part, size, place)
     fold = folds(part.labels)
     predicted, probability = out_of_fold(features, part.labels, fold)
-    asked = np.flatnonzero(fold != APART)
-    part, predicted, probability = part.subset(asked), predicted[asked], probability[asked]
+    judged = np.flatnonzero(fold != NO_FOLD)
+    part, predicted, probability = part.subset(judged), predicted[judged], probability[judged]
     wrong = surest(part.labels, predicted, probability)
-    views = [evaluation_view(each, size).numpy() for each in part.views.batches(iter([wrong])) if len(wrong)]
-    images = views[0] if views else np.empty((0, 3, size, size), dtype=np.float32)
+    images = np.empty((0, 3, size, size), dtype=np.float32)
+    if len(wrong):
+        images = evaluation_view(next(part.views.batches(iter([wrong]))), size).numpy()
     return Crosscheck(data.classes, tuple(part.names), part.labels, predicted, probability, images)
 
 
 def folds(labels: Classes) -> Classes:
-    """A fold for each image, of equal size, no class whole in one; `APART` for a class's only label."""
+    """Assign images to folds of equal size, stratified by class; `NO_FOLD` for the only label of a class."""
     mixed = np.random.RandomState(0).permutation(len(labels))
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
     repeated = by_class[np.bincount(labels)[labels[by_class]] > 1]
-    fold = np.full(len(labels), APART)
+    fold = np.full(len(labels), NO_FOLD)
     fold[repeated] = np.arange(len(repeated)) % FOLDS
     return fold
 
 
-def out_of_fold(features: Features, labels: Classes, fold: Classes) -> tuple[Classes, Shares]:
-    """Class of each image, and its probability, by logistic regression on the images of the other folds.
+def out_of_fold(features: Features, labels: Classes, fold: Classes) -> tuple[Classes, Probabilities]:
+    """Predict class and probability of each fold by logistic regression on all other images.
 
-    Those that are `APART` are in every regression, and have no meaning in what is returned.
+    Images with `NO_FOLD` are in every regression; what is returned for them has no meaning.
     """
     predicted, probability = np.zeros_like(labels), np.zeros(len(labels))
     for number in range(FOLDS):
@@ -134,14 +135,14 @@ def out_of_fold(features: Features, labels: Classes, fold: Classes) -> tuple[Cla
     return predicted, probability
 
 
-def surest(truth: Classes, predicted: Classes, probability: Shares) -> Int64[np.ndarray, " shown"]:
-    """Places of the images with another class than their label's, the surest first, those that are shown."""
+def surest(truth: Classes, predicted: Classes, probability: Probabilities) -> Int64[np.ndarray, " shown"]:
+    """Indices of the images to show: predicted class differs from the label, most probable first."""
     wrong = np.flatnonzero(truth != predicted)
     return wrong[np.argsort(-probability[wrong], kind="stable")][:SHOWN]
 
 
 def shortened(text: str, letters: int) -> str:
-    """At most so many letters of a text: the ends, by which part_1 and part_2 differ, are kept."""
+    """Cut the middle out of a long text; the ends, by which part_1 and part_2 differ, are kept."""
     if len(text) <= letters:
         return text
     end = (letters - 1) // 2

@@ -1,14 +1,14 @@
-"""How good a classifier is on the images held out: with intervals, and class by class.
+"""Evaluate a classifier on held-out images: accuracy with intervals, class by class, and one HTML page.
 
-None of these images is shown: who labels more of what a model gets wrong there, and measures there again,
-gets too high an accuracy. `clrkit.own_images.cross_validation` finds images to look at again among those that
-are trained on.
+None of the held-out images is shown: labels chosen by the errors on them would make the next accuracy too
+high. `clrkit.own_images.cross_validation` finds training labels to check instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -19,35 +19,37 @@ from jaxtyping import Int64
 
 from clrkit.config import Distill, Labelled, Stage
 from clrkit.data.datasets import DataSet
-from clrkit.evaluate import interval
-from clrkit.notebook.controls import figure as embedded
+from clrkit.device import choose_device
+from clrkit.evaluate import interval, predict
 from clrkit.own_images.cross_validation import Crosscheck, shortened
 from clrkit.results.curves import confusion
 from clrkit.results.report import document, tabular
 from clrkit.results.style import BLUE, ORANGE, FigureWithData, encode, new_figure
 from clrkit.results.table import Table
 from clrkit.runs.record import saw_evaluation
+from clrkit.runs.run import load_once
 from clrkit.runs.store import Run
 from clrkit.stages import labelled_indices
 
 PAGE_DPI = 110
-WIDEST_NAME = 16  # of a class, in letters
-ONLY_MEASURED = (
-    "The images kept to measure on are only measured, none of them is shown: an accuracy on images by which "
-    "labels were chosen would be too high."
+NAME_LETTERS = 16  # of a class, on a screen of 80 columns
+WIDE = 25.0  # points beyond which an interval is called wide
+SEEN = "Pretraining and distillation saw these images, too, without their labels."
+NOT_SHOWN = (
+    "Held-out images are measured but not shown: labels chosen by looking at them would make the next "
+    "accuracy too high."
 )
-WIDE = 25.0  # points of an interval from which it is called wide
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """A model's predictions of the images that were kept to measure on.
+    """A model's predictions on the held-out images.
 
     Attributes:
         run: of the model.
-        classes: names.
+        classes: class names.
         truth, predicted: classes of the images, as indices.
-        labels: that were trained on, by class.
+        labels: number of training labels by class.
         seen: whether pretraining and distillation saw these images, without their labels.
     """
 
@@ -59,89 +61,76 @@ class Assessment:
     seen: bool = False
 
     def sentence(self) -> str:
-        """Accuracy with its interval, and what to think of it."""
+        """Accuracy with its interval."""
         right, count = int((self.truth == self.predicted).sum()), len(self.truth)
         low, high = interval(right / count, count)
-        wide = (
-            f" {count} images are few: the interval is {high - low:.0f} points wide."
-            if high - low > WIDE
-            else ""
-        )
+        few = f" {count} images are few: the interval is {high - low:.0f} points wide."
         return (
             f"Accuracy {100 * right / count:.1f}% (95%: {low:.1f} to {high:.1f}) on {count:,} images kept to "
-            f"measure on, with {sum(self.labels.values()):,} labels to train on.{wide}"
+            f"measure on, with {sum(self.labels.values()):,} labels to train on."
+            f"{few if high - low > WIDE else ''}"
         )
 
     def remarks(self) -> list[str]:
-        """What to know before the numbers are used."""
-        seen = "Pretraining and distillation saw these images, too, without their labels."
-        unseen = [name for name in self.classes if not self.labels.get(name)]
-        found = (
-            [f"No label to train on: {', '.join(unseen)}; the model never predicts these."] if unseen else []
-        )
+        """What to know before using the numbers."""
+        unlabelled = [name for name in self.classes if not self.labels.get(name)]
         absent = [name for number, name in enumerate(self.classes) if not (self.truth == number).any()]
-        found += [seen] if self.seen else []
-        return found + ([f"No image to measure on: {', '.join(absent)}."] if absent else [])
+        remarks = {
+            f"No label to train on: {', '.join(unlabelled)}; the model never predicts these.": unlabelled,
+            SEEN: self.seen,
+            f"No image to measure on: {', '.join(absent)}.": absent,
+        }
+        return [text for text, applies in remarks.items() if applies]
 
     def by_class(self) -> pd.DataFrame:
-        """Per class: images, predictions, right ones, recall and precision (%) with Wilson's intervals.
-
-        Nan where nothing can be said.
-        """
+        """Per class: images, predictions, and recall and precision (%) with Wilson's intervals, or NaN."""
         rows = []
         for number, name in enumerate(self.classes):
             actual, called = self.truth == number, self.predicted == number
-            right = int((actual & called).sum())
-            row: dict[str, Any] = {"class": name, "labels": self.labels.get(name, 0)}
-            row |= {"images": int(actual.sum()), "predicted": int(called.sum()), "right": right}
-            for what, count in (("recall", row["images"]), ("precision", row["predicted"])):
-                row |= share_of(what, right, count)
-            rows.append(row)
+            right, images, predicted = (int(part.sum()) for part in (actual & called, actual, called))
+            row = {
+                "class": name,
+                "labels": self.labels.get(name, 0),
+                "images": images,
+                "predicted": predicted,
+            }
+            rows.append(row | {"right": right} | share("recall", right, images))
+            rows[-1] |= share("precision", right, predicted)
         return pd.DataFrame(rows)
 
     def table(self) -> Table:
-        """`by_class` as texts, shares with their intervals in one cell."""
-        columns = ["class", "labels", "images", "predicted", "recall, % (95%)", "precision, % (95%)"]
-        rows = [
-            [
-                *(str(row[name]) for name in columns[:4]),
-                in_percent(row, "recall"),
-                in_percent(row, "precision"),
-            ]
-            for row in self.by_class().to_dict("records")
-        ]
-        remark = (
-            "Labels that were trained on, images that were measured on, how often the class was predicted of "
-            "these, and 95% intervals (Wilson)."
-        )
-        return Table("numbers", "Numbers", remark, columns, rows)
+        """`by_class` as text, with each share and its interval in one cell."""
+        found = self.by_class()
+        cells = found[["class", "labels", "images", "predicted"]].astype(str)
+        for name in ("recall", "precision"):
+            parts = zip(found[name], found[f"{name}_low"], found[f"{name}_high"], strict=True)
+            texts = [f"{mid:.0f} ({low:.0f} to {high:.0f})" for mid, low, high in parts]
+            cells[f"{name}, % (95%)"] = np.where(found[name].isna(), "-", texts)
+        remark = "Training labels, held-out images, predictions for these, and 95% intervals (Wilson)."
+        return Table("numbers", "Numbers", remark, cells.columns.tolist(), cells.to_numpy().tolist())
 
     def lines(self) -> list[str]:
         """The table for a screen, 80 characters wide."""
         table = self.table()
-        rows = [table.columns, *([shortened(row[0], WIDEST_NAME), *row[1:]] for row in table.rows)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in rows
-        ]
+        cells = pd.DataFrame(table.rows, columns=list(table.columns))
+        cells["class"] = [shortened(name, NAME_LETTERS) for name in cells["class"]]
+        return cells.to_string(index=False).splitlines()
 
     def class_figure(self) -> FigureWithData:
         """Recall and precision of every class with intervals."""
         table = self.by_class()
         places, subtitle = np.arange(len(table)), "95% intervals (Wilson); images kept to measure on"
         with new_figure("Class by class", subtitle, height=1.6 + 0.34 * len(table)) as (figure, (axes,)):
-            for what, offset, color, marker in (
+            for name, offset, color, marker in (
                 ("recall", -0.13, BLUE, "o"),
                 ("precision", 0.13, ORANGE, "s"),
             ):
-                middle = table[what]
-                ends = [middle - table[f"{what}_low"], table[f"{what}_high"] - middle]
-                axes.errorbar(
-                    middle, places + offset, xerr=ends, fmt=marker, color=color, label=what, capsize=2
-                )
-            names = [f"{row['class']} ({row['images']})" for _, row in table.iterrows()]
-            axes.set_yticks(places, names, parse_math=False)
+                ends = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
+                style: dict[str, Any] = {"fmt": marker, "color": color, "label": name, "capsize": 2}
+                axes.errorbar(table[name], places + offset, xerr=ends, **style)
+            axes.set_yticks(
+                places, table["class"] + " (" + table["images"].astype(str) + ")", parse_math=False
+            )
             axes.set(xlim=(-2, 102), ylim=(len(table) - 0.5, -0.6), xlabel="percent")
             axes.grid(True, axis="x")
             axes.grid(False, axis="y")
@@ -155,33 +144,22 @@ class Assessment:
         return confusion(self.run.record["confusion"], self.classes, caption)
 
 
-def in_percent(row: Mapping[Hashable, Any], what: str) -> str:
-    """A share with its interval, such as 67 (21 to 94), where there is one."""
-    if math.isnan(row[what]):
-        return "-"
-    return f"{row[what]:.0f} ({row[f'{what}_low']:.0f} to {row[f'{what}_high']:.0f})"
-
-
-def share_of(what: str, right: int, count: int) -> dict[str, float]:
+def share(name: str, right: int, count: int) -> dict[str, float]:
+    """A share in percent with the ends of its interval; NaN without any image."""
     low, high = interval(right / count, count) if count else (math.nan, math.nan)
-    share = 100 * right / count if count else math.nan
-    return {what: share, f"{what}_low": low, f"{what}_high": high}
+    return {name: 100 * right / count if count else math.nan, f"{name}_low": low, f"{name}_high": high}
 
 
 def assess(config: Stage, run: Run, device: str = "auto") -> Assessment:
     """Measure a finished classifier on the evaluation part of its data set."""
-    from clrkit.device import choose_device
-    from clrkit.evaluate import predict
-    from clrkit.runs.run import load_once
-
     data, place = load_once(config.images), choose_device(device)
     logits = predict(run.model().to(place), data.evaluation, config.images.image_size, place)
-    labels, seen = labels_given(config, data), saw_evaluation(config, data)
+    labels, seen = label_counts(config, data), saw_evaluation(config, data)
     return Assessment(run, data.classes, data.evaluation.labels, logits.argmax(1).numpy(), labels, seen)
 
 
-def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
-    """How many labels of every class the stage, or the teacher it learns from, was trained on."""
+def label_counts(config: Stage, data: DataSet) -> dict[str, int]:
+    """Number of labels by class that the stage, or its teacher, was trained on."""
     labelled, given = config.teacher if isinstance(config, Distill) else config, data.train.labels
     if isinstance(labelled, Labelled):
         given = given[labelled_indices(labelled, data)]
@@ -190,19 +168,20 @@ def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
 
 
 def page(title: str, lines: Sequence[str], found: Assessment, doubtful: Crosscheck) -> str:
-    """One self-contained HTML page: accuracy, what was done, classes, confusions, labels to look at again."""
-    numbers, picture = found.table(), doubtful.picture()
+    """A self-contained HTML page: accuracy, what was done, classes, confusions, training labels to check."""
+    numbers, labels = found.table(), doubtful.figure()
     body = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
     body += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
-    for drawing in (found.class_figure(), found.confusion_figure()):
-        png = encode(drawing.figure, "png", PAGE_DPI)
-        body.append(f"<h2>{escape(drawing.title)}</h2>{on_paper(png, drawing.alt)}")
-    body.append(f"<h2>Training labels to look at again</h2><p>{escape(doubtful.sentence())}</p>")
-    body.append(f"{on_paper(picture.png(), picture.alt)}<p>{escape(ONLY_MEASURED)}</p>")
+    for figure in (found.class_figure(), found.confusion_figure()):
+        body.append(f"<h2>{escape(figure.title)}</h2>{embedded(figure)}")
+    body.append(f"<h2>{escape(labels.title)}</h2><p>{escape(doubtful.sentence())}</p>{embedded(labels)}")
+    body.append(f"<p>{escape(NOT_SHOWN)}</p>")
     body.append(f"<h2>{numbers.title}</h2>\n{tabular(numbers, numbers.title)}")
     return document(escape(title), body)
 
 
-def on_paper(png: bytes, alt: str) -> str:
-    """A figure on white, in the dark, too."""
-    return f'<figure class="paper">{embedded(png, alt)}</figure>'
+def embedded(figure: FigureWithData) -> str:
+    """A figure as an HTML element with its picture inside, on white."""
+    content = b64encode(encode(figure.figure, "png", PAGE_DPI)).decode()
+    image = f'<img alt="{escape(figure.alt)}" src="data:image/png;base64,{content}">'
+    return f'<figure class="paper">{image}</figure>'

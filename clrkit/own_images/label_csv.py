@@ -1,7 +1,7 @@
-"""The CSV of labels that people fill in: columns file and label, and part for what is measured on.
+"""The CSV of labels that people fill in: columns `file` and `label`, and `part` ("test": measured only).
 
-Whoever writes it holds its lock, reads it anew, and replaces it whole: what others wrote is not lost, be it
-labels, columns of their own, or the form of the file.
+Every writer takes the file's lock, reads the file again and replaces it as a whole, so no label is lost.
+Separator, encoding and further columns stay as they are.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from clrkit.files import file_lock, write_atomically
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0
-TYPING_ERROR = 0.8  # similarity of names from which the rarer may be the other misspelt
+SIMILAR = 0.7  # similarity (difflib) above which one class name may be another one misspelt
 
 Row = dict[str, str]
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV of labels, none where there is no file; an image that is named twice has one row.
+    """Read the rows, one per image; none if the file does not exist.
 
     Raises:
-        DataError: for a file that is no such CSV, or gives an image two labels.
+        DataError: if the file is not a CSV of labels, or gives an image two labels.
     """
     return merged(path, read_sheet(str(path)).rows) if path.exists() else []
 
 
 def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """One row for every image: its first, with the label that any has. Raises as `read_table`."""
+    """Join the rows of each image: its first row, with the label that any of its rows has."""
     found: dict[str, Row] = {}
     for row in rows:
         if not row["file"]:
@@ -50,129 +50,95 @@ def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
 
 @contextmanager
 def editing(path: Path) -> Iterator[list[Row]]:
-    """All rows, to be changed in place under the file's lock; written when the block ends, if they changed.
-
-    The file keeps its columns, delimiter, line ends, byte order mark and permissions.
+    """Lock the CSV and yield its rows to be changed in place; write them at the end if they changed.
 
     Raises:
-        DataError: as `read_table`, and for a file that cannot be written.
+        DataError: as `read_table`, and if the file cannot be written.
     """
     path = path.resolve()
     try:
         with file_lock(path.with_name(path.name + ".lock"), LOCK_SECONDS):
-            there = path.exists()
-            sheet = read_sheet(str(path)) if there else Sheet(COLUMNS, [])
-            merged(path, sheet.rows)
-            rows = [dict(row) for row in sheet.rows]
+            mode = path.stat().st_mode if path.exists() else None
+            table = Sheet(COLUMNS, []) if mode is None else read_sheet(str(path))
+            merged(path, table.rows)
+            rows = [dict(row) for row in table.rows]
             yield rows
-            if rows != sheet.rows:
-                mode = path.stat().st_mode if there else None
-                write_atomically(path, sheet.content(rows))
-                if mode:
+            if rows != table.rows:
+                write_atomically(path, table.content(rows))
+                if mode is not None:
                     path.chmod(mode)
     except Timeout:
-        raise DataError(f"Another process holds {path}; try again.") from None
+        raise DataError(f"Another process is writing {path}; try again.") from None
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {reason(error)}; --labels names another place for the labels."
+            f"{path} cannot be written: {reason(error)}; choose another file with --labels."
         ) from None
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """A table's bytes, with every column that any row has."""
+    """The bytes of a new CSV with every column that any row has."""
     return Sheet(COLUMNS, []).content(rows)
 
 
 def set_label(path: Path, file: str, label: str, seen: str) -> None:
-    """Give one image of the CSV a label, or take it away ("").
-
-    Args:
-        path: the CSV.
-        file: name of the image.
-        label: the new one.
-        seen: the one it replaces.
+    """Set the label of one image ("" removes it), if it still has the label that was `seen`.
 
     Raises:
-        DataError: where the image has no row, or another label than was seen; and as `editing`.
+        DataError: if the image has no row or another label by now, and as `editing`.
     """
     with editing(path) as rows:
         own = [row for row in rows if row["file"] == file]
         if not own:
-            raise DataError(f"{path} has no row for {file} any more.")
+            raise DataError(f"{path} no longer has a row for {file}.")
         now = next((row["label"] for row in own if row["label"]), "")
         if now != seen:
-            raise DataError(f"{file} was given the label {now or 'none'} meanwhile, in {path}.")
+            raise DataError(f"{file} was labelled {now or 'none'} in {path} meanwhile.")
         for row in own:
             row["label"] = label.strip()
 
 
 def add_rows(path: Path, added: Sequence[Row]) -> None:
-    """Append rows of images that the CSV does not name yet."""
+    """Append the rows of images that the CSV does not have yet."""
     with editing(path) as rows:
         named = {row["file"] for row in rows}
         rows += [row for row in added if row["file"] not in named]
 
 
 def check_names(path: Path, labels: Sequence[str], classes: Sequence[str]) -> None:
-    """Whether the labels are names of classes, and none is another one in other capitals or blanks.
+    """Check that labels are among the classes, or else that none differ in capitals or blanks alone.
 
     Args:
         path: of the CSV, for the message.
         labels: of the images, none empty.
-        classes: all that there are, if told; then any two of them may be alike.
+        classes: all class names; empty if not known.
 
     Raises:
-        ConfigError: naming the label and the name it is near to.
+        ConfigError: naming the label, and the nearest class.
     """
-    alike = dict[str, str]()
-    counts = Counter(labels)
-    strangers = [f"{label} ({counts[label]})" for label in sorted(counts) if label not in classes]
-    if classes and len(strangers) > 1:
-        raise DataError(
-            f"{path} has labels that are none of the classes named ({', '.join(classes)}): "
-            f"{', '.join(strangers)}."
-        )
-    for label in sorted(counts):
+    alike: dict[str, str] = {}
+    for label in sorted(set(labels)):
         if classes:
             known(label, list(classes), f"label in {path}")
         elif (first := alike.setdefault("".join(label.split()).casefold(), label)) != label:
             raise DataError(
-                f"{path} has the labels {first} ({counts[first]}) and {label} ({counts[label]}), which "
-                "differ in capitals or blanks alone; write them alike, or name all classes if both are meant."
+                f"{path} has the labels {first} and {label}, which differ only in capitals or blanks; write "
+                "them alike, or name all classes if you mean both."
             )
 
 
-def doubts(labels: Sequence[str]) -> list[str]:
-    """A sentence for every name that one image has and that may be a commoner one misspelt, and for the rest.
-
-    class_1 and class_2 differ on purpose.
-    """
+def rare_labels(labels: Sequence[str]) -> str:
+    """A sentence on classes with a single image, each with the nearest other class; "" without any."""
     counts = Counter(labels)
-    words = [name for name in counts if not name[-1:].isdigit()]
-    common = [name for name in words if counts[name] > 1]
-    near = {name: close(name, common) for name in sorted(words) if counts[name] == 1}
-    said = [
-        f"One image is labelled {name}, {counts[other]} are {other}: if that is misspelt, mend it."
-        for name, other in near.items()
-        if other
+    rare = [
+        f"{name} (did you mean {near}?)" if (near := nearest(name, [*counts])) else name
+        for name in sorted(counts)
+        if counts[name] == 1
     ]
-    alone = [name for name in sorted(counts) if counts[name] == 1 and not near.get(name)]
-    return [
-        *said,
-        *([f"Classes with a single label are hardly learnt: {', '.join(alone)}."] if alone else []),
-    ]
+    return f"Classes with a single label are hard to learn: {', '.join(rare)}." if rare else ""
 
 
-def close(label: str, names: Sequence[str]) -> str:
-    """The name that is most like the label, or ""."""
-    folded = {name.casefold(): name for name in names if name != label}
-    near = [name for name in folded if swapped(label.casefold(), name)]
-    near += difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=TYPING_ERROR)
+def nearest(label: str, names: Sequence[str]) -> str:
+    """The other name that is most like a label; "" if none is, or if both end in digits: part_1, part_2."""
+    folded = {name.casefold(): name for name in names if name != label and not name[-1:].isdigit()}
+    near = difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=SIMILAR)
     return folded[near[0]] if near else ""
-
-
-def swapped(one: str, other: str) -> bool:
-    """Whether the words differ in the order of two neighbouring letters: zreo and zero."""
-    return any(
-        one[:place] + one[place + 1] + one[place] + one[place + 2 :] == other for place in range(len(one) - 1)
-    )

@@ -1,10 +1,10 @@
-"""What one's own folder of images holds: how many, how large, which cannot be read, which have labels."""
+"""Scan a folder of your own images: count and size, unreadable files, copies, and labels by class folders."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,11 @@ from clrkit.errors import DataError, reason
 from clrkit.files import HOUR, discard_left_over, file_lock, read_json, write_atomically, write_json
 from clrkit.runs.store import RunError, Store, fingerprint_once
 
-FEWEST = 16  # images that pretraining makes sense with, and a little below
-PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded smaller
-MEASURED = ("test", "val", "valid", "validation")  # what people call folders of images to measure on
-NO_CLASSES = ("train", *MEASURED, *UNLABELLED)
+FEWEST = 16  # images that pretraining needs
+PIXELS_ENOUGH = 64  # to see whether a file can be decoded; large photographs are decoded at a smaller size
+MEASURED = ("test", "val", "valid", "validation")  # usual names of folders with images to measure on
+NOT_CLASSES = ("train", *MEASURED, *UNLABELLED)
+NAMED_CLASSES = 8  # in a sentence
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class FolderScan:
 
     Attributes:
         root: the folder.
-        names: the images to train on, paths below it.
+        names: images to train on, as paths below the folder.
         side: median of their shorter sides, in pixels.
-        broken: why a file cannot be read, by name; these are left out.
-        copies: images that are another one's bytes again.
-        labels: classes by name, where images lie in class folders.
-        test: images of the test folder.
-        left_out: file that lists the broken ones; "" where there are none.
+        broken: unreadable files, left out, with the reason by name.
+        copies: images with the same bytes as another one.
+        labels: classes by name, for images in class folders.
+        test: number of images in the test folder.
+        left_out: file that lists the unreadable files; "" if there are none.
     """
 
     root: Path
@@ -70,144 +71,152 @@ class FolderScan:
     def sentences(self) -> list[str]:
         """What was found, a sentence each."""
         apart = test_folder(self.root)
-        lines = [f"{len(self.names):,} images in {self.root.name}, most about {self.side} pixels wide."]
+        lines = [f"{len(self.names):,} images in {self.root.name}, typically {self.side} pixels on a side."]
         if apart:
             lines.append(f"{self.test:,} more in {apart.name}, kept to measure on.")
         if self.labels:
-            counts = Counter(self.labels.values())
             lines.append(
-                f"{len(self.labels):,} have labels by their folders, which are taken for classes: "
-                f"{counted(counts)} (not with --folders_are_labels false)."
+                f"{len(self.labels):,} have labels, because class folders count as labels: "
+                f"{counted(self.labels.values())} (use --folders_are_labels false to change this)."
             )
         if self.broken:
             first, why = next(iter(self.broken.items()))
             lines.append(
-                f"{len(self.broken):,} cannot be read and are left out, {first} first: {why} "
-                f"All are listed in {self.left_out}."
+                f"{len(self.broken):,} cannot be read and are left out, first {first}: {why} "
+                f"{self.left_out} lists them all."
             )
         if self.copies:
             lines.append(f"{self.copies:,} are exact copies of others, which can flatter the accuracy.")
         return lines
 
 
-def counted(counts: Mapping[str, int], most: int = 8) -> str:
-    """Classes with their numbers, the commonest first."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    more = [f"{len(ordered) - most} more"] if len(ordered) > most else []
-    return ", ".join([*(f"{name} {count:,}" for name, count in ordered[:most]), *more])
+def counted(labels: Iterable[str]) -> str:
+    """The classes of some labels with their counts, the most frequent first."""
+    ordered = sorted(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
+    more = [f"{len(ordered) - NAMED_CLASSES} more"] if len(ordered) > NAMED_CLASSES else []
+    return ", ".join([*(f"{name} {count:,}" for name, count in ordered[:NAMED_CLASSES]), *more])
 
 
-def look(
+def scan_folder(
     folder: Path, store: Store, show: Show = lambda line: None, folders_are_labels: bool = True
 ) -> FolderScan:
-    """What a folder of images holds; every file is opened once, until one changes.
+    """Open every image of a folder once; a second scan reads the notes of the first until a file changes.
 
     Args:
         folder: or an archive of it.
-        store: whose folder keeps what was seen, and the list of what is left out.
-        show: takes a line of progress.
-        folders_are_labels: whether class folders are; those of a test folder always are.
+        store: keeps the notes, and the list of unreadable files.
+        show: called with a line of progress.
+        folders_are_labels: whether class folders are labels; those of a test folder always are.
 
     Raises:
-        DataError: for a folder that is missing, has too few images, or whose layout cannot be meant.
-        RunError: where the results folder cannot be written, or is of other images.
+        DataError: if the folder is missing, has too few images, or has an ambiguous layout.
+        RunError: if the results folder cannot be written or belongs to other images.
     """
-    fingerprint_once.cache_clear()  # images may have come since this process last looked
-    check_folder(folder.expanduser())
+    fingerprint_once.cache_clear()  # the images may have changed since this process last looked
+    folder = folder.expanduser()
+    if folder.is_file() and folder.name.lower().endswith(SUFFIXES):
+        raise DataError(f"{folder} is a single image; give the folder that contains it.")
+    if not folder.exists():
+        raise DataError(f"The folder of images {folder} does not exist.")
     root = existing_root(Data(dataset="images", root=str(folder)))
     try:
-        files = images_of(root, root, "")
-        test = test_folder(root)
+        files, test = images_of(root, root, ""), test_folder(root)
         labels = labels_by_folder(root) if folders_are_labels else {}
     except OSError as error:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
     if hidden := [file.name for file in files if UNSHOWABLE.search(file.name)]:
-        raise DataError(f"The image {hidden[0]!r} in {root} has a name that no text can show.")
-    seen = opened(folder.expanduser().resolve(), root, files, store, show)
+        raise DataError(f"The image {hidden[0]!r} in {root} has control characters in its name; rename it.")
+    seen = noted_scan(folder.resolve(), root, files, store, show)
     apart = f"{test.name}/" if test else "/"
     good = [file.name for file in files if file.name not in seen["broken"]]
     names = tuple(name for name in good if not name.startswith(apart))
     if len(names) < FEWEST:
-        raise DataError(f"{root} has {len(names)} images that can be read; at least {FEWEST} are needed.")
-    known = {name: labels[name] for name in names if name in labels}
-    left_out = listed(store, seen["broken"])
+        raise DataError(f"{root} has {len(names)} readable images; at least {FEWEST} are needed.")
+    listed = "".join(f"{name}\n" for name in seen["broken"]).encode()
     return FolderScan(
-        root, names, seen["side"], seen["broken"], seen["copies"], known, len(good) - len(names), left_out
+        root=root,
+        names=names,
+        side=seen["side"],
+        broken=seen["broken"],
+        copies=seen["copies"],
+        labels={name: labels[name] for name in names if name in labels},
+        test=len(good) - len(names),
+        left_out=str(keep_file(store, "left_out", ".txt", listed)) if listed else "",
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Whether there is a folder, or what may be an archive of one. Raises DataError."""
-    if not folder.exists():
-        raise DataError(f"The folder of images {folder} does not exist.")
-    if folder.is_file() and folder.name.lower().endswith(SUFFIXES):
-        raise DataError(f"{folder} is a single image; give the folder that it lies in.")
-
-
 def labels_by_folder(root: Path) -> dict[str, str]:
-    """Classes of the images that lie in class folders; of a single folder the name says nothing.
+    """Classes of the images in class folders; none if there is only one folder.
 
     Raises:
-        DataError: for a folder of images to measure on that says nothing of their classes.
+        DataError: if a folder of images to measure on has no class folders.
     """
-    there = folders_in(root)
-    for name in there:
+    folders = folders_in(root)
+    for name in folders:
         flat = name.casefold() in MEASURED and not folders_in(root / name)
         if flat and any(images_below(str(root / name), "", "")):
             raise DataError(
-                f"{root / name} has images but no class folders, so nothing can be measured on them: sort "
-                "them into folders of their classes, move them away, or say --folders_are_labels false to "
-                "train on them, too, and to take no folder's name for a class."
+                f"{root / name} has images but no class folders, so accuracy cannot be measured on them: "
+                "sort them into class folders, move them away, or use --folders_are_labels false to train on "
+                "them too and to ignore folder names."
             )
-    split = "train" in there and bool(folders_in(root / "train"))
-    place, apart = (root / "train", UNLABELLED) if split else (root, NO_CLASSES)
-    classes = [name for name in folders_in(place) if name.casefold() not in apart]
+    split = "train" in folders and bool(folders_in(root / "train"))
+    place, ignored = (root / "train", UNLABELLED) if split else (root, NOT_CLASSES)
+    classes = [name for name in folders_in(place) if name.casefold() not in ignored]
     if len(classes) < 2:
         return {}
     return {file.name: name for name in classes for file in images_of(root, place / name, name)}
 
 
-def opened(source: Path, root: Path, files: Sequence[ImageFile], store: Store, show: Show) -> dict[str, Any]:
-    """What opening every file tells: `side`, `broken`, `copies`; as noted before if nothing has changed.
+def noted_scan(
+    source: Path, root: Path, files: Sequence[ImageFile], store: Store, show: Show
+) -> dict[str, Any]:
+    """Read `side`, `broken` and `copies` from the store's note, or open all files and write it.
 
     Args:
-        source: the folder or archive that was named, of which these results are.
-        root: the folder, that of an archive in the cache.
+        source: the folder or archive that the user named.
+        root: the folder itself, in the cache for an archive.
+        files: its images.
+        store: keeps the note.
+        show: called with a line of progress.
 
     Raises:
-        RunError: where the note is of other images.
+        RunError: if the note belongs to other images.
     """
     digest = hashlib.sha256(repr([root, *files]).encode(errors="surrogateescape")).hexdigest()
-    note = store.folder / "survey.json"
-    noted = read_json(note)
-    seen = noted if isinstance(noted, dict) else {}
-    if seen.get("source", str(source)) != str(source):
+    path = store.folder / "survey.json"
+    noted = read_json(path)
+    note = noted if isinstance(noted, dict) else {}
+    if note.get("source", str(source)) != str(source):
         raise RunError(
-            f"{note} is of the images {seen['source']}; give the results of {source} another name (--name), "
-            "or delete that file if the images were moved."
+            f"{path} belongs to the images {note['source']}; name the results of {source} differently "
+            "(--name), or delete that file if you moved the images."
         )
-    if seen.get("digest") == digest:
-        return seen
+    if note.get("digest") != digest:
+        note = {"digest": digest, "source": str(source), **open_all(root, files, show)}
+        write_locked(store, lambda: write_json(path, note))
+    return note
+
+
+def open_all(root: Path, files: Sequence[ImageFile], show: Show) -> dict[str, Any]:
+    """Open all files: the median shorter side, unreadable files with reasons, and the number of copies."""
     sides, broken, contents = list[int](), dict[str, str](), list[bytes]()
     with ThreadPoolExecutor(cores()) as pool:
-        looked = pool.map(look_at, [root / file.name for file in files])
-        for done, (file, found) in enumerate(zip(files, looked, strict=True), start=1):
+        opened = pool.map(open_image, [root / file.name for file in files])
+        for done, (file, found) in enumerate(zip(files, opened, strict=True), start=1):
             if isinstance(found, str):
                 broken[file.name] = found
             else:
                 sides.append(found[0])
                 contents.append(found[1])
             if done % 200 == 0:
-                show(f"looking at {done:,} of {len(files):,} images")
+                show(f"opened {done:,} of {len(files):,} images")
     side = round(median(sides)) if sides else 0
-    copies = len(contents) - len(set(contents))
-    seen = {"digest": digest, "source": str(source), "side": side, "broken": broken, "copies": copies}
-    written(store, lambda: write_json(note, seen))
-    return seen
+    return {"side": side, "broken": broken, "copies": len(contents) - len(set(contents))}
 
 
-def look_at(path: Path) -> tuple[int, bytes] | str:
-    """An image's shorter side and a digest of its file, or why it cannot be read."""
+def open_image(path: Path) -> tuple[int, bytes] | str:
+    """An image's shorter side and the digest of its file, or why it cannot be read."""
     try:
         photo = read_photo(str(path), PIXELS_ENOUGH)
         return min(photo.size), hashlib.sha256(path.read_bytes()).digest()
@@ -217,23 +226,17 @@ def look_at(path: Path) -> tuple[int, bytes] | str:
         return f"The image {path} cannot be read: {reason(error)}."
 
 
-def listed(store: Store, names: Mapping[str, str]) -> str:
-    """Path of a list of these names; "" of none."""
-    content = "".join(f"{name}\n" for name in names).encode()
-    return str(kept(store, "left_out", ".txt", content)) if names else ""
-
-
-def kept(store: Store, kind: str, ending: str, content: bytes) -> Path:
-    """A file in the store's folder, named for its content: records that name it keep their meaning."""
+def keep_file(store: Store, kind: str, ending: str, content: bytes) -> Path:
+    """Keep a file in the store under a name with its digest, so that records which name it stay valid."""
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = store.folder.resolve() / "labels" / f"{kind}-{digest}{ending}"
     if not path.exists():
-        written(store, lambda: write_atomically(path, content))
+        write_locked(store, lambda: write_atomically(path, content))
     return path
 
 
-def written(store: Store, write: Callable[[], None]) -> None:
-    """Write into the store's folder, one process at a time. Raises RunError where that cannot be."""
+def write_locked(store: Store, write: Callable[[], None]) -> None:
+    """Call `write` while holding the lock of the store's folder. Raises RunError if it cannot be written."""
     try:
         (store.folder / "labels").mkdir(parents=True, exist_ok=True)
         with file_lock(store.folder / "labels" / "writing.lock"):

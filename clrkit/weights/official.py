@@ -1,7 +1,7 @@
-"""Released TensorFlow checkpoints as clrkit models, without TensorFlow.
+"""Convert the released TensorFlow checkpoints to clrkit models, without TensorFlow.
 
-`read_checkpoint` gives a file's variables under canonical names, which are those of the TF1 checkpoints
-(`base_model/conv2d_3/kernel`); `convert` turns such variables into a model's config and state dict:
+`read_checkpoint` reads a file's variables under canonical names, those of the TF1 checkpoints
+(`base_model/conv2d_3/kernel`); `convert` turns them into a model's config and state dict:
 
     config, state = convert(read_checkpoint("r50_1x_sk0/model.ckpt-250228"))
     model = Model(config)
@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clrkit.config import Network
-from clrkit.model import HeadLayer, Model, ModelConfig
-from clrkit.resnet import BASIC_BLOCKS, BOTTLENECK_BLOCKS, ResNet
+from clrkit.model import Model, ModelConfig
+from clrkit.resnet import BASIC_BLOCKS, BOTTLENECK_BLOCKS
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
 SK_RATIO = 0.0625  # of every released selective-kernel network
@@ -36,23 +35,42 @@ OPTIMIZER_SLOTS = ("Momentum", "LARSOptimizer", "Adam", "Adam_1")
 BOOKKEEPING = re.compile(
     r"^(global_step|save_counter|beta[12]_power|optimizer/.*|_CHECKPOINTABLE_OBJECT_GRAPH)$"
 )
+MODEL_VARIABLE = re.compile(
+    r"^(?P<copy>ema_model/)?(?P<scope>base_model|resnet|head_contrastive/(?:nl|l)_\d+|"
+    r"projection_head/nl_\d+|head_supervised/linear_layer)/(?:.*/)?"
+    r"(?P<layer>conv2d|dense|(?:sync_)?batch_normalization)(?:_(?P<number>\d+))?/"
+    r"(?P<leaf>kernel|bias|gamma|beta|moving_mean|moving_variance)"
+    r"(?P<average>/ExponentialMovingAverage)?(?::0)?$"
+)
+LEAVES = {
+    "conv2d": {"kernel": "weight"},
+    "dense": {"kernel": "weight", "bias": "bias"},
+    "batch_normalization": {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    },
+}
+TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # TensorFlow's kernels are (height, width, in, out) and (in, out)
+TO_TENSORFLOW = {4: (2, 3, 1, 0), 2: (1, 0)}
 DEPTHS = (18, 34, *BOTTLENECK_BLOCKS)
 SHOWN = 5  # names in a message
 
 Variables = Mapping[str, np.ndarray]
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_checkpoint(prefix: str | Path, *, model_only: bool = False) -> dict[str, np.ndarray]:
-    """The variables in a checkpoint: the model's by canonical name, others by their name in the file.
+    """Read a checkpoint: model variables by canonical name, others by their name in the file.
 
     Args:
         prefix: of a TF1 or TF2 checkpoint (`model.ckpt-250228`), its `.index` file, or the folder of a
             checkpoint or a SavedModel.
-        model_only: leave out steps and the optimiser's slots, which are as large as the model.
+        model_only: leave out steps and optimiser slots, which are as large as the model.
 
     Raises:
-        CheckpointError: for a file that is damaged, or whose variables have no names.
+        CheckpointError: if the file is damaged, or its variables have no names.
     """
     bundle = TensorBundle(prefix)
     names = variable_names(bundle)
@@ -65,10 +83,10 @@ def read_checkpoint(prefix: str | Path, *, model_only: bool = False) -> dict[str
 
 
 def variable_names(bundle: TensorBundle) -> dict[str, str]:
-    """Name in TensorFlow of every model variable in the file, by its key there.
+    """TensorFlow's name of every model variable, by its key in the file.
 
-    A TF1 file is keyed by these names; a TF2 file by paths through its objects, and its object graph, stored
-    as one more tensor, has the names.
+    Keys of a TF1 file are these names. Keys of a TF2 file are paths through its objects; its object graph,
+    stored as one more tensor, has the names.
     """
     keys = [key for key in bundle.entries if not is_bookkeeping(key)]
     if OBJECT_GRAPH not in bundle.entries:
@@ -83,70 +101,55 @@ def variable_names(bundle: TensorBundle) -> dict[str, str]:
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Whether a variable or key is no part of the model: a step, a counter, the optimiser's."""
+    """Whether a variable or key belongs to steps, counters or the optimiser, not to the model."""
     slot = ".OPTIMIZER_SLOT" in name or name.rpartition("/")[2] in OPTIMIZER_SLOTS
     return slot or BOOKKEEPING.match(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")) is not None
 
 
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name of each variable; a name that is none of the official code's stays as it is.
+class Layer(NamedTuple):
+    """A layer of the official code: its scope, its kind, and its number among the layers of this kind."""
 
-    Keras numbers layers through the whole program, so those of a TF2 file are numbered anew, from 0 in each
+    scope: str
+    kind: str
+    number: int
+
+    def variable(self, leaf: str, first: int = 0) -> str:
+        """Canonical name of one of its variables, with layers numbered from `first`."""
+        number = self.number - first
+        return f"{self.scope}/{self.kind}{f'_{number}' if number else ''}/{leaf}"
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Canonical name of each variable; names that the official code does not use stay as they are.
+
+    Keras numbers layers through the whole program, so layers of a TF2 file are renumbered from 0 in each
     scope.
     """
-    found = {name: Parsed.of(name) for name in names}
+    found = {name: match for name in names if (match := MODEL_VARIABLE.match(name))}
+    layers = {name: layer_of(match) for name, match in found.items()}
     firsts: dict[tuple[str, str], int] = {}
-    for parsed in found.values():
-        if parsed and parsed.keras:
-            firsts[parsed.counter] = min(parsed.number, firsts.get(parsed.counter, parsed.number))
-    canonical = {name: parsed.canonical(firsts) if parsed else name for name, parsed in found.items()}
-    if len(set(canonical.values())) < len(canonical):
-        twice = [name for name, uses in Counter(canonical.values()).items() if uses > 1]
+    for name, layer in layers.items():
+        if found[name]["scope"] != "base_model":  # TF1 counts from 0 already
+            place = layer.scope, layer.kind
+            firsts[place] = min(layer.number, firsts.get(place, layer.number))
+    canonical = {
+        name: layers[name].variable(found[name]["leaf"], firsts.get(layers[name][:2], 0))
+        if name in layers
+        else name
+        for name in names
+    }
+    uses = Counter(canonical.values())
+    if twice := [name for name, count in uses.items() if count > 1]:
         raise CheckpointError(f"The checkpoint has two variables for each of {listed(twice)}.")
     return canonical
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """A variable's place: prefix of the copy, scope, layer, number among the layers of its kind, leaf.
-
-    `keras` tells that the number counts through a whole program (TF1 counts through the encoder).
-    """
-
-    keras: bool
-    copy: str
-    scope: str
-    layer: str
-    number: int
-    leaf: str
-
-    PATTERN = re.compile(
-        r"^(?P<copy>ema_model/)?(?P<scope>base_model|resnet|head_contrastive/(?:nl|l)_\d+|"
-        r"projection_head/nl_\d+|head_supervised/linear_layer)/(?:.*/)?"
-        r"(?P<layer>conv2d|dense|(?:sync_)?batch_normalization)(?:_(?P<number>\d+))?/"
-        r"(?P<leaf>kernel|bias|gamma|beta|moving_mean|moving_variance)"
-        r"(?P<average>/ExponentialMovingAverage)?(?::0)?$"
-    )
-
-    @classmethod
-    def of(cls, name: str) -> Parsed | None:
-        match = cls.PATTERN.match(name)
-        if not match:
-            return None
-        copy = EMA if match["copy"] or match["average"] else ""
-        scope = match["scope"].replace("resnet", "base_model").replace("projection_head", "head_contrastive")
-        layer = match["layer"].removeprefix("sync_")
-        number, keras = int(match["number"] or 0), match["scope"] != "base_model"
-        return cls(keras, copy, scope.replace("/l_0", "/nl_0"), layer, number, match["leaf"])
-
-    @property
-    def counter(self) -> tuple[str, str]:
-        """Layers with the same counter were numbered together."""
-        return f"{self.copy}{self.scope}", self.layer
-
-    def canonical(self, firsts: Mapping[tuple[str, str], int]) -> str:
-        number = self.number - firsts.get(self.counter, 0)
-        return f"{self.copy}{self.scope}/{self.layer}{f'_{number}' if number else ''}/{self.leaf}"
+def layer_of(match: re.Match[str]) -> Layer:
+    """The layer of a variable, by canonical scope and kind."""
+    copy = EMA if match["copy"] or match["average"] else ""
+    scope = match["scope"].replace("resnet", "base_model").replace("projection_head", "head_contrastive")
+    kind = match["layer"].removeprefix("sync_")
+    return Layer(copy + scope.replace("/l_0", "/nl_0"), kind, int(match["number"] or 0))
 
 
 def convert(
@@ -156,35 +159,34 @@ def convert(
     sk_ratio: float | None = None,
     ema: bool = False,
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A model's config, read off the variables' names and shapes, and its state dict: float32 copies.
+    """Infer a model's config from names and shapes of variables, and make its state dict: float32 copies.
 
     Args:
         variables: arrays by canonical name, in TensorFlow's layouts.
-        tap_layer: head layer the classifier was trained on. Shapes do not tell the encoder's output (0, the
-            default where it fits) from a hidden layer; the models fine-tuned on 1% and 10% of the labels
+        tap_layer: head layer the classifier was trained on. Shapes do not distinguish the encoder's output
+            (0, the default if it fits) from a hidden layer; models fine-tuned on 1% and 10% of the labels
             have 1.
-        sk_ratio: of the selective kernels, where it is neither 0 nor 0.0625, or where the variables do not
-            show it: depth 18 and 34 with a CIFAR stem look the same with and without (0 is the default).
-        ema: take the momentum encoder's copies (`ema_model/...`) where there are any.
+        sk_ratio: of the selective kernels, if it is neither 0 nor 0.0625, or if the variables do not show it:
+            depth 18 and 34 with a CIFAR stem look the same with and without (the default is 0).
+        ema: take the momentum encoder's copies (`ema_model/...`).
 
     Raises:
-        CheckpointError: naming the variables that are missing, unknown, of a wrong shape or not finite.
+        CheckpointError: naming variables that are missing, unknown, not finite or of a wrong shape.
     """
     chosen = select(variables, ema)
     config = infer({name: array.shape for name, array in chosen.items()}, tap_layer, sk_ratio)
     with torch.device("meta"):
         model = Model(config)
-    places = tensors(model)
-    compare(chosen, places)
-    state = {place.key: place.tensor(chosen[name]) for name, place in places.items()}
+    state, keys = model.state_dict(), state_keys(model)
+    check_fit(chosen, {name: official_shape(state[key]) for name, key in keys.items()})
+    converted = {key: to_tensor(chosen[name]) for name, key in keys.items()}
     # PyTorch counts batches; nothing reads the count while momentum is fixed.
-    counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}
-    return config, state | counters
+    return config, converted | {key: torch.tensor(0) for key in state if key.endswith("num_batches_tracked")}
 
 
 def select(variables: Variables, ema: bool) -> dict[str, np.ndarray]:
     """The variables of the model, or of its momentum copy, in float32; all must be finite there."""
-    canonical = canonical_names(name for name in variables if not is_bookkeeping(name))
+    canonical = canonical_names([name for name in variables if not is_bookkeeping(name)])
     named = {new: np.asarray(variables[old]) for old, new in canonical.items()}
     model = {name: array for name, array in named.items() if not name.startswith(EMA)}
     if ema:
@@ -193,18 +195,18 @@ def select(variables: Variables, ema: bool) -> dict[str, np.ndarray]:
             raise CheckpointError("The checkpoint has no momentum encoder (no variable ema_model/...).")
         model = {name: array for name, array in model.items() if name.startswith(CLASSIFIER)} | copies
     if broken := [name for name, array in model.items() if array.dtype.kind not in "fiu"]:
-        raise CheckpointError(f"These variables are no numbers: {listed(broken)}.")
+        raise CheckpointError(f"These variables are not numbers: {listed(broken)}.")
     with np.errstate(over="ignore"):
         model = {name: array.astype(np.float32, copy=False) for name, array in model.items()}
     if broken := [name for name, array in model.items() if not np.isfinite(array).all()]:
         raise CheckpointError(
-            f"These variables hold numbers that are not finite in float32: {listed(broken)}."
+            f"These variables have values that are not finite in float32: {listed(broken)}."
         )
     return model
 
 
 def infer(shapes: Shapes, tap_layer: int | None, sk_ratio: float | None) -> ModelConfig:
-    """The model whose variables these most likely are; `compare` then tells what does not fit."""
+    """The config that these shapes most likely come from; `check_fit` then finds what does not fit."""
     layers = max((int(found[1]) + 1 for found in map(HEAD_LAYER.match, shapes) if found), default=0)
     dim = width_of(shapes, f"head_contrastive/nl_{layers - 1}/")
     classes, classifier = width_of(shapes, f"{CLASSIFIER}/"), shapes.get(f"{CLASSIFIER}/kernel", ())
@@ -221,12 +223,12 @@ def infer(shapes: Shapes, tap_layer: int | None, sk_ratio: float | None) -> Mode
 
 
 def width_of(shapes: Shapes, scope: str) -> int:
-    """Channels that come out of a layer, by whichever of its variables is there; 0 without any."""
+    """Output channels of a layer, by any of its variables; 0 without any."""
     return next((shape[-1] for name, shape in shapes.items() if name.startswith(scope) and shape), 0)
 
 
 def infer_network(shapes: Shapes, sk_ratio: float | None) -> Network:
-    """Width and stem from the first convolutions; depth and selective kernels from how many there are."""
+    """Width and stem by the first convolutions; depth and selective kernels by the number of them."""
     first = shapes.get("base_model/conv2d/kernel", ())
     if len(first) != 4 or 0 in first:
         raise CheckpointError(
@@ -246,98 +248,69 @@ def infer_network(shapes: Shapes, sk_ratio: float | None) -> Network:
 
 
 def convolutions(network: Network) -> int:
-    """How many convolutions a network has."""
+    """Number of convolutions of a network."""
     basic, selective = network.depth in BASIC_BLOCKS, network.sk_ratio > 0
     blocks = (BASIC_BLOCKS if basic else BOTTLENECK_BLOCKS)[network.depth]
     stem = 3 if selective and network.stem == "imagenet" else 1
     return stem + len(blocks) + sum(blocks) * (2 if basic else 5 if selective else 3)
 
 
-def compare(variables: Variables, places: Mapping[str, Place]) -> None:
-    """Refuse whatever does not fit, by name."""
-    shapes = {
-        name: (array.shape, places[name].official_shape)
+def state_keys(model: Model) -> dict[str, str]:
+    """Key in the state dict of every official variable of a model, by canonical name.
+
+    The encoder's layers are numbered in the order in which the official code builds them: in a block first
+    the shortcut, then the main path.
+    """
+    places: list[tuple[Layer, str]] = []
+    counts = Counter[str]()
+    for key, module in model.encoder.named_modules(prefix="encoder"):
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            kind = "conv2d" if isinstance(module, nn.Conv2d) else "batch_normalization"
+            places.append((Layer("base_model", kind, counts[kind]), key))
+            counts[kind] += 1
+    for index in range(len(model.head)):
+        scope = f"head_contrastive/nl_{index}"
+        places.append((Layer(scope, "dense", 0), f"head.{index}.linear"))
+        places.append((Layer(scope, "batch_normalization", 0), f"head.{index}.bn"))
+    places.append((Layer("head_supervised/linear_layer", "dense", 0), "classifier"))
+    state = model.state_dict()
+    return {
+        layer.variable(leaf): f"{key}.{name}"
+        for layer, key in places
+        for leaf, name in LEAVES[layer.kind].items()
+        if f"{key}.{name}" in state  # some layers have no bias
+    }
+
+
+def official_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor in TensorFlow's layout."""
+    return tuple(tensor.shape[axis] for axis in TO_TENSORFLOW.get(tensor.ndim, range(tensor.ndim)))
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A copy in PyTorch's layout."""
+    return torch.from_numpy(np.array(array.transpose(TO_TORCH.get(array.ndim)), dtype=np.float32, order="C"))
+
+
+def check_fit(variables: Variables, expected: Shapes) -> None:
+    """Raise CheckpointError for variables that are missing, unknown or of a wrong shape."""
+    wrong = [
+        f"{name} {array.shape} for {expected[name]}"
         for name, array in variables.items()
-        if name in places
-    }
+        if name in expected and array.shape != expected[name]
+    ]
     problems = {
-        "has no": places.keys() - variables.keys(),
-        "has variables that no SimCLR model has:": variables.keys() - places.keys(),
-        "has shapes that do not fit together:": [
-            f"{n} {a} for {b}" for n, (a, b) in shapes.items() if a != b
-        ],
+        "has no": expected.keys() - variables.keys(),
+        "has variables that no SimCLR model has:": variables.keys() - expected.keys(),
+        "has shapes that do not fit together:": wrong,
     }
-    told = [f"{what} {listed(names)}" for what, names in problems.items() if names]
-    if told:
-        raise CheckpointError(f"The checkpoint {'; it '.join(told)}.")
+    found = [f"{what} {listed(names)}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(f"The checkpoint {'; it '.join(found)}.")
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many there are beside them."""
+    """The first few names in order, and the number of the others."""
     names = sorted(names)
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a TensorFlow variable goes: key in the state dict, and the shape it has there."""
-
-    key: str
-    shape: tuple[int, ...]
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """TensorFlow's kernels are (height, width, in, out) and (in, out)."""
-        return {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(self.shape), tuple(range(len(self.shape))))
-
-    @property
-    def official_shape(self) -> tuple[int, ...]:
-        return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.shape)))
-
-    def tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array.transpose(self.axes), dtype=np.float32, order="C"))
-
-
-def tensors(model: Model) -> dict[str, Place]:
-    """Place of every official variable in a model, by canonical name."""
-    places = {f"base_model/{name}": place for name, place in encoder_tensors(model.encoder, "encoder.")}
-    for index, layer in enumerate(cast(Iterable[HeadLayer], model.head)):
-        scope, key = f"head_contrastive/nl_{index}", f"head.{index}"
-        places[f"{scope}/dense/kernel"] = Place(f"{key}.linear.weight", tuple(layer.linear.weight.shape))
-        places |= {f"{scope}/{name}": place for name, place in norm(layer.bn, 0, f"{key}.bn")}
-    if model.classifier is not None:
-        for leaf, name in (("kernel", "weight"), ("bias", "bias")):
-            shape = tuple(getattr(model.classifier, name).shape)
-            places[f"{CLASSIFIER}/{leaf}"] = Place(f"classifier.{name}", shape)
-    return places
-
-
-def encoder_tensors(encoder: ResNet, key: str = "") -> Iterator[tuple[str, Place]]:
-    """Convolutions and batch norms, counted apart in the order in which the network is built.
-
-    That is the order of the official code: in a block the shortcut comes first, then the main path.
-    """
-    convolutions = norms = 0
-    for name, module in encoder.named_modules(prefix=key.rstrip(".")):
-        if isinstance(module, nn.Conv2d):
-            suffix = f"_{convolutions}" if convolutions else ""
-            yield f"conv2d{suffix}/kernel", Place(f"{name}.weight", tuple(module.weight.shape))
-            convolutions += 1
-        elif isinstance(module, nn.BatchNorm2d):
-            yield from norm(module, norms, name)
-            norms += 1
-
-
-def norm(module: nn.BatchNorm2d, number: int, key: str) -> Iterator[tuple[str, Place]]:
-    """A batch norm's variables; the one of a head's last layer has no beta."""
-    leaves = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    }
-    for leaf, name in leaves.items():
-        if getattr(module, name) is not None:
-            suffix = f"_{number}" if number else ""
-            yield f"batch_normalization{suffix}/{leaf}", Place(f"{key}.{name}", (module.num_features,))

@@ -1,9 +1,8 @@
-"""TensorFlow checkpoints ("tensor bundles") without TensorFlow: of TF1, of TF2, and a SavedModel's variables.
+"""Read TensorFlow checkpoints ("tensor bundles") without TensorFlow: TF1, TF2, variables of a SavedModel.
 
 A bundle is `<prefix>.index`, a sorted table of names and places, and the numbers in
-`<prefix>.data-00000-of-00001` and so on (TensorFlow's `core/util/tensor_bundle` and
-`core/protobuf/tensor_bundle.proto`). The files are not trusted: whatever is in them, the outcome is what was
-saved or a CheckpointError.
+`<prefix>.data-00000-of-00001` and so on (`core/util/tensor_bundle` and `core/protobuf/tensor_bundle.proto` in
+TensorFlow). The files are not trusted: reading gives what was saved or raises CheckpointError.
 """
 
 from __future__ import annotations
@@ -21,13 +20,20 @@ import numpy as np
 from jaxtyping import Shaped
 
 from clrkit.errors import ConfigError, FormatError, reason
-from clrkit.weights.protobuf import LARGEST, Cursor, Message, utf8
-from clrkit.weights.sstable import LARGEST_TABLE, masked_crc, read_table
+from clrkit.weights.index_file import (
+    LARGEST_MESSAGE,
+    LARGEST_TABLE,
+    Cursor,
+    Message,
+    masked_crc,
+    read_table,
+    utf8,
+)
 
-FORMAT = 1  # the version of the format that is read
+FORMAT = 1  # version of the format
 MOST_SHARDS = 99_999  # five digits in the files' names
-HIGHEST_RANK = 32  # axes that every NumPy can have
-LARGEST_STATE = 2**20  # bytes of the text file "checkpoint"
+HIGHEST_RANK = 32  # axes that any version of NumPy supports
+LARGEST_STATE = 2**20  # bytes of the text file `checkpoint`
 
 DTYPES = {  # TensorFlow's DataType
     1: "float32",
@@ -45,18 +51,18 @@ DTYPES = {  # TensorFlow's DataType
     22: "uint32",
     23: "uint64",
 }
-STORED = {"bool": "uint8", "bfloat16": "uint16"}  # NumPy does not check the one and lacks the other
+STORED = {"bool": "uint8", "bfloat16": "uint16"}  # NumPy does not check bytes of bool and lacks bfloat16
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint that cannot be read; the message names the file and what is wrong in one sentence."""
+    """A checkpoint cannot be read; the message names the file and the problem in one sentence."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """Where a tensor lies: bytes [offset, offset + size) of data file `shard`, and their masked CRC-32C.
 
-    `dtype` is a name of NumPy's, "bfloat16", "string", or "type 21" for one that is not known here.
+    `dtype` is a NumPy name, "bfloat16", "string", or "type 21" for an unknown type.
     """
 
     dtype: str
@@ -68,13 +74,13 @@ class Entry:
 
 
 class TensorBundle:
-    """An open checkpoint: `entries` says what it holds, `read` and `strings` fetch one tensor at a time.
+    """An open checkpoint: `entries` lists its tensors, `read` and `strings` fetch one at a time.
 
     Args:
-        prefix: what the names of its files begin with; or the `.index` file; or a folder, as `find_index`.
+        prefix: beginning of the names of its files, the `.index` file, or a folder, as in `find_index`.
 
     Raises:
-        CheckpointError: where there is none, or its index is damaged or not supported.
+        CheckpointError: if it does not exist, or its index is damaged or not supported.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -86,18 +92,18 @@ class TensorBundle:
             check_places(self.entries.values())
 
     def read(self, name: str) -> Shaped[np.ndarray, "*shape"]:
-        """One tensor as a new array of its own; bfloat16 becomes float32.
+        """Read one tensor as a new array; bfloat16 becomes float32.
 
-        Needs twice the tensor's bytes for a moment. Nothing is kept.
+        Needs twice the tensor's bytes for a moment.
 
         Raises:
-            CheckpointError: where there is none of that name, it holds texts or an unknown type, its data
-                file is missing or short, or its checksum is wrong.
+            CheckpointError: if there is no such tensor, its type is not a number, its data file is missing or
+                short, or its checksum is wrong.
         """
         entry = self.entry(name)
         if entry.dtype == "string" or entry.dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{name!r} in {self.index} holds {entry.dtype}, not numbers that can be read."
+                f"{name!r} in {self.index} holds {entry.dtype}, not numbers that clrkit can read."
             )
         stored = np.dtype(STORED.get(entry.dtype, entry.dtype)).newbyteorder("<")
         with refusals(self.data_file(entry)):
@@ -114,15 +120,17 @@ class TensorBundle:
         return values.astype(entry.dtype).reshape(entry.shape)
 
     def strings(self, name: str) -> list[bytes]:
-        """The elements of a tensor of texts, in C order. Raises CheckpointError as `read`."""
+        """Read the elements of a tensor of texts, in C order. Raises CheckpointError as `read`."""
         entry = self.entry(name)
         if entry.dtype != "string":
             raise CheckpointError(f"{name!r} in {self.index} holds {entry.dtype}, not texts.")
         with refusals(self.data_file(entry)):
             if math.prod(entry.shape) > entry.size:
                 raise FormatError(f"{name!r} has {entry.size:,} bytes in it, too few for shape {entry.shape}")
-            if entry.size > LARGEST:
-                raise FormatError(f"{name!r} has {entry.size:,} bytes in it; of texts, {LARGEST:,} are read")
+            if entry.size > LARGEST_MESSAGE:
+                raise FormatError(
+                    f"{name!r} has {entry.size:,} bytes in it; at most {LARGEST_MESSAGE:,} are read"
+                )
             return split_strings(self.data(entry), math.prod(entry.shape), entry.crc)
 
     def entry(self, name: str) -> Entry:
@@ -135,7 +143,7 @@ class TensorBundle:
         return self.index.with_name(f"{prefix}.data-{entry.shard:05d}-of-{self.shards:05d}")
 
     def data(self, entry: Entry) -> bytes:
-        """The bytes of one tensor, nothing else being read."""
+        """Read the bytes of one tensor and nothing else."""
         with regular(self.data_file(entry)).open("rb") as file:
             if entry.offset + entry.size > os.fstat(file.fileno()).st_size:
                 raise FormatError("it is shorter than its index says")
@@ -145,7 +153,7 @@ class TensorBundle:
 
 @contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file becomes one sentence that names it."""
+    """Turn any problem with a file into one sentence that names it."""
     try:
         yield
     except FormatError as error:
@@ -157,24 +165,25 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def regular(path: Path) -> Path:
-    if path.exists() and not path.is_file():  # a pipe, say, which would never end
+    """The path, unless it is a pipe or a device, which might never end."""
+    if path.exists() and not path.is_file():
         raise FormatError("it is not a file")
     return path
 
 
 def beginning(path: Path, count: int) -> bytes:
-    """The first `count` bytes of a file, all of them where it is shorter."""
+    """The first `count` bytes of a file, or all of a shorter one."""
     with regular(path).open("rb") as file:
         return file.read(min(count, os.fstat(file.fileno()).st_size))
 
 
 def find_index(place: Path) -> Path:
-    """The `.index` file of a prefix, of a folder, or itself.
+    """Find the `.index` file of a prefix or of a folder.
 
     A folder holds one checkpoint, or a text file `checkpoint` that names one of several, or is a SavedModel.
 
     Raises:
-        CheckpointError: where there is none, or one of several is not named.
+        CheckpointError: if there is none, or several and none is named.
     """
     index = place if place.name.endswith(".index") else Path(f"{place}.index")
     with refusals(place):
@@ -193,19 +202,19 @@ def index_in_folder(folder: Path) -> Path:
         return folder / "variables" / "variables.index"
     found = sorted(folder.glob("*.index"))
     if len(found) != 1:
-        raise FormatError(f"it holds {len(found)} checkpoints (files *.index), so one has to be named")
+        raise FormatError(f"it holds {len(found)} checkpoints (files *.index), so name one of them")
     return found[0]
 
 
 def index_of_state(state: Path) -> Path:
-    """What TensorFlow's text file `checkpoint` calls the latest, looked for beside it and nowhere else."""
+    """The latest checkpoint by TensorFlow's text file `checkpoint`, only in the same folder."""
     with refusals(state):
         if state.is_symlink():
-            raise FormatError("it is a symbolic link, so the checkpoint has to be named")
+            raise FormatError("it is a symbolic link, so name the checkpoint itself")
         text = utf8(beginning(state, LARGEST_STATE))
         path = re.search(r'^model_checkpoint_path: *"([^"\\\x00-\x1f]+)"', text, re.MULTILINE)
         if not path:
-            raise FormatError("it names no model_checkpoint_path")
+            raise FormatError("it has no model_checkpoint_path")
         parts = path[1].split("/")
         index = state.with_name(f"{parts[-1]}.index")
         if ".." in parts or parts[-1] in ("", ".") or index.is_symlink():
@@ -214,7 +223,7 @@ def index_of_state(state: Path) -> Path:
 
 
 def read_header(first: tuple[bytes, bytes] | None) -> int:
-    """The number of data files, from a table's first key and value (BundleHeaderProto)."""
+    """The number of data files, from the first key and value of a table (BundleHeaderProto)."""
     if first is None or first[0] != b"":
         raise FormatError("it has no header")
     header = Message(first[1])
@@ -231,13 +240,14 @@ def read_header(first: tuple[bytes, bytes] | None) -> int:
 
 
 def read_name(key: bytes) -> str:
-    if key.startswith(b"\0"):  # how TensorFlow names the parts of a variable
+    """The name of a variable. Raises FormatError for a part of one, which begins with a zero byte."""
+    if key.startswith(b"\0"):
         raise FormatError("it holds variables in partitions, which are not supported")
     return utf8(key)
 
 
 def read_entry(value: bytes, shards: int) -> Entry:
-    """One BundleEntryProto."""
+    """Parse one BundleEntryProto."""
     message = Message(value)
     if 7 in message.fields:
         raise FormatError("it holds variables in partitions, which are not supported")
@@ -257,7 +267,7 @@ def read_entry(value: bytes, shards: int) -> Entry:
 
 
 def check_places(entries: Iterable[Entry]) -> None:
-    """No two variables may lie in the same bytes, or a small file would fill the memory many times over."""
+    """Refuse variables that share bytes: with them a small file could fill any memory."""
     places = sorted((entry.shard, entry.offset, entry.size) for entry in entries if entry.size)
     for (shard, offset, size), (next_shard, next_offset, _) in pairwise(places):
         if shard == next_shard and offset + size > next_offset:
@@ -265,10 +275,10 @@ def check_places(entries: Iterable[Entry]) -> None:
 
 
 def split_strings(data: bytes, count: int, crc: int) -> list[bytes]:
-    """Texts from their lengths, the lengths' checksum and their bytes.
+    """Split the bytes of a tensor of texts: lengths, checksum of the lengths, texts.
 
-    The checksums cover the lengths as four bytes each (eight beyond 2^32), not as they are written, then the
-    stored checksum and the texts (`ReadStringTensor` in TensorFlow's `tensor_bundle.cc`).
+    The checksums cover each length as four bytes (eight beyond 2^32), not as it is stored, then the stored
+    checksum and the texts (`ReadStringTensor` in TensorFlow's `tensor_bundle.cc`).
     """
     cursor, lengths, numbers = Cursor(data), [], bytearray()
     for _ in range(count):
@@ -286,13 +296,13 @@ def split_strings(data: bytes, count: int, crc: int) -> list[bytes]:
 
 
 def object_graph(data: bytes) -> dict[str, str]:
-    """The name a variable has in its program, for every key of a TF2 checkpoint that is a variable's value.
+    """Names of the variables of a TF2 checkpoint, by their keys in it.
 
     Args:
-        data: the one text under `_CHECKPOINTABLE_OBJECT_GRAPH` (a TrackableObjectGraph).
+        data: the text under `_CHECKPOINTABLE_OBJECT_GRAPH`, a TrackableObjectGraph.
 
     Raises:
-        CheckpointError: where it is damaged.
+        CheckpointError: if it is damaged.
     """
     names: dict[str, str] = {}
     try:

@@ -134,8 +134,8 @@ def test_a_csv_labels_some_of_the_images(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("file,class\n0.png,a\n", r"labels\.csv needs the columns file and label; it has file, class"),
-        ("", r"labels\.csv needs the columns file and label; it has none"),
+        ("file,class\n0.png,a\n", r"needs the columns file and label, in small letters; it has file, class"),
+        ("", r"labels\.csv cannot be read: No columns to parse from file"),
         ("file,label\n", r"labels\.csv labels no image"),
         ("file,label\n9.png,a\n", r"labels\.csv names 9\.png, which is not among the images of"),
         ("file,label\n 0.png,a\n", r"labels\.csv names ' 0\.png', which is not among the images of"),

@@ -1,11 +1,10 @@
-"""What is exported computes what the original computes, or is not written."""
+"""An export computes what the original computes, or is not written."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -92,7 +91,7 @@ def test_a_folder_has_every_form_and_their_checksums(exported: Exported) -> None
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_told(exported: Exported) -> None:
+def test_the_card_lists_every_file_with_its_deviation(exported: Exported) -> None:
     assert exported.checks.keys() == {"model.onnx", "model.pt2"}
     assert exported.checks["model.onnx"] < 1e-4
     assert exported.checks["model.pt2"] < 1e-5
@@ -100,9 +99,6 @@ def test_what_was_measured_is_told(exported: Exported) -> None:
     assert [row[1] for row in exported.table.rows] == ["weights.safetensors", "model.pt2", "model.onnx"]
     for row in exported.table.rows:
         assert f"| {' | '.join(row)} |" in card
-        for cell in row[4:]:
-            low, middle, high = (float(re.findall(r"[\d.]+", cell)[place]) for place in (1, 0, 2))
-            assert 0 < low <= middle <= high
     assert "32 images of the data set and 3 of noise" in card
 
 
@@ -209,10 +205,10 @@ def test_a_program_that_differs_is_not_written(
         (folder / name).write_bytes(b"a program")
         exact = by_torch(ExportedModule(origin.model, origin.image_size).eval())
         wrong = lambda images: tuple(each + error * (each == each.max()) for each in exact(images))  # noqa: E731
-        return dict.fromkeys(("weights.safetensors", "model.pt2", "model.onnx"), exact) | {name: wrong}
+        return dict.fromkeys(("model.pt2", "model.onnx"), exact) | {name: wrong}
 
     monkeypatch.setattr(module, "write_programs", programs)
-    monkeypatch.setattr(module, "at_hand", lambda data: False)
+    monkeypatch.setattr(module, "available", lambda data: False)
     with pytest.raises(ModelError, match=rf"^{name} differs from .*; nothing was written\.$"):
         export(run, tmp_path / "exports" / "digits")
     assert list((tmp_path / "exports").iterdir()) == []

@@ -1,4 +1,4 @@
-"""A model with its preprocessing sees what clrkit measures, whatever the size of the photograph."""
+"""The exported preprocessing equals clrkit's evaluation view for photographs of any size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from clrkit.config import Network
 from clrkit.data.images import EvalView, ImageArray
-from clrkit.export.exported_module import ExportedModule, measured_view
+from clrkit.export.exported_module import ExportedModule, evaluation_view
 from clrkit.model import Model, ModelConfig
 
 SHAPES = [(2, 2), (28, 28), (32, 32), (40, 52), (7, 300), (333, 64), (64, 333), (500, 375), (2, 5000)]
@@ -27,7 +27,7 @@ def test_a_small_view_is_the_measured_one_bit_by_bit(size: int) -> None:
         for seed in range(2):
             pixels = photo(*shape, seed)
             view = EvalView(ImageArray(pixels[None]), size).read(0)[0]
-            ours = measured_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
+            ours = evaluation_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
             np.testing.assert_array_equal((255 * ours).round().byte().numpy(), view)
 
 
@@ -36,14 +36,14 @@ def test_a_large_view_is_the_official_central_crop(size: int) -> None:
     for shape in SHAPES:
         pixels = photo(*shape)
         view = EvalView(ImageArray(pixels[None]), size, exact=True).read(0)[0]
-        ours = measured_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
+        ours = evaluation_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
         np.testing.assert_allclose(ours.numpy(), view, rtol=0, atol=2e-6)
 
 
 def test_the_outputs_are_those_of_the_model_on_the_view() -> None:
     network = Network(depth=8, width=0.25, stem="stride2")
     pixels = torch.from_numpy(np.stack([photo(40, 52, seed) for seed in range(3)]))
-    view = measured_view(pixels.permute(0, 3, 1, 2), 28)
+    view = evaluation_view(pixels.permute(0, 3, 1, 2), 28)
     tuned = Model(ModelConfig(network=network, classes=5)).eval()
     nn.init.normal_(tuned.classifier.weight)
     whole = ExportedModule(tuned, 28)

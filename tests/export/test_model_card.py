@@ -1,4 +1,4 @@
-"""The model card says what the record says, and that it does not know the rest."""
+"""The model card contains what the records contain, and calls the rest unknown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clrkit.runs.model_files import ModelError, write_model
 from clrkit.runs.store import Store, write_run_sums
 
 SMOKE = preset("smoke")
-TABLE = Table("export", "Files and speed", "A remark.", ["file"], [["model.onnx"]])
+TABLE = Table("export", "Files", "A remark.", ["file"], [["model.onnx"]])
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     return read_source(run)
 
 
-def test_a_card_tells_data_labels_accuracy_and_every_stage(student: ModelSource) -> None:
+def test_a_card_has_data_labels_accuracy_and_every_stage(student: ModelSource) -> None:
     text, record = card(student, TABLE), student.record
     assert text.startswith("# R8 0.25x: 10 classes of Tinted MNIST\n")
     assert "distilled from a fine-tuned SimCLRv2 teacher" in text
-    assert (
-        f"4,000 training images, of which {record['labels']:,} labels, drawn with seed 0, were used" in text
-    )
+    assert f"4,000 training images, {record['labels']:,} labels (drawn with seed 0)" in text
     assert record["dataset"]["fingerprint"] in text
     top1, teacher = (record["metrics"][name] for name in ("top1", "teacher_top1"))
     assert f"**{100 * top1:.1f}%**" in text
-    assert f"Its teacher has {100 * teacher:.1f}% there; they agree on 80.0%" in text
+    assert f"The teacher reaches {100 * teacher:.1f}%; both agree on 80.0%" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| pre", "| fine", "| dist"))]
     assert [row[0].strip("| ") for row in rows] == ["pretrain", "finetune", "distill"]
     for row, stage in zip(rows, SMOKE.distill.chain, strict=True):
@@ -62,22 +60,20 @@ def test_a_card_of_ones_own_images_names_their_csv_and_that_measured_images_were
     for seen in ({"seen": True}, {}):
         record = student.record | {"labels": 12, "dataset": found | seen}
         text = card(replace(student, stage=own, records={"distill": record}), TABLE)
-        assert "50 training images, of which 12 labels, given in a CSV, were used; 10 test images" in text
+        assert "50 training images, 12 labels (given in a CSV); 10 test images" in text
         assert ("Pretraining and distillation saw these images, too, without their labels" in text) == (
             "seen" in seen
         )
 
 
-def test_few_labels_are_said_of_few(student: ModelSource) -> None:
+def test_few_labels_are_distinguished_from_all(student: ModelSource) -> None:
     record = student.records["finetune"]
     for fraction, said in ((0.1, "fine-tuned on few labels"), (1.0, "fine-tuned on all labels")):
         stage = with_fields(SMOKE.finetune, {"fraction": fraction})
         assert said in card(replace(student, stage=stage, records={"finetune": record}), TABLE)
 
 
-def test_the_card_of_an_exports_export_tells_what_the_first_told(
-    student: ModelSource, tmp_path: Path
-) -> None:
+def test_exporting_an_export_gives_the_same_card(student: ModelSource, tmp_path: Path) -> None:
     model = student.model
     write_model(tmp_path / "export", model.config, model.state_dict(), about(student))
     again = read_source(tmp_path / "export")
@@ -97,7 +93,7 @@ def test_an_export_keeps_no_folders_of_this_machine_but_the_size_it_was_made_for
 
 
 @pytest.mark.parametrize("records", [[{}], {}, [1], [{"config": {}, "dataset": {}, "metrics": {}}]])
-def test_records_that_are_none_are_refused(student: ModelSource, tmp_path: Path, records: object) -> None:
+def test_wrong_records_are_refused(student: ModelSource, tmp_path: Path, records: object) -> None:
     found = {**about(student), "records": records}
     write_model(tmp_path / "export", student.model.config, student.model.state_dict(), found)
     with pytest.raises(ModelError, match="holds no records"):
@@ -112,7 +108,7 @@ def test_the_interval_is_wilsons(student: ModelSource) -> None:
     assert "(95% interval, Wilson: 25.5 to 36.6) on the 263 images of the validation part" in text
 
 
-def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: ModelSource) -> None:
+def test_what_no_record_contains_is_called_unknown(tmp_path: Path, student: ModelSource) -> None:
     lonely = replace(student, records={"distill": student.record})
     rows = [
         line for line in card(lonely, TABLE).splitlines() if line.startswith(("| pretrain", "| finetune"))
@@ -124,13 +120,13 @@ def test_what_no_record_tells_is_said_to_be_unknown(tmp_path: Path, student: Mod
     assert "Data and labels are not known" in text
     assert "Accuracy is not known" in text
     assert "How it was made is not known" in text
-    assert "Classes: 0, 1, 2," in text
+    assert "Classes:\n0, 1, 2," in text
 
 
 def test_a_pretrained_model_has_no_accuracy_and_no_classes(tmp_path: Path) -> None:
     text = card(read_source(finished_run(Store(tmp_path, "smoke"), SMOKE.finetune.pretrain)), TABLE)
     assert "The model gives features, not classes." in text
-    assert "no labels were used" in text
+    assert "training images, no labels;" in text
     assert "`features`" in text
     assert "probabilities" not in text
 

@@ -1,11 +1,11 @@
-"""Which images are proposed: typical ones of every cluster, none twice, better than random ones."""
+"""Active learning proposes typical images of every cluster, none twice, better than random ones."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from clrkit.own_images.active_learning import ask, compare, mean_interval, probe, typical
+from clrkit.own_images.active_learning import compare, probe, propose_labels, typical
 
 CLASSES, EACH = 5, 40
 
@@ -18,7 +18,7 @@ def clouds(seed: int = 0, spread: float = 0.15) -> tuple[torch.Tensor, np.ndarra
     return torch.from_numpy(points).float(), labels
 
 
-def test_of_as_many_clusters_as_labels_each_gives_its_most_typical_image():
+def test_each_cluster_gives_its_most_typical_image():
     features, labels = clouds()
     chosen = typical(features, CLASSES)
     assert sorted(labels[chosen]) == list(range(CLASSES))
@@ -29,7 +29,7 @@ def test_of_as_many_clusters_as_labels_each_gives_its_most_typical_image():
         assert mine[distances.mean(1).argmin()] == index
 
 
-def test_what_has_labels_is_not_proposed_and_its_clusters_come_last():
+def test_labelled_images_are_not_proposed_and_their_clusters_come_last():
     features, labels = clouds()
     labelled = [int(np.flatnonzero(labels == number)[7]) for number in (0, 1, 2)]
     chosen = typical(features, 2, labelled)
@@ -38,7 +38,7 @@ def test_what_has_labels_is_not_proposed_and_its_clusters_come_last():
     assert sorted([*everything, *labelled]) == list(range(len(labels)))
 
 
-def test_what_is_measured_on_leaves_the_choice_as_it_is_but_for_itself():
+def test_images_to_measure_on_are_not_chosen_and_change_nothing_else():
     features, labels = clouds()
     before = typical(features, CLASSES)
     spared = [index for index in range(len(labels)) if index not in before][:100]
@@ -46,13 +46,13 @@ def test_what_is_measured_on_leaves_the_choice_as_it_is_but_for_itself():
     assert not {*typical(features, 1000, excluded=spared)} & {*spared}
 
 
-def test_accuracy_on_what_was_drawn_to_measure_on_is_the_true_one():
+def test_accuracy_on_the_drawn_images_is_unbiased():
     """With a class a cluster: were those of the drawn images taken for served, these would all be wrong."""
     queries, truth = clouds(seed=999)
     measured, true = [], []
     for seed in range(20):
         features, labels = clouds(seed)
-        chosen, drawn = ask(features, CLASSES + 2, seed=seed)
+        chosen, drawn = propose_labels(features, CLASSES + 2, seed=seed)
         assert (len({*chosen, *drawn}), len(drawn)) == (CLASSES + 2, 1)
         for pool, classes, into in ((features[drawn], labels[drawn], measured), (queries, truth, true)):
             into.append((probe(features[chosen], labels[chosen], pool) == classes).mean())
@@ -60,14 +60,14 @@ def test_accuracy_on_what_was_drawn_to_measure_on_is_the_true_one():
     assert abs(np.mean(measured) - np.mean(true)) < 0.1
 
 
-def test_more_is_asked_for_until_one_in_five_is_measured_on():
+def test_proposals_continue_until_one_label_in_five_is_for_measuring():
     features, _ = clouds()
-    learnt, measured = (each.tolist() for each in ask(features, 20))
+    learnt, measured = (each.tolist() for each in propose_labels(features, 20))
     assert (len(learnt), len(measured)) == (16, 4)
-    more, drawn = ask(features, 30, learnt, measured)
+    more, drawn = propose_labels(features, 30, learnt, measured)
     assert (len(more), len(drawn)) == (8, 2)
     assert len({*learnt, *measured, *more, *drawn}) == 30
-    assert [len(each) for each in ask(features, 10, learnt, measured)] == [0, 0]
+    assert [len(each) for each in propose_labels(features, 10, learnt, measured)] == [0, 0]
 
 
 def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
@@ -76,21 +76,21 @@ def test_images_to_measure_on_stay_a_fair_draw_when_the_budget_is_raised():
     order = np.random.RandomState(7).permutation(len(labels))
     learnt, measured = list[int](), list[int]()
     for budget in (20, 60, 150, 200):
-        chosen, drawn = ask(features, budget, learnt, measured, seed=7)
+        chosen, drawn = propose_labels(features, budget, learnt, measured, seed=7)
         learnt, measured = [*learnt, *chosen.tolist()], [*measured, *drawn.tolist()]
         assert measured == order[: budget // 5].tolist()
         assert len({*learnt, *measured}) == len(learnt) + len(measured) == budget
 
 
 @pytest.mark.parametrize(("learnt", "measured"), [(0, 8), (20, 8), (32, 4)])
-def test_a_budget_beyond_the_images_still_asks_for_labels_to_learn_from(learnt, measured):
+def test_a_budget_beyond_the_images_still_proposes_labels_to_train_on(learnt, measured):
     features = clouds()[0][:40]
-    chosen, drawn = ask(features, 200, range(learnt))
+    chosen, drawn = propose_labels(features, 200, range(learnt))
     assert (len(chosen), len(drawn)) == (40 - learnt - measured, measured)
 
 
 @pytest.mark.parametrize("copies", [1, 4])
-def test_images_that_are_all_alike_and_single_ones_are_no_trouble(copies):
+def test_identical_and_single_images_can_be_chosen_from(copies):
     features = torch.ones(6, 3) if copies > 1 else torch.eye(6)
     assert sorted(typical(features, 6)) == list(range(6))
     assert len(typical(features, 0)) == 0
@@ -101,16 +101,10 @@ def test_the_choice_is_the_same_each_time():
     assert (typical(features, 20, seed=3) == typical(features, 20, seed=3)).all()
 
 
-def test_proposed_labels_serve_better_than_random_ones_where_clusters_are_classes():
+def test_proposed_labels_beat_random_ones_if_clusters_are_classes():
     features, labels = clouds()
     queries, truth = clouds(seed=1)
     found = compare(features, labels, queries, truth, CLASSES, seeds=range(6))
     assert min(found.proposed) > 95
     assert np.mean(found.random) < 90
     assert "5 labels, 6 seeds: proposed" in found.sentence()
-
-
-def test_the_interval_is_students():
-    mean, half = mean_interval([1.0, 2.0, 3.0, 6.0])
-    assert mean == 3.0
-    assert half == pytest.approx(3.182446 * np.sqrt(14 / 3) / 2, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Labels to look at again: who says so did not see them, and no image that is measured on is shown."""
+"""Cross-validation finds wrong training labels without having seen them, and shows no test image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clrkit.evaluate import extract
 from clrkit.own_images import cross_validation as module
 from clrkit.own_images import fit, scan
 from clrkit.own_images.cross_validation import (
-    APART,
     FOLDS,
+    NO_FOLD,
     Crosscheck,
     crosscheck,
     folds,
@@ -39,7 +39,7 @@ def clouds() -> tuple[torch.Tensor, np.ndarray]:
 
 
 @pytest.mark.parametrize("image", range(0, CLASSES * EACH, 7))
-def test_what_is_said_of_an_image_does_not_depend_on_its_label(image: int) -> None:
+def test_a_prediction_does_not_depend_on_the_label_of_its_image(image: int) -> None:
     features, labels = clouds()
     fold, other = folds(labels), labels.copy()
     other[image] = (labels[image] + 1) % CLASSES
@@ -61,7 +61,7 @@ def test_labels_that_are_wrong_are_found_first() -> None:
 def test_folds_are_of_equal_size_and_hold_no_class_whole() -> None:
     labels = np.array([0] * 2 + [1] * 3 + [2] * 40 + [3])
     fold = folds(labels)
-    assert fold[-1] == APART  # no probe can know the class without it
+    assert fold[-1] == NO_FOLD  # no probe can know the class without it
     counts = np.bincount(fold[:-1], minlength=FOLDS)
     assert counts.max() - counts.min() <= 1
     for number in range(3):
@@ -69,7 +69,7 @@ def test_folds_are_of_equal_size_and_hold_no_class_whole() -> None:
 
 
 @pytest.mark.slow
-def test_of_own_images_only_those_are_shown_that_are_trained_on(tmp_path: Path) -> None:
+def test_only_training_images_are_shown(tmp_path: Path) -> None:
     """Noise, so that half of the labels are doubted; two thirds of the images have one."""
     root, random = tmp_path / "own", np.random.RandomState(0)
     root.mkdir()
@@ -77,7 +77,7 @@ def test_of_own_images_only_those_are_shown_that_are_trained_on(tmp_path: Path) 
         pixels = random.randint(0, 256, (12, 12, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(root / f"{number:02d}.png")
     store = Store(tmp_path / "results", "own")
-    found = scan.look(root, store)
+    found = scan.scan_folder(root, store)
     rows = [{"file": name, "label": "ab"[index % 2], "part": ""} for index, name in enumerate(found.names)]
     fields = {"pretrain.epochs": 1, "pretrain.width": 0.25}
     chain = fit.with_labels(
@@ -107,7 +107,7 @@ def test_titles_of_doubted_labels_do_not_overlap() -> None:
     classes, count = ("Golden_Retriever", "HOMOGENEOUS_2"), 18
     truth, black = np.zeros(count, dtype=np.int64), np.zeros((count, 3, 8, 8), dtype=np.float32)
     sure, names = np.linspace(0.5, 1, count), tuple(map(str, range(count)))
-    picture = Crosscheck(classes, names, truth, truth + 1, sure, black).picture()
+    picture = Crosscheck(classes, names, truth, truth + 1, sure, black).figure()
     canvas = FigureCanvasAgg(picture.figure)
     canvas.draw()
     boxes = [axes.title.get_window_extent(canvas.get_renderer()) for axes in picture.figure.axes]
@@ -117,8 +117,8 @@ def test_titles_of_doubted_labels_do_not_overlap() -> None:
     assert f"{classes[0]} → {classes[1]}, 100% sure" in picture.alt
 
 
-def test_where_no_label_is_doubted_it_is_said() -> None:
+def test_confirmed_labels_give_an_empty_figure_with_a_sentence() -> None:
     truth, none = np.arange(4) % 2, np.zeros((0, 3, 8, 8), dtype=np.float32)
     found = Crosscheck(("a", "b"), tuple("wxyz"), truth, truth, np.ones(4), none)
-    assert found.picture().alt == "No label is doubted."
+    assert found.figure().alt == "The probes confirm all labels."
     assert "place 0 of 4 training images in another class." in found.sentence()

@@ -1,4 +1,4 @@
-"""One's own images: what is found, what is asked for, what is kept, and what is refused in one sentence."""
+"""Own images, from folder to model: scan, recipe, labels, proposals, report; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import preset
 from clrkit.notebook.papermill import execute
 from clrkit.own_images import active_learning, cross_validation, evaluation_report, fit, scan
-from clrkit.own_images.label_csv import add_rows, doubts, editing, read_table, set_label
-from clrkit.own_images.recipe import recipe, seconds_expected
-from clrkit.runs.run import finish, load_once, run_or_load
+from clrkit.own_images.label_csv import add_rows, editing, rare_labels, read_table, set_label
+from clrkit.own_images.recipe import recipe
+from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -71,23 +71,23 @@ def label_all(path: Path, label: Callable[[str], str] = lambda file: file.partit
 # What is in the folder
 
 
-def test_a_folder_is_told_in_sentences(images, store):
+def test_sentences_describe_a_folder(images, store):
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "truncated.png").write_bytes((images / "red-00.png").read_bytes()[:200])
     (images / "notes.txt").write_text("not an image")
     (images / "copy.png").write_bytes((images / "red-00.png").read_bytes())
-    found = scan.look(images, store)
+    found = scan.scan_folder(images, store)
     assert (len(found.names), found.side, set(found.broken)) == (31, 12, {"broken.jpg", "truncated.png"})
     assert found.copies == 1
     told = " ".join(found.sentences())
     assert "31 images in" in told
-    assert "2 cannot be read and are left out, broken.jpg first" in told
+    assert "2 cannot be read and are left out, first broken.jpg" in told
     assert len(load(found.data).train) == 31
 
 
-def test_a_link_to_nowhere_is_left_out_as_an_image_that_cannot_be_read(images, store):
+def test_a_dangling_link_is_left_out_as_unreadable(images, store):
     (images / "link.png").symlink_to("nowhere.png")
-    found = scan.look(images, store)
+    found = scan.scan_folder(images, store)
     assert (len(found.names), list(found.broken)) == (30, ["link.png"])
     assert len(load(found.data).train) == 30
 
@@ -98,28 +98,28 @@ def test_images_of_every_kind_are_taken(images, store):
     Image.new("CMYK", (20, 20)).save(images / "print.jpg")
     Image.new("RGBA", (2, 2)).save(images / "tiny.webp")
     grey.save(images / "moving.gif", save_all=True, append_images=[Image.new("L", (9, 300), 200)])
-    found = scan.look(images, store)
+    found = scan.scan_folder(images, store)
     assert len(found.names) == 34
     assert not found.broken
     assert load(found.data).train.pixels.array.shape == (34, 3, 12, 12)
 
 
 def test_a_folder_is_opened_once_until_it_changes(images, store, monkeypatch):
-    first = scan.look(images, store)
-    monkeypatch.setattr(scan, "look_at", lambda path: "never")
-    assert scan.look(images, store) == first
+    first = scan.scan_folder(images, store)
+    monkeypatch.setattr(scan, "open_image", lambda path: "never")
+    assert scan.scan_folder(images, store) == first
     os.utime(images / "red-00.png", (1, 1))
-    with pytest.raises(DataError, match="0 images that can be read"):
-        scan.look(images, store)
+    with pytest.raises(DataError, match="has 0 readable images"):
+        scan.scan_folder(images, store)
 
 
-def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
+def test_class_folders_are_labels_but_a_single_folder_is_not(tmp_path, store):
     names = [f"{color}/{index}.png" for color in COLORS for index in range(8)]
-    found = scan.look(write(tmp_path / "a", *names, "unlabelled/x.png", "test/red/1.png"), store)
+    found = scan.scan_folder(write(tmp_path / "a", *names, "unlabelled/x.png", "test/red/1.png"), store)
     assert (len(found.labels), len(found.names), found.test) == (24, 25, 1)
     assert found.labels["red/0.png"] == "red"
     single = write(tmp_path / "b", *(f"all/{index}.png" for index in range(20)))
-    alone = scan.look(single, Store(store.results, "other"))
+    alone = scan.scan_folder(single, Store(store.results, "other"))
     assert not alone.labels
 
 
@@ -128,7 +128,7 @@ def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
     [
         (lambda root: root.mkdir(), "has no images"),
         (lambda root: (root.mkdir(), (root / "a.txt").write_text("text")), "has no images"),
-        (lambda root: unlabelled(root, 15), "has 15 images that can be read; at least 16 are needed"),
+        (lambda root: unlabelled(root, 15), "has 15 readable images; at least 16 are needed"),
         (lambda root: None, "does not exist"),
     ],
     ids=["empty", "texts", "few", "missing"],
@@ -136,7 +136,7 @@ def test_class_folders_are_labels_and_a_single_folder_is_none(tmp_path, store):
 def test_a_folder_without_enough_images_is_refused(tmp_path, store, make, message):
     make(tmp_path / "own")
     with pytest.raises(DataError, match=message):
-        scan.look(tmp_path / "own", store)
+        scan.scan_folder(tmp_path / "own", store)
 
 
 # The recipe
@@ -163,23 +163,15 @@ def test_fields_are_set_by_name():
     assert not any(link.augmentation.flip for link in chain.chain)
     with pytest.raises(ConfigError, match="did you mean epochs"):
         recipe(fake(500, 32), fields={"epoch": 3})
-    with pytest.raises(ConfigError, match=r"teacher\.fraction does not go with `fit`, which trains on all"):
+    with pytest.raises(ConfigError, match=r"teacher\.fraction does not work with `fit`, which trains on all"):
         recipe(fake(500, 32), fields={"teacher.fraction": "0.5"})
-
-
-def test_images_that_are_in_memory_are_not_read_again_to_tell_the_time(images, store, monkeypatch):
-    chain = recipe(scan.look(images, store), fields={"pretrain.width": 0.25})
-    load_once(chain.images)
-    monkeypatch.delattr("clrkit.data.datasets.read")
-    monkeypatch.delattr("clrkit.data.datasets.read_cache")
-    assert seconds_expected(chain, 12, torch.device("cpu")) > 0
 
 
 # Labels
 
 
 def test_labels_change_later_stages_and_leave_pretraining(images, store):
-    found = scan.look(images, store)
+    found = scan.scan_folder(images, store)
     chain, labels = recipe(found), images / "labels.csv"
     rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
     few = fit.with_labels(chain, found, rows[:16], store, labels)
@@ -190,8 +182,8 @@ def test_labels_change_later_stages_and_leave_pretraining(images, store):
     assert fingerprint(few.images) != fingerprint(chain.images)
 
 
-def test_what_is_measured_is_trained_on_without_its_label(images, store):
-    found = scan.look(images, store)
+def test_images_to_measure_on_are_pretrained_on_without_their_labels(images, store):
+    found = scan.scan_folder(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": ""} for name in found.names[:20]]
     rows[3]["part"] = "test"
     chain = fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
@@ -204,7 +196,7 @@ def test_what_is_measured_is_trained_on_without_its_label(images, store):
 
 
 def test_without_a_test_part_one_in_five_of_each_class_is_held_out(images, store):
-    found = scan.look(images, store)
+    found = scan.scan_folder(images, store)
     rows = [{"file": name, "label": name.partition("-")[0]} for name in found.names]
     rows.append(dict(rows.pop(), label="violet"))  # a class with a single label is only trained on
     chain = fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
@@ -213,8 +205,8 @@ def test_without_a_test_part_one_in_five_of_each_class_is_held_out(images, store
     assert "violet" in data.classes
 
 
-def test_what_is_measured_stays_when_more_labels_come(images, store):
-    found, labels = scan.look(images, store), images / "labels.csv"
+def test_accuracy_is_measured_on_the_same_images_when_more_labels_come(images, store):
+    found, labels = scan.scan_folder(images, store), images / "labels.csv"
     rows = [{"file": name, "label": name.partition("-")[0], "note": "mine"} for name in found.names]
     measured = []
     for count in (12, 30):
@@ -229,9 +221,9 @@ def test_what_is_measured_stays_when_more_labels_come(images, store):
 def test_class_folders_still_hold_for_images_that_the_csv_does_not_name(tmp_path, store):
     root = write(tmp_path / "own", *(f"{color}/{index}.png" for color in COLORS for index in range(8)))
     labels = root / "labels.csv"
-    add_rows(labels, fit.known_rows(scan.look(root, store), labels)[-9:])
+    add_rows(labels, fit.known_rows(scan.scan_folder(root, store), labels)[-9:])
     set_label(labels, "red/0.png", "blue", seen="red")
-    found = scan.look(write(root, "red/new.png", "green/new.png"), store)
+    found = scan.scan_folder(write(root, "red/new.png", "green/new.png"), store)
     rows = {row["file"]: row["label"] for row in fit.known_rows(found, labels)}
     assert (len(rows), rows["red/new.png"], rows["red/0.png"]) == (26, "red", "blue")
     measured = []
@@ -242,9 +234,9 @@ def test_class_folders_still_hold_for_images_that_the_csv_does_not_name(tmp_path
     assert len(measured[0]) == 6
 
 
-def test_folders_are_no_classes_where_the_csv_says_otherwise_throughout(tmp_path, store):
+def test_folders_are_not_classes_if_the_csv_contradicts_all_of_them(tmp_path, store):
     root = write(tmp_path / "own", *(f"202{year}/{index}.png" for year in (3, 4) for index in range(8)))
-    found, labels = scan.look(root, store), root / "labels.csv"
+    found, labels = scan.scan_folder(root, store), root / "labels.csv"
     named = [{"file": f"2023/{index}.png", "label": "ab"[index % 2]} for index in range(6)]
     add_rows(labels, named)
     rows = fit.known_rows(found, labels)
@@ -253,18 +245,18 @@ def test_folders_are_no_classes_where_the_csv_says_otherwise_throughout(tmp_path
     assert said in " ".join(fit.plan(found, recipe(found), rows))
 
 
-def test_typical_images_are_not_measured_on_while_the_drawn_ones_wait_for_labels(images, store):
-    found = scan.look(images, store)
+def test_accuracy_is_not_measured_on_typical_images_while_drawn_ones_lack_labels(images, store):
+    found = scan.scan_folder(images, store)
     rows = [{"file": name, "label": name.partition("-")[0], "part": "train"} for name in found.names]
     rows[-1] = {"file": found.names[-1], "label": "", "part": "test"}
-    with pytest.raises(DataError, match=r"is left to measure on; .* those whose part is test theirs"):
+    with pytest.raises(DataError, match=r"has no label to measure on; .* those with part test"):
         fit.with_labels(recipe(found), found, rows, store, images / "labels.csv")
 
 
-def test_a_test_folder_is_what_is_measured(tmp_path, store):
+def test_accuracy_is_measured_on_the_test_folder(tmp_path, store):
     names = [f"test/{color}/{index}.png" for color in COLORS for index in range(3)]
     root = write(unlabelled(tmp_path / "own"), *names)
-    found = scan.look(root, store)
+    found = scan.scan_folder(root, store)
     assert (len(found.names), found.test) == (30, 9)
     rows = [{"file": name, "label": name.partition("-")[0], "part": "test"} for name in found.names]
     chain = fit.with_labels(recipe(found), found, rows, store, root / "labels.csv")
@@ -278,15 +270,15 @@ def test_a_test_folder_is_what_is_measured(tmp_path, store):
     [
         (["cat"] * 8, [], "only one class, cat; at least two classes are needed"),
         ([], [], "no class; at least two"),
-        (["cat", "dog"], [], "is left to measure on"),
-        (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat .2. and cat .2., which differ in capitals or blanks"),
-        (["a cat", "a cat", "a  cat", "dog"], [], "a  cat .1. and a cat .2., which differ in capitals"),
+        (["cat", "dog"], [], "has no label to measure on"),
+        (["Cat", "Cat", "cat", "cat", "dog"], [], "Cat and cat, which differ only in capitals or blanks"),
+        (["a cat", "a cat", "a  cat", "dog"], [], "a  cat and a cat, which differ only in capitals"),
         (["cat", "cot", "dog"], ["cat", "dog"], "Unknown label in .*labels.csv 'cot'; did you mean cat"),
-        (["b", "a", "b", "d1"], ["d1", "d2"], r"none of the classes named \(d1, d2\): a \(1\), b \(2\)\."),
+        (["b", "a", "d1"], ["d1", "d2"], "Unknown label in .*labels.csv 'a'; there are d1, d2"),
     ],
 )
-def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, classes, message):
-    found = scan.look(images, store)
+def test_impossible_labels_are_refused_in_a_sentence(images, store, labels, classes, message):
+    found = scan.scan_folder(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
     with pytest.raises(ConfigError, match=message):
         fit.with_labels(recipe(found), found, rows, store, images / "labels.csv", classes)
@@ -301,48 +293,51 @@ def test_labels_that_cannot_be_are_refused_in_a_sentence(images, store, labels, 
         (["cat"] * 5 + ["Cat"], ["cat", "Cat"]),
     ],
 )
-def test_classes_may_be_much_alike(images, store, labels, classes):
-    found = scan.look(images, store)
+def test_class_names_may_be_similar(images, store, labels, classes):
+    found = scan.scan_folder(images, store)
     rows = [{"file": f, "label": each} for f, each in zip(found.names, labels, strict=False)]
     fit.with_labels(recipe(found), found, rows, store, images / "labels.csv", classes)
 
 
-def test_a_name_that_may_be_misspelt_is_pointed_out():
-    said = doubts(["zero"] * 6 + ["zreo", "tree", "tree", "part_1", "part_1", "part_2"])
-    assert said == [
-        "One image is labelled zreo, 6 are zero: if that is misspelt, mend it.",
-        "Classes with a single label are hardly learnt: part_2.",
-    ]
+def test_a_class_with_one_label_is_named_with_the_class_that_it_may_be():
+    said = rare_labels(["zero"] * 6 + ["zreo", "tree", "tree", "part_1", "part_1", "part_2"])
+    assert said == "Classes with a single label are hard to learn: part_2, zreo (did you mean zero?)."
+    assert rare_labels(["cat", "cat"]) == ""
 
 
 def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, store):
-    first = scan.look(unlabelled(tmp_path / "2023" / "photos"), store)
-    with pytest.raises(ConfigError, match=r"is of the images .*2023.*2024.* another name \(--name\)"):
-        scan.look(unlabelled(tmp_path / "2024" / "photos"), store)
-    assert scan.look(tmp_path / "2023" / "photos", store) == first
+    first = scan.scan_folder(unlabelled(tmp_path / "2023" / "photos"), store)
+    with pytest.raises(ConfigError, match=r"belongs to the images .*2023.*2024.* differently \(--name\)"):
+        scan.scan_folder(unlabelled(tmp_path / "2024" / "photos"), store)
+    assert scan.scan_folder(tmp_path / "2023" / "photos", store) == first
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("file,label\nnever.png,cat\n", "names never.png, which is not among the images"),
-        ("name,class\nred-00.png,cat\n", "needs the columns file and label; it has name, class"),
+        (
+            "name,class\nred-00.png,cat\n",
+            "needs the columns file and label, in small letters; it has name, class",
+        ),
         ("file,label\nred-00.png,cat\nred-00.png,dog\n", "gives red-00.png two labels, cat and dog"),
         ("file,label\n,cat\n", "has a row that names no file"),
-        ("", "it has none"),
+        ("", "cannot be read: No columns to parse"),
+        ("\xe9".encode("latin-1"), "cannot be read: .utf-8. codec"),
     ],
 )
-def test_a_csv_that_cannot_be_is_refused_and_stays(images, store, content, message):
+def test_a_wrong_csv_is_refused_and_stays(images, store, content, message):
     labels = images / "labels.csv"
-    labels.write_text(content)
+    labels.write_bytes(content if isinstance(content, bytes) else content.encode())
+    content = labels.read_bytes()
     with pytest.raises(DataError, match=message):
-        fit.known_rows(scan.look(images, store), labels)
-    assert labels.read_text() == content
+        fit.known_rows(scan.scan_folder(images, store), labels)
+    assert labels.read_bytes() == content
 
 
 def test_a_csv_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written: .*; --labels names another place"):
+    with pytest.raises(DataError, match=r"cannot be written: .*; choose another file with --labels"):
         set_label(tmp_path / "file" / "labels.csv", "a.png", "cat", seen="")
 
 
@@ -378,7 +373,7 @@ def test_shares_of_classes_are_those_of_their_counts():
     )
     page = evaluation_report.page("<own>", [], found, doubtful)
     assert "place 2 of 8 training images in another class" in page
-    assert "none of them is shown" in page
+    assert "measured but not shown" in page
     assert "recall_low" not in page
     assert "&lt;own&gt;" in page
     assert page.count("<img ") == 3
@@ -389,7 +384,7 @@ def test_shares_of_classes_are_those_of_their_counts():
 
 def test_labels_that_a_fraction_leaves_out_are_not_counted():
     stage = preset("smoke").distill
-    counts = evaluation_report.labels_given(stage, load(stage.images))
+    counts = evaluation_report.label_counts(stage, load(stage.images))
     assert list(counts.values()) == [round(stage.teacher.fraction * 400)] * 10
 
 
@@ -418,7 +413,7 @@ def test_from_a_folder_to_a_page_and_a_model_in_two_commands(images, tmp_path, c
     assert list(results.glob("model-*/*.onnx"))
     assert "<!DOCTYPE html>" in (results / "model.html").read_text()
     (model_card,) = (path.read_text() for path in results.glob("model-*/README.md"))
-    assert "12 labels, given in a CSV, were used; 3 test images" in model_card
+    assert "12 labels (given in a CSV); 3 test images" in model_card
     assert "Pretraining and distillation saw these images, too" in model_card
     before = {path: path.stat().st_mtime_ns for path in results.glob("runs/*/record.json")}
     assert main(command) == 0
@@ -442,7 +437,7 @@ def test_the_notebook_takes_an_archive_whose_class_folders_are_labels(tmp_path, 
 def test_proposals_count_what_has_labels_and_keep_one_in_five_to_measure_on(tmp_path, store, monkeypatch):
     names = [f"{color}/{index}.png" for color in COLORS for index in range(3)]
     root = write(unlabelled(tmp_path / "own"), *names)
-    found, labels = scan.look(root, store), root / "labels.csv"
+    found, labels = scan.scan_folder(root, store), root / "labels.csv"
     pretrain = recipe(found, fields={"pretrain.epochs": 1, "pretrain.width": 0.25}).teacher.pretrain
     pretrained = finish(run_or_load(pretrain, store))
     ask = partial(fit.propose, found, pretrain, pretrained, labels, device=torch.device("cpu"))
@@ -484,12 +479,12 @@ def test_an_export_is_written_once_though_two_ask_for_it(store, monkeypatch):
     assert asked == [run.folder]
 
 
-def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_wrong_command_is_refused_in_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("/none does not exist.\n")
     assert main(["fit", str(unlabelled(tmp_path / "own") / "red-00.png")]) == 1
-    assert "is a single image; give the folder that it lies in" in capsys.readouterr().err
+    assert "is a single image; give the folder that contains it" in capsys.readouterr().err
     assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 1
     assert "did you mean epochs" in capsys.readouterr().err
 
@@ -497,7 +492,11 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys, monkey
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "place",
-    ["clrkit.own_images.scan.look", "clrkit.own_images.recipe.expected", "clrkit.own_images.fit.propose"],
+    [
+        "clrkit.own_images.scan.scan_folder",
+        "clrkit.own_images.fit.plan",
+        "clrkit.own_images.fit.propose",
+    ],
 )
 def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, monkeypatch, number, place):
     before = signal.getsignal(number)
@@ -508,7 +507,7 @@ def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, m
     assert signal.getsignal(number) is before
 
 
-def test_an_import_that_a_signal_cut_short_is_told_as_the_signal():
+def test_an_import_error_caused_by_a_signal_becomes_the_signal():
     def load_module() -> None:
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -539,7 +538,7 @@ def test_a_signal_while_a_run_is_made_stops_it_after_a_step_and_a_second_one_at_
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".hidden", " x", "x.", "a\\b", "mini", "Mini"])
-def test_results_are_not_named_a_path_or_as_those_of_a_preset(images, tmp_path, capsys, monkeypatch, name):
+def test_results_cannot_be_named_like_a_path_or_a_preset(images, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(images), "--name", name]) == 1
     assert "Results cannot be named" in capsys.readouterr().err
@@ -547,7 +546,7 @@ def test_results_are_not_named_a_path_or_as_those_of_a_preset(images, tmp_path, 
     assert fit.name_of(images, "My birds-2 v1.0") == "My birds-2 v1.0"
 
 
-def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
+def test_results_are_named_after_the_folder(tmp_path):
     (tmp_path / "Birds & bees.zip").touch()
     assert fit.name_of(tmp_path / "Birds & bees.zip") == "Birds_bees"
     assert [fit.name_of(tmp_path / name) for name in ("v1.0", "v1.1")] == ["v1_0", "v1_1"]
@@ -556,9 +555,9 @@ def test_the_results_of_a_folder_have_a_name_of_their_own(tmp_path):
     assert fit.labels_of(tmp_path / "a.zip") == tmp_path / "a.zip.labels.csv"
 
 
-def test_the_pool_lists_what_is_left_out_and_apart(tmp_path, store):
+def test_listed_files_and_the_test_folder_are_not_trained_on(tmp_path, store):
     root = write(unlabelled(tmp_path / "own"), "val/red/1.png", "val/blue/1.png")
-    found = scan.look(root, store)
+    found = scan.scan_folder(root, store)
     skipped = tmp_path / "skipped.txt"
     skipped.write_text("red-00.png\n")
     listing = list_images(replace(found.data, left_out=str(skipped)))

@@ -1,4 +1,4 @@
-"""The CSV of labels: whatever its writer put there stays, and who comes second is told."""
+"""The CSV of labels keeps what its writer put there, and refuses to overwrite a newer label."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def labels(tmp_path: Path) -> Path:
     ],
     ids=["columns", "mark", "crlf", "semicolons", "tabs", "blanks", "quotes", "rows"],
 )
-def test_writing_a_label_keeps_all_else(labels, before, after):
+def test_setting_a_label_keeps_separator_encoding_line_ends_and_other_columns(labels, before, after):
     labels.write_bytes(before)
     set_label(labels, "a.png", " red ", seen="")
     assert labels.read_bytes() == after
@@ -49,7 +49,7 @@ def test_added_rows_keep_the_form_of_the_file(labels):
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o600])
-def test_writing_keeps_who_may_read_and_write(labels, mode):
+def test_writing_keeps_the_permissions(labels, mode):
     labels.write_bytes(PLAIN)
     labels.chmod(mode)
     set_label(labels, "a.png", "red", seen="")
@@ -61,15 +61,15 @@ def test_writing_keeps_who_may_read_and_write(labels, mode):
     [
         (
             b"file,label,note\na.png,,x\nb.png,,lovely, but blurred\n",
-            "Line 3 of .* has 4 cells, .* 3 columns",
+            "cannot be read: Expected 3 fields in line 3, saw 4",
         ),
         (b"file,label,note,note\na.png,,x,y\n", "has two columns note; rename one"),
         (b"file,label,,\na.png,,,\n", "has two columns without a name"),
-        (b"File,Label\na.png,\n", "it has File, Label; write them in small letters, without blanks"),
-        (b"name;class\na.png;\n", "needs the columns file and label; it has name;class"),
+        (b"File,Label\na.png,\n", "in small letters; it has File, Label"),
+        (b"name;class\na.png;\n", "needs the columns file and label, in small letters; it has name, class"),
     ],
 )
-def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
+def test_a_csv_that_would_lose_something_is_refused_and_stays(labels, content, message):
     labels.write_bytes(content)
     with pytest.raises(DataError, match=message):
         set_label(labels, "a.png", "red", seen="")
@@ -79,12 +79,12 @@ def test_what_could_not_be_kept_is_refused_and_stays(labels, content, message):
 @pytest.mark.parametrize(
     ("file", "seen", "message"),
     [
-        ("c.png", "", "has no row for c.png any more"),
-        ("b.png", "", "b.png was given the label green meanwhile"),
-        ("a.png", "blue", "a.png was given the label none meanwhile"),
+        ("c.png", "", "no longer has a row for c.png"),
+        ("b.png", "", "b.png was labelled green in .* meanwhile"),
+        ("a.png", "blue", "a.png was labelled none in .* meanwhile"),
     ],
 )
-def test_a_label_replaces_the_one_that_was_seen(labels, file, seen, message):
+def test_a_label_replaces_only_the_label_that_was_seen(labels, file, seen, message):
     labels.write_bytes(PLAIN)
     with pytest.raises(DataError, match=message):
         set_label(labels, file, "red", seen=seen)

@@ -51,8 +51,7 @@ from clrkit.runs.check import check_run
 from clrkit.runs.checkpoint import read_state, write_state
 from clrkit.runs.model_files import read_model, write_model
 from clrkit.runs.store import progress_noted, read_run
-from clrkit.weights.protobuf import Message
-from clrkit.weights.sstable import read_table
+from clrkit.weights.index_file import Message, read_table
 from clrkit.weights.tensor_bundle import TensorBundle, object_graph
 
 

@@ -1,4 +1,4 @@
-"""Released checkpoints: names, shapes and values go where they belong, and what does not fit is refused."""
+"""Released checkpoints: names, shapes and values go where they belong; what does not fit is refused."""
 
 import re
 from dataclasses import replace
@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from official import encoder_tensors, weight
 
+import clrkit.official
 from clrkit.config import Network
 from clrkit.model import Model, ModelConfig
-from clrkit.weights.official import canonical_names, convert, is_bookkeeping
+from clrkit.weights.official import canonical_names, convert, is_bookkeeping, read_checkpoint
 from clrkit.weights.tensor_bundle import CheckpointError
 
 NETWORKS = [
@@ -78,7 +79,7 @@ def test_head_and_classifier_may_be_missing_and_of_any_size(layers, classes):
         torch.testing.assert_close(model.classifier.bias, weight(f"{CLASSIFIER}/bias", (classes,)))
 
 
-def test_the_head_layer_of_the_classifier_is_the_encoder_s_output_unless_said_or_unless_it_cannot_be():
+def test_the_classifier_sits_on_the_encoder_unless_given_or_impossible():
     assert convert(CHECKPOINT)[0].tap_layer == 0
     assert convert(CHECKPOINT, tap_layer=2)[0].tap_layer == 2
     assert convert(variables(TINY, dim=8, inputs=8))[0].tap_layer == 3
@@ -98,7 +99,7 @@ def test_steps_and_slots_of_the_optimiser_are_ignored():
 
 
 @pytest.mark.parametrize("rename", ["ema_model/{}", "{}/ExponentialMovingAverage"])
-def test_the_momentum_encoder_s_copies_are_taken_where_they_are_asked_for(rename):
+def test_the_momentum_encoder_s_copies_are_taken_on_request(rename):
     copies = {rename.format(name): array + 1 for name, array in CHECKPOINT.items() if CLASSIFIER not in name}
     both = {**CHECKPOINT, **copies}
     torch.testing.assert_close(convert(both)[1], convert(CHECKPOINT)[1])
@@ -108,6 +109,10 @@ def test_the_momentum_encoder_s_copies_are_taken_where_they_are_asked_for(rename
             added = 0 if name.startswith("classifier") else 1
             torch.testing.assert_close(averaged[name], tensor + added, msg=name)
     refused(CHECKPOINT, r"no momentum encoder", ema=True)
+
+
+def test_both_functions_can_be_imported_from_clrkit_official():
+    assert (clrkit.official.convert, clrkit.official.read_checkpoint) == (convert, read_checkpoint)
 
 
 def test_whatever_is_missing_unknown_or_of_another_shape_is_named():
@@ -125,7 +130,7 @@ def test_whatever_is_missing_unknown_or_of_another_shape_is_named():
     refused(many, r"and \d+ more\.$")
 
 
-def test_what_is_no_simclr_checkpoint_is_refused():
+def test_other_checkpoints_are_refused():
     refused({}, r"no first convolution, base_model/conv2d/kernel")
     refused({"fc/weights": np.zeros((3, 3))}, r"no first convolution")
     refused({**CHECKPOINT, "base_model/conv2d/kernel": np.zeros(3)}, r"no first convolution")
@@ -152,7 +157,7 @@ def test_the_state_is_a_copy():
 
 
 @pytest.mark.slow
-def test_selective_kernels_that_the_variables_do_not_show_can_be_told():
+def test_selective_kernels_without_variables_can_be_given():
     assert convert(CHECKPOINT)[0].network.sk_ratio == 0
     config, state = convert(CHECKPOINT, sk_ratio=0.0625)
     assert config.network == replace(TINY, sk_ratio=0.0625)
@@ -163,7 +168,7 @@ def test_selective_kernels_that_the_variables_do_not_show_can_be_told():
 
 
 def test_texts_are_refused_and_other_precisions_become_float32():
-    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"no numbers: ")
+    refused({**CHECKPOINT, f"{CLASSIFIER}/bias": np.array(["a"] * 10)}, r"not numbers: ")
     doubles = {name: array.astype(np.float64) for name, array in CHECKPOINT.items()}
     torch.testing.assert_close(convert(doubles)[1], convert(CHECKPOINT)[1], rtol=0, atol=0)
 
@@ -184,7 +189,7 @@ def test_what_is_missing_in_the_head_or_classifier_is_named():
     )
 
 
-def test_of_another_network_the_names_it_holds_are_told():
+def test_the_variables_of_another_network_are_named():
     refused({"conv1/kernel": np.zeros((7, 7, 3, 64))}, r"it holds conv1/kernel\.$")
 
 
@@ -200,7 +205,7 @@ def test_the_names_of_the_official_tf2_models_become_canonical(golden):
         assert canonical_names(names) == names
 
 
-def test_layers_that_keras_numbered_through_a_whole_program_are_numbered_anew():
+def test_layers_numbered_through_a_whole_keras_program_are_renumbered():
     tensorflow = "resnet/block/conv2d_fixed_padding_{0}/conv2d_{0}/kernel:0"
     assert canonical_names([tensorflow.format(number) for number in (53, 54, 60)]) == {
         tensorflow.format(53): "base_model/conv2d/kernel",
@@ -210,7 +215,7 @@ def test_layers_that_keras_numbered_through_a_whole_program_are_numbered_anew():
 
 
 @given(st.text(max_size=40))
-def test_a_name_of_nobody_s_stays_as_it_is(name):
+def test_an_unknown_name_stays_as_it_is(name):
     if not re.match("base_model|resnet|head|projection|ema_model", name):
         assert canonical_names([name]) == {name: name}
     assert isinstance(is_bookkeeping(name), bool)

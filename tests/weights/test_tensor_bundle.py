@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: what was saved comes back, and whatever else the files hold is refused."""
+"""TensorFlow checkpoints: what was saved is read, and anything else is refused."""
 
 import os
 import random
@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from official import rebuild_checkpoint, tensorflow_weight
 
 from clrkit.errors import ConfigError
-from clrkit.weights.sstable import LARGEST_TABLE
+from clrkit.weights.index_file import LARGEST_TABLE
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
 pytestmark = pytest.mark.timeout(60)
@@ -104,7 +104,7 @@ def test_a_folder_of_tf2_s_training_and_its_saved_model_can_be_named_instead_of_
         assert found.dtype == "string" or bundle.read(name).shape == found.shape
 
 
-def test_optimiser_slots_have_names_of_their_own(tmp_path):
+def test_optimiser_slots_have_their_own_names(tmp_path):
     bundle = TensorBundle(rebuild_checkpoint("tf2_ckpt_r18_eighth_sk0_cifar32", tmp_path))
     names = object_graph(*bundle.strings("_CHECKPOINTABLE_OBJECT_GRAPH"))
     slots = {key: name for key, name in names.items() if "/.OPTIMIZER_SLOT/" in key}
@@ -218,7 +218,7 @@ def test_a_state_file_that_names_nothing_is_refused(prefix, state):
 def test_a_state_file_elsewhere_is_refused(prefix, tmp_path):
     (tmp_path / "state").write_text('model_checkpoint_path: "ckpt-1"\n')
     prefix.with_name("checkpoint").symlink_to(tmp_path / "state")
-    with pytest.raises(CheckpointError, match=r"symbolic link, so the checkpoint has to be named\.$"):
+    with pytest.raises(CheckpointError, match=r"symbolic link, so name the checkpoint itself\.$"):
         TensorBundle(prefix.parent)
 
 
@@ -227,7 +227,7 @@ def test_a_folder_of_several_or_no_checkpoints_is_refused(tmp_path):
         TensorBundle(tmp_path)
     for name in ("a", "b"):
         write_bundle(tmp_path / name, {})
-    with pytest.raises(CheckpointError, match=r"it holds 2 checkpoints .* has to be named\.$"):
+    with pytest.raises(CheckpointError, match=r"it holds 2 checkpoints .*, so name one of them\.$"):
         TensorBundle(tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_an_unknown_variable_is_named(prefix):
         TensorBundle(prefix).read("a/bias")
 
 
-def test_numbers_are_no_texts_and_texts_no_numbers(prefix):
+def test_numbers_cannot_be_read_as_texts_nor_texts_as_numbers(prefix):
     with pytest.raises(CheckpointError, match=r"'texts' in .*\.index holds string, not numbers"):
         TensorBundle(prefix).read("texts")
     with pytest.raises(CheckpointError, match=r"'a/kernel' in .*\.index holds float32, not texts"):
@@ -297,7 +297,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "a later version": (with_header(header(consumer=2)), "needs a reader of version 2; this is version 1"),
     "a name that is no text": (
         table([HEAD, (b"\xff\xfe", GOOD)]),
-        r"name b'\xff\xfe' in it is no UTF-8 text",
+        r"name b'\xff\xfe' in it is not UTF-8 text",
     ),
     "a partitioned variable": (with_entry(GOOD + message((7, b""))), "holds variables in partitions"),
     "a part of a variable": (table([HEAD, (b"\0\1w\0\1", GOOD)]), "holds variables in partitions"),
@@ -361,7 +361,7 @@ UNREADABLE: dict[str, tuple[bytes, bytes, str]] = {
     "a huge tensor": (with_entry(entry(1, (2**40,), 0, 0, 2**42, 0)), bytes(8), "it is shorter than"),
     "other numbers": (with_entry(GOOD), bytes(7) + b"\1", "the checksum of 'w' in it is wrong"),
     "more texts than bytes": (*texts(b"", count=2**40), "too few for shape"),
-    "many texts": (with_entry(entry(7, (1,), 0, 0, 2**24, 0)), bytes(8), "of texts, 8,388,608 are read"),
+    "many texts": (with_entry(entry(7, (1,), 0, 0, 2**24, 0)), bytes(8), "at most 8,388,608 are read"),
     "lengths without an end": (*texts(b"\xff" * 20), "more than 64 bits"),
     "no checksum of lengths": (*texts(b"\1"), "beyond its end"),
     "a wrong checksum of lengths": (*texts(b"\1", bytes(4), b"a"), "the checksum of the lengths"),

@@ -21,7 +21,7 @@ from bundle_writer import (
     write_bundle,
 )
 
-from clrkit.weights.sstable import read_table
+from clrkit.weights.index_file import read_table
 from clrkit.weights.tensor_bundle import CheckpointError, TensorBundle, object_graph
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""Sorted string tables: what was written comes back, in order; anything else is refused."""
+"""Index files: varints, messages and tables that were written are read; anything else is refused."""
 
 import re
 import tracemalloc
@@ -6,14 +6,111 @@ import tracemalloc
 import bundle_writer as writer
 import google_crc32c
 import pytest
-from bundle_writer import block, restart_list, sealed, table, table_of_blocks, varint
+from bundle_writer import block, message, restart_list, sealed, table, table_of_blocks, varint
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clrkit.errors import FormatError
-from clrkit.weights.sstable import LARGEST_TABLE, masked_crc, read_table
+from clrkit.weights.index_file import LARGEST_MESSAGE, LARGEST_TABLE, Cursor, Message, masked_crc, read_table
 
 pytestmark = pytest.mark.timeout(60)
+
+# --- Messages
+
+FIELDS = st.lists(
+    st.tuples(st.integers(1, 15), st.binary(max_size=200) | st.integers(1, 2**63 - 1)), max_size=9
+)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_number_is_read_from_its_bytes(number):
+    cursor = Cursor(varint(number) + b"rest")
+    assert cursor.varint() == number
+    assert cursor.take(4) == b"rest"
+    assert cursor.left == 0
+
+
+@given(FIELDS)
+def test_the_fields_of_a_message_are_read_in_order(fields):
+    found = Message(message(*fields)).fields
+    assert found == {number: [value for other, value in fields if other == number] for number in dict(fields)}
+
+
+def test_fixed_numbers_are_little_endian():
+    assert Message(b"\x35\1\2\0\0").integer(6) == 513
+    assert Message(b"\x31\1\2\0\0\0\0\0\0").integer(6) == 513
+
+
+def test_what_is_absent_is_zero_or_empty():
+    nothing = Message(b"")
+    assert (nothing.integer(1), nothing.text(2), nothing.message(3).fields) == (0, "", {})
+    assert list(nothing.messages(4)) == []
+
+
+def test_fields_beyond_those_that_mean_anything_are_skipped():
+    assert Message(message((16, 5), (1000, b"x"), (1, 7))).fields == {1: [7]}
+
+
+BROKEN_MESSAGES = {
+    "a number without an end": (b"\x08" + b"\xff" * 11, "a number in it has more than 64 bits"),
+    "a number beyond 64 bits": (b"\x08" + b"\xff" * 9 + b"\2", "a number in it has more than 64 bits"),
+    "a number cut short": (b"\x08\xff", "something in it reaches beyond its end"),
+    "no number": (b"\x08", "something in it reaches beyond its end"),
+    "a text cut short": (b"\x12\x7f", "something in it reaches beyond its end"),
+    "a text of absurd length": (b"\x12" + varint(2**64 - 1), "something in it reaches beyond its end"),
+    "a fixed number cut short": (b"\x35\1", "something in it reaches beyond its end"),
+    "a field number 0": (b"\0\1", "a record in it has a field number 0"),
+    "a group": (b"\x0b", "a record in it has a field of the unknown kind 3"),
+    "too many bytes": (
+        bytes(LARGEST_MESSAGE + 1),
+        "a record in it has 8,388,609 bytes; at most 8,388,608 are read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_MESSAGES)
+def test_bytes_that_are_not_a_message_are_refused(case):
+    data, complaint = BROKEN_MESSAGES[case]
+    with pytest.raises(FormatError, match=re.escape(complaint)):
+        Message(data)
+
+
+def test_a_field_of_another_kind_or_number_than_asked_for_is_refused():
+    texts, numbers = (
+        Message(message((1, b"a"), (2, b"a"), (2, b"b"))),
+        Message(message((1, 1), (2, 1), (2, 2))),
+    )
+    for number in (1, 2):
+        with pytest.raises(FormatError, match=f"field {number} of a record in it is not one number"):
+            texts.integer(number)
+        with pytest.raises(FormatError, match=f"field {number} of a record in it is a number, not bytes"):
+            numbers.text(number)
+    with pytest.raises(FormatError, match="field 2 of a record in it is not one number"):
+        numbers.integer(2)
+    with pytest.raises(FormatError, match="field 2 of a record in it appears 2 times"):
+        texts.message(2)
+
+
+def test_a_negative_number_is_refused():
+    with pytest.raises(FormatError, match="field 1 of a record in it is negative"):
+        Message(message((1, -1 % 2**64))).integer(1)
+
+
+def test_a_text_that_is_not_utf8_is_refused():
+    with pytest.raises(FormatError, match=r"the name b'\\xff' in it is not UTF-8 text"):
+        Message(message((1, b"\xff"))).text(1)
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_are_a_message_or_refused(data):
+    try:
+        found = Message(data)
+    except FormatError:
+        return
+    assert sum(len(values) for values in found.fields.values()) <= len(data)
+
+
+# --- Tables
 
 PAIR = (b"a", b"value")
 ONE = block([PAIR])
@@ -59,10 +156,6 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "a wrong footer": (table([PAIR])[:-48] + b"\xff" * 40 + writer.MAGIC, "more than 64 bits"),
     "too many bytes": (bytes(LARGEST_TABLE + 1), "it has more than 4,194,304 bytes"),
     "a wrong checksum of entries": (b"\1" + table([PAIR])[1:], "the checksum of a block is wrong"),
-    "a wrong checksum of properties": (
-        sealed(ONE) + b"\1" + writer.finished(sealed(ONE), block([LISTED]))[len(sealed(ONE)) + 1 :],
-        "the checksum of a block is wrong",
-    ),
     "a compressed block": (
         writer.finished(sealed(ONE, compression=1), block([LISTED])),
         "is compressed, which is not supported",
@@ -80,21 +173,12 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "a place cut short": (writer.finished(b"", block([(b"a", b"\x80")])), "reaches beyond its end"),
     "an endless number": (with_block(b"\xff" * 30 + restart_list([0])), "more than 64 bits"),
     "a number cut short": (with_block(b"\xff" * 5 + restart_list([0])), "reaches beyond its end"),
-    "no restarts": (with_block(bytes(4)), "a block of 4 bytes cannot have 0 restarts"),
-    "many restarts": (with_block(b"\xff\xff\xff\x7f"), "cannot have 2147483647 restarts"),
-    "restarts over the entries": (with_block(b"abc" + b"\2\0\0\0" + b"\2\0\0\0"), "cannot have 2 restarts"),
-    "a block of three bytes": (with_block(b"abc"), "a block of 3 bytes cannot have"),
-    "a restart amid an entry": (with_block(ONE[:-8] + restart_list([1])), "restarts where no key begins"),
-    "a restart beyond the entries": (with_block(ONE[:-8] + restart_list([0, 99])), "restarts where no key"),
-    "restarts out of order": (
-        with_block(ONE[:-8] + b"\0\1\0b" + restart_list([9, 0])),
-        "restarts where no key begins",
+    "many restarts": (with_block(b"\xff\xff\xff\x7f"), "a block of 4 bytes cannot have so many restarts"),
+    "restarts over the entries": (
+        with_block(b"abc" + b"\2\0\0\0" + b"\2\0\0\0"),
+        "cannot have so many restarts",
     ),
-    "a restart without entries": (with_block(restart_list([5])), "restarts where no key begins"),
-    "a restart that shares": (
-        with_block(b"\0\1\0a" + b"\1\1\0b" + restart_list([0, 4])),
-        "shares more with its predecessor than there is",
-    ),
+    "a block of three bytes": (with_block(b"abc"), "a block of 3 bytes cannot have so many restarts"),
     "a first key that shares": (with_block(b"\5\0\0" + restart_list([0])), "shares more with"),
     "a key beyond the block": (with_block(b"\0\x7f\0a" + restart_list([0])), "reaches beyond its end"),
     "a value beyond the block": (with_block(b"\0\1\x7fa" + restart_list([0])), "reaches beyond its end"),
@@ -103,11 +187,6 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "keys unsorted": (table([(b"b", b""), PAIR]), "the key b'a' in it is out of order or there twice"),
     "keys unsorted between blocks": (table([(b"b", b""), PAIR], per_block=1), "the key b'a' in it is out of"),
     "an empty key twice": (table([(b"", b""), (b"", b"")]), "the key b'' in it is out of order"),
-    "a list of other keys": (table_of_blocks([(b"A", ONE)]), "its list of blocks does not fit the blocks"),
-    "a key before its block's place": (
-        table_of_blocks([(b"c", ONE), (b"d", block([(b"b", b"")]))]),
-        "the key b'b' in it is out of order",
-    ),
 }
 
 
@@ -127,7 +206,7 @@ def key_bomb() -> bytes:
 
 
 def test_more_entries_than_any_model_has_are_refused(monkeypatch):
-    monkeypatch.setattr("clrkit.weights.sstable.MOST_ENTRIES", 20)
+    monkeypatch.setattr("clrkit.weights.index_file.MOST_ENTRIES", 20)
     pairs = [(bytes([number]), b"") for number in range(21)]
     assert list(read_table(table(pairs[:20]))) == pairs[:20]
     with pytest.raises(FormatError, match="it has more than 20 entries"):
