@@ -18,11 +18,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from clrkit.config import Data
-from clrkit.data.datasets import EMBEDDED, known_root, load_evaluation
-from clrkit.data.folders import root_of
-from clrkit.data.images import WHOLE, EvalView, ImageArray, Rgb, upright
+from clrkit.data.datasets import at_hand, load_evaluation
+from clrkit.data.images import WHOLE, Rgb, photo_of, to_view, upright
 from clrkit.data.sources import PixelArray, PixelStream
-from clrkit.data.torchvision_sets import KNOWN
 from clrkit.errors import DataError
 from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
@@ -186,14 +184,6 @@ def sample(origin: ModelSource) -> tuple[list[Rgb], str]:
     return [*real, *noise], f"{named}{len(noise)} of noise"
 
 
-def at_hand(data: Data) -> bool:
-    """Whether the images are there without a download."""
-    if data.dataset in EMBEDDED:
-        return True
-    folder = KNOWN[data.dataset].folder if data.dataset in KNOWN else ""
-    return (known_root(data) / folder).is_dir() if folder or root_of(data) else False
-
-
 def photos_of(data: Data) -> list[Rgb]:
     """Some test images, decoded and upright, spread over the set; none where they cannot be read."""
     try:
@@ -203,7 +193,7 @@ def photos_of(data: Data) -> list[Rgb]:
             return [np.ascontiguousarray(pixels.array[index].transpose(1, 2, 0)) for index in chosen]
         assert isinstance(pixels, PixelStream)
         enough = data.image_size if data.image_size <= WHOLE else None
-        found = [pixels.images.found.photo(int(index), enough) for index in chosen]
+        found = [pixels.source.photo(int(index), enough) for index in chosen]
     except DataError:
         return []
     return [np.ascontiguousarray(upright(photo.pixels, photo.orientation)) for photo in found]
@@ -211,7 +201,7 @@ def photos_of(data: Data) -> list[Rgb]:
 
 def original(origin: ModelSource, photo: Rgb) -> Outputs:
     """What the original model makes of the view that clrkit measures."""
-    model, view = origin.model, EvalView(ImageArray(photo[None]), origin.image_size, exact=True).read(0)[0]
+    model, view = origin.model, to_view(photo_of(photo), origin.image_size, exact=True)
     with torch.no_grad():
         images = torch.from_numpy(view[None])
         if model.classifier is None:

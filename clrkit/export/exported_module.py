@@ -1,6 +1,6 @@
 """A model with its preprocessing: photographs of any size in, as bytes, and what they show out.
 
-What `clrkit.data.images.EvalView` does to a decoded photograph is written here in operations that exporters
+What `clrkit.data.images.to_view` does to a decoded photograph is written here in operations that exporters
 know, with the same results to the last bit of a pixel, so that a file of the whole needs no clrkit.
 """
 

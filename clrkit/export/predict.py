@@ -36,7 +36,7 @@ class Classifier:
         Raises:
             DataError: naming a file that cannot be read.
         """
-        # As in `clrkit.data.images.EvalView`: a JPEG of which little is wanted is decoded at a smaller size.
+        # As in `clrkit.data.images.to_view`: a JPEG of which little is wanted is decoded at a smaller size.
         photo = read_photo(path, self.image_size if self.image_size <= WHOLE else None)
         pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation))
         found = self.probabilities(pixels[None])[0]

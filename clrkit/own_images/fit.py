@@ -16,6 +16,7 @@ import numpy as np
 
 from clrkit.config import Distill, Finetune, Pretrain, to_dict
 from clrkit.data.folders import list_images
+from clrkit.data.sources import evaluation_split
 from clrkit.data.subsets import stratified
 from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import PRESETS
@@ -107,7 +108,7 @@ def features(pretrained: Run, config: Pretrain, device: torch.device) -> Float[T
     from clrkit.evaluate import extract
 
     size, listing = config.data.image_size, list_images(config.images)
-    part = listing.originals(listing.train).to_measure(size)
+    part = evaluation_split(*listing.images(listing.train), size)
     return extract(pretrained.model().encoder.to(device), part, size, device)
 
 

@@ -53,7 +53,7 @@ def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
 def editing(path: Path) -> Iterator[list[Row]]:
     """All rows, to be changed in place under the file's lock; written when the block ends, if they changed.
 
-    The file keeps its columns, delimiter, line ends, byte order mark and permissions.
+    The file keeps its columns, separator, line ends, encoding and permissions.
 
     Raises:
         DataError: as `read_table`, and for a file that cannot be written.

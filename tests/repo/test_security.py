@@ -34,7 +34,7 @@ from clrkit.config import Stage
 from clrkit.data.cache import Source, read_cache, write_cache
 from clrkit.data.datasets import load
 from clrkit.data.folders import list_images
-from clrkit.data.sources import PixelArray, Split, Splits
+from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
@@ -165,10 +165,10 @@ def test_a_pickle_in_a_state_is_not_executed(tmp_path: Path, evil: Evil, fault: 
     fault("outside files: a state that holds a pickled command", "a forged state", "the state", times=2)
 
 
-def small_set() -> Splits:
+def small_set() -> DataSet:
     pixels = PixelArray(np.zeros((3, 3, 4, 4), np.uint8))
     part = Split(pixels, np.array([0, 1, 0]), ["a", "b", "c"])
-    return Splits(part, part, ("ape", "bat"))
+    return DataSet(part, part, ("ape", "bat"))
 
 
 @pytest.mark.parametrize("file", ["train_pixels.npy", "test_labels.npy", "train_names.json", "note.json"])

@@ -39,7 +39,7 @@ from clrkit.data.archives import unpack
 from clrkit.data.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
 from clrkit.data.folders import list_images, read_csv
 from clrkit.data.images import FORMATS, read_photo
-from clrkit.data.sources import PixelArray, Split, Splits
+from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.data.subsets import listed_subset
 from clrkit.data.torchvision_sets import known_images
 from clrkit.errors import ConfigError, FormatError
@@ -122,12 +122,12 @@ def archive(kind: str) -> Parser:
     return Parser(saved(write), {"archive": (by_chance, *mutations[kind])}, read)
 
 
-def small_set() -> Splits:
+def small_set() -> DataSet:
     pixels = np.arange(144, dtype=np.uint8).reshape(3, 3, 4, 4)
     part = Split(
         PixelArray(pixels, np.ones(3, np.float32)), np.array([0, 1, -1]), ["a/0.png", "b/1.png", "2.png"]
     )
-    return Splits(part, part, ("ape", "bat"))
+    return DataSet(part, part, ("ape", "bat"))
 
 
 def cached() -> Parser:
@@ -147,7 +147,7 @@ def cached() -> Parser:
         source = Here("set", "id", small_set)
         noted(source)
         found = read_cache(source, lambda line: None)
-        assert found is None or np.array_equal(found[0].train.pixels.array, small_set().train.pixels.array)
+        assert found is None or np.array_equal(found.train.pixels.array, small_set().train.pixels.array)
 
     files = saved(write)
     mutations = {name: (by_chance, other_array if name.endswith("npy") else other_values) for name in files}
