@@ -80,6 +80,8 @@ def extract_zip(archive: Path, folder: Path, most: int) -> None:
 
 def extract_tar(archive: Path, folder: Path, most: int) -> None:
     """Extract a tar; tarfile's "data" filter keeps the files inside the folder and drops their owners."""
+    if not tarfile.is_tarfile(archive):
+        raise FormatError("it is not a zip or tar, or not a whole one")
     total = 0
     with tarfile.open(archive) as opened:
         for member in opened:

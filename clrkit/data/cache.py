@@ -1,8 +1,8 @@
 """Keep decoded data sets on disk, checked by their fingerprints. Importing this module does not load torch.
 
-Pixels are mapped, so that all processes of a machine share one copy. A set is hashed when it is first read;
-then the sizes and times of its files are noted, and while these stay the hash is not repeated, which takes
-seconds for gigabytes. Every write to a file is noticed; a bit that rots on the disk without a write is not.
+Pixels are mapped, so that all processes of a machine share one copy. A set is hashed, which takes seconds for
+gigabytes, only if the sizes and times of its files are not those noted when it was written: every write to a
+file is noticed, but not a bit that rots on the disk.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,7 @@ from numpy.lib.format import open_memmap
 
 from clrkit.data.sources import DataSet, PixelArray, PixelStream, PixelSubset, Split, of_labelled
 from clrkit.errors import DataError, reason
-from clrkit.files import write_atomically
 
-VERIFIED = "verified.json"  # in a set's folder: sizes and times of its files when they were last hashed
-TICKS = 2 * 10**9  # nanoseconds in which two writes may get the same time on some file systems
 DECODER = 3  # raise it when the same files would decode to other pixels than before
 
 Show = Callable[[str], None]
@@ -72,7 +67,7 @@ def read_cache(source: Source, show: Show) -> DataSet | None:
     try:
         train, test = (read_part(source.folder, name) for name in ("train", "test"))
         found = DataSet(train, test, tuple(note["classes"]), note["fingerprint"])
-        if verified(source.folder, found):
+        if note.get("stamps") == stamps_of(source.folder) or fingerprint_of(found) == found.fingerprint:
             return found
     except Exception:  # an array's header is a Python literal, whose reader raises nearly anything
         pass
@@ -80,25 +75,10 @@ def read_cache(source: Source, show: Show) -> DataSet | None:
     return None
 
 
-def verified(folder: Path, found: DataSet) -> bool:
-    """True if a set is as it was written: by its hash, or because no file changed since it was hashed."""
-    now = time.time_ns()
-    files = {path.name: path.stat() for path in folder.iterdir() if path.suffix in (".npy", ".json")}
-    stamps = {
-        name: [each.st_size, each.st_mtime_ns, each.st_ctime_ns]
-        for name, each in sorted(files.items())
-        if name != VERIFIED
-    }
-    with suppress(OSError, ValueError):
-        if json.loads((folder / VERIFIED).read_text()) == stamps:
-            return True
-    if fingerprint_of(found) != found.fingerprint:
-        return False
-    # A file that was written just now could be written once more without another time.
-    if now - max(max(times) for _, *times in stamps.values()) > TICKS:
-        with suppress(OSError):  # with a read-only cache, each start hashes
-            write_atomically(folder / VERIFIED, json.dumps(stamps).encode())
-    return True
+def stamps_of(folder: Path) -> dict[str, list[int]]:
+    """Size, time of the last write and time of the last change of the files of both splits."""
+    files = {path.name: path.stat() for path in folder.glob("*_*")}
+    return {name: [each.st_size, each.st_mtime_ns, each.st_ctime_ns] for name, each in files.items()}
 
 
 def read_part(folder: Path, name: str) -> Split:
@@ -121,7 +101,7 @@ def write_cache(source: Source, found: DataSet) -> DataSet:
         DataError: if the cache cannot be written.
     """
     found = replace(found, fingerprint=fingerprint_of(found))
-    note = {"identity": source.identity, "decoder": DECODER}
+    note: dict[str, Any] = {"identity": source.identity, "decoder": DECODER}
     note |= {"fingerprint": found.fingerprint, "classes": found.classes}
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -130,7 +110,7 @@ def write_cache(source: Source, found: DataSet) -> DataSet:
             folder.mkdir()
             write_part(folder, "train", found.train)
             write_part(folder, "test", found.evaluation)
-            (folder / "note.json").write_text(json.dumps(note))
+            (folder / "note.json").write_text(json.dumps(note | {"stamps": stamps_of(folder)}))
             shutil.rmtree(source.folder, ignore_errors=True)  # an older one
             put_in_place(folder, source.folder)
     except OSError as error:

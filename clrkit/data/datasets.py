@@ -54,7 +54,6 @@ __all__ = [
     "load",
     "load_evaluation",
     "prepare",
-    "source_id",
     "stored_side",
 ]
 
@@ -139,12 +138,6 @@ def prepare(data: Data, show: Show = lambda line: None) -> None:
     """
     if (data.dataset, data.image_size) in FINGERPRINTS and not noted(find(data)):
         load(data, show)
-
-
-def source_id(data: Data) -> str:
-    """Text that changes with anything that would decode to other images."""
-    source = find(data)
-    return f"{source.entry}-{source.identity}"
 
 
 def find(data: Data, show: Show = lambda line: None) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -163,6 +163,7 @@ def upright(pixels: Rgb, orientation: int | None) -> Rgb:
     return pixels[::rows, ::columns]
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Images that are decoded when they are read, in any process."""
 

@@ -123,14 +123,23 @@ class PixelStream(Pixels):
         return np.stack(squares), np.array(aspects, dtype=np.float32)
 
     def squares(self, order: Iterable[Indices]) -> Iterator[ImageBatch]:
+        import torch
+
         lengths: deque[int] = deque()
         chunks = self.decoded(cut(order, lengths))
-        for chunk in chunks:
-            batch = unwritten(lengths.popleft(), chunk[0])
-            filled = put(chunk, batch, 0)
-            while filled < len(batch.pixels):
-                filled = put(next(chunks), batch, filled)
-            yield batch
+        for first in chunks:
+            # By NumPy: PyTorch's threads would wait for cores that the workers use, and its aligned memory is
+            # seldom reused, so that the heap would grow to dozens of batches.
+            count = lengths.popleft()
+            pixels = np.empty((count, *first[0].shape[1:]), first[0].numpy().dtype)
+            aspects = np.empty(count, dtype=np.float32)
+            filled = 0
+            while filled < count:
+                chunk = next(chunks) if filled else first
+                stop = filled + len(chunk[1])
+                pixels[filled:stop], aspects[filled:stop] = chunk[0].numpy(), chunk[1].numpy()
+                filled = stop
+            yield ImageBatch(torch.from_numpy(pixels), torch.from_numpy(aspects))
 
     def decoded(self, chunks: Iterator[Indices]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         import torch
@@ -155,29 +164,6 @@ def cut(order: Iterable[Indices], lengths: deque[int]) -> Iterator[Indices]:
         lengths.append(len(indices))
         for start in range(0, len(indices), CHUNK):
             yield indices[start : start + CHUNK]
-
-
-def unwritten(count: int, like: torch.Tensor) -> ImageBatch:
-    """Allocate a batch by NumPy.
-
-    PyTorch's memory is aligned; glibc seldom reuses aligned memory, and the heap grows to dozens of batches.
-    """
-    import torch
-
-    pixels = np.empty((count, *like.shape[1:]), like.numpy().dtype)
-    return ImageBatch(torch.from_numpy(pixels), torch.empty(count))
-
-
-def put(chunk: tuple[torch.Tensor, torch.Tensor], batch: ImageBatch, start: int) -> int:
-    """Copy a chunk into a batch; returns where it ends.
-
-    By NumPy: PyTorch's threads would wait for cores that the workers use.
-    """
-    stop = start + len(chunk[1])
-    for part, whole in zip(chunk, batch, strict=True):
-        assert whole is not None
-        whole.numpy()[start:stop] = part.numpy()
-    return stop
 
 
 def cores() -> int:

@@ -213,8 +213,6 @@ def named_splits(text: str, root: Path, show: Show) -> tuple[TorchvisionSplit, T
     """
     name, kind, given = parsed(text)
     show(f"reading {text} from {root}")
-    if not verifies(kind):
-        warnings.warn(f"torchvision does not verify the files of {name} by MD5.", stacklevel=2)
     opened = [opened_split(text, kind, root, choices) for choices in split_arguments(kind, given)]
     classes = classes_of(opened[0][0], int(max(labels.max() for _, labels in opened)) + 1)
     if len(opened) == 1:
@@ -261,14 +259,6 @@ def parameters_of(kind: Any) -> Arguments:
     return found
 
 
-def verifies(kind: Any) -> bool:
-    """True if the source of a set's class mentions MD5 sums, which torchvision then compares."""
-    from torchvision.datasets import VisionDataset
-
-    own = [each for each in kind.__mro__ if issubclass(each, VisionDataset)]
-    return any("md5" in inspect.getsource(each).lower() for each in own)
-
-
 def split_arguments(kind: Any, given: Arguments) -> list[list[Arguments]]:
     """For training and for testing (or for both in one), the arguments to try in turn."""
     parameters = parameters_of(kind)
@@ -289,24 +279,42 @@ def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments])
     error: Exception = ValueError("its split has no labels")
     for given, load in product(choices, loads):
         try:
-            with filtered_extraction():
+            with supervised() as compared:
                 found = kind(**place, **given, **load)
         except Exception as failed:  # an argument that is not accepted, or missing files: sets differ
             error = failed
             continue
         labels = labels_of(text, found)
         if (labels >= 0).any():
+            if not compared:
+                warnings.warn(
+                    f"torchvision did not verify the files of {text} in {root} by MD5.", stacklevel=2
+                )
             return found, labels
     raise DataError(f"{text} cannot be read from {root} or downloaded: {reason(error).rstrip('.')}.")
 
 
 @contextmanager
-def filtered_extraction() -> Iterator[None]:
-    """Let torchvision extract tar archives with tarfile's "data" filter, the default of newer Pythons."""
+def supervised() -> Iterator[list[str]]:
+    """Yield a list that fills with the files whose MD5 torchvision compares.
+
+    Meanwhile it extracts tar archives with tarfile's "data" filter, the default of newer Pythons.
+    """
+    from torchvision.datasets import utils
+
+    compared: list[str] = []
+    compare = utils.check_md5
+
+    def noting(path: str, *sums: str, **options: Any) -> bool:
+        compared.append(path)
+        return bool(compare(path, *sums, **options))
+
+    utils.check_md5 = noting
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
-        yield
+        yield compared
     finally:
+        utils.check_md5 = compare
         del tarfile.TarFile.extraction_filter
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import tarfile
 import tempfile
@@ -41,7 +42,7 @@ from clrkit.data.folders import list_images, read_csv
 from clrkit.data.images import FORMATS, read_photo
 from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.data.subsets import listed_subset
-from clrkit.data.torchvision_sets import known_images
+from clrkit.data.torchvision_sets import array_split
 from clrkit.errors import ConfigError, FormatError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
@@ -132,7 +133,7 @@ def small_set() -> DataSet:
 
 def cached() -> Parser:
     def write(folder: Path) -> None:
-        for name, part in (("train", small_set().train), ("test", small_set().test)):
+        for name, part in (("train", small_set().train), ("test", small_set().evaluation)):
             write_part(folder, name, part)
         note = {"identity": "id", "decoder": DECODER, "fingerprint": fingerprint_of(small_set())}
         (folder / "note.json").write_text(json.dumps(note | {"classes": ["ape", "bat"]}))
@@ -184,7 +185,7 @@ def class_folders() -> Parser:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
             for dataset in ("folder", "imagenet"):
-                list_images(Data(dataset=dataset, root=str(root))).parts(8)
+                list_images(Data(dataset=dataset, root=str(root))).data_set(8)
         finally:
             shutil.rmtree(root)
 
@@ -274,14 +275,15 @@ def published() -> Parser:
 
 
 def known_set() -> Parser:
+    """Files of another MD5: torchvision must not read them."""
+    names = ("train", "test", "meta")
     files = {
-        "cifar-100-binary/fine_label_names.txt": b"ape\nbat\n",
-        "cifar-100-binary/test.bin": bytes(3074 * 2),
+        f"cifar-100-python/{name}": pickle.dumps({"data": bytes(3072), "fine_labels": [0]}) for name in names
     }
     return Parser(
         files,
         dict.fromkeys(files, (by_chance,)),
-        lambda folder: known_images("cifar100", "test", folder, lambda line: None),
+        lambda folder: array_split("cifar100", "test", folder, lambda line: None),
     )
 
 
