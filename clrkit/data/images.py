@@ -105,7 +105,10 @@ def check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB; transparent pixels become white, as in a viewer."""
+    """Convert any Pillow mode to 8-bit RGB; transparent pixels become white, as in a viewer.
+
+    Raises ValueError for numbers of unknown range.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):

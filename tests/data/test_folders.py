@@ -138,9 +138,9 @@ def test_a_csv_labels_some_of_the_images(tmp_path):
     [
         (
             "file,class\n0.png,a\n",
-            r"labels\.csv needs the columns file and label, in small letters; it has file, class",
+            r"labels\.csv needs the columns file and label; it has file, class",
         ),
-        ("", r"The CSV of labels .*labels\.csv cannot be read: No columns to parse from file"),
+        ("", r"labels\.csv needs the columns file and label; it has none"),
         ("file,label\n0.png,a,b\n", r"cannot be read: Expected 2 fields in line 2, saw 3"),
         ("file,label,label\n0.png,a,b\n", r"labels\.csv has two columns label; rename one"),
         ("file,label\n", r"labels\.csv labels no image"),
