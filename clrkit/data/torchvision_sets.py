@@ -279,14 +279,17 @@ def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments])
     error: Exception = ValueError("its split has no labels")
     for given, load in product(choices, loads):
         try:
-            with supervised() as compared:
+            with supervised() as verified:
                 found = kind(**place, **given, **load)
-        except Exception as failed:  # an argument that is not accepted, or missing files: sets differ
-            error = failed
+        except (
+            Exception
+        ) as failed:  # missing files raise nearly anything, a split that does not exist ValueError
+            if isinstance(error, ValueError) or not isinstance(failed, ValueError):
+                error = failed
             continue
         labels = labels_of(text, found)
         if (labels >= 0).any():
-            if not compared:
+            if not verified:
                 warnings.warn(
                     f"torchvision did not verify the files of {text} in {root} by MD5.", stacklevel=2
                 )
@@ -296,23 +299,24 @@ def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments])
 
 @contextmanager
 def supervised() -> Iterator[list[str]]:
-    """Yield a list that fills with the files whose MD5 torchvision compares.
+    """Yield a list that fills with the files whose MD5 torchvision finds right.
 
     Meanwhile it extracts tar archives with tarfile's "data" filter, the default of newer Pythons.
     """
     from torchvision.datasets import utils
 
-    compared: list[str] = []
+    verified: list[str] = []
     compare = utils.check_md5
 
     def noting(path: str, *sums: str, **options: Any) -> bool:
-        compared.append(path)
-        return bool(compare(path, *sums, **options))
+        if right := bool(compare(path, *sums, **options)):
+            verified.append(path)
+        return right
 
     utils.check_md5 = noting
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
-        yield compared
+        yield verified
     finally:
         utils.check_md5 = compare
         del tarfile.TarFile.extraction_filter

@@ -365,7 +365,7 @@ class Fake(datasets.VisionDataset):
 
     def __init__(self, root, start=0):
         super().__init__(root)
-        datasets.utils.check_integrity(__file__, "its MD5")
+        datasets.utils.check_integrity(__file__, md5(Path(__file__).read_bytes()))
         self.targets = [index % 2 for index in range(16)]
         self.start = start
 
@@ -592,6 +592,21 @@ def test_svhn_is_read_from_files_that_torchvision_verifies(tmp_path):
         next(iter(loaded.evaluation.pixels.batches([np.array([1])])))[0].numpy(),
         content[..., 1].transpose(2, 0, 1),
     )
+
+
+def test_a_test_split_that_is_missing_is_named(tmp_path):
+    from scipy.io import savemat
+
+    content = np.zeros((32, 32, 3, 4), np.uint8)
+    savemat(tmp_path / "train_32x32.mat", {"X": content, "y": np.array([[1], [2], [10], [1]])})
+    sums = {
+        "train": ["", "train_32x32.mat", md5((tmp_path / "train_32x32.mat").read_bytes())],
+        "test": ["http://127.0.0.1:9/", "test_32x32.mat", "0" * 32],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.SVHN, "split_list", sums)
+        with pytest.raises(DataError, match=r"^torchvision:SVHN cannot be read from .*: .*refused"):
+            named("SVHN", tmp_path, 32)
 
 
 def test_no_set_that_is_offered_unpickles_files_that_it_did_not_verify():
