@@ -42,7 +42,7 @@ from benchmarks.timing import (
 )
 from clrkit.augment import random_view
 from clrkit.config import Augmentation
-from clrkit.data.images import ImageFiles, ResizedImage, read_photo, stored_side, to_square
+from clrkit.data.images import ImageFiles, read_photo, stored_side, to_square
 from clrkit.data.sources import PixelStream, cores
 
 VIEW = 224
@@ -128,9 +128,7 @@ def stream_of(folder: Path, listed: int | None = None) -> PixelStream:
     """The folder's images, or as many listed, again and again."""
     names = np.array([path.name.encode() for path in sorted(folder.iterdir())])
     names = np.resize(names, listed or len(names))
-    return PixelStream(
-        ResizedImage(ImageFiles(str(folder), names, np.ones(len(names), dtype=np.int64)), SIDE)
-    )
+    return PixelStream(ImageFiles(str(folder), names, np.ones(len(names), dtype=np.int64)), SIDE)
 
 
 def views_of(stream: PixelStream, recipe: Augmentation) -> Iterator[list[torch.Tensor]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -21,6 +22,7 @@ C = TypeVar("C", bound="Config")
 
 
 DATASETS = ("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images")
+TORCHVISION = "torchvision:"  # begins the name of any other classification set of torchvision
 Resize = Literal["tf2", "tf1"]  # of evaluation views, see clrkit.resize
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -33,17 +35,19 @@ def setting(
     high: float = math.inf,
     above: float = -math.inf,
     choices: tuple[Any, ...] = (),
+    prefix: str = "",
     keyed: bool = True,
     added: bool = False,
     needs: str = "",
 ) -> Any:
     """A field with its meaning and bounds: `low` <= value <= `high`, value > `above`.
 
-    `keyed` is false where the field does not change the mathematics. `added` is a field that runs were
-    recorded without: at its default, which must never change, it does what was done before it was there.
+    `prefix` begins further values besides `choices`. `keyed` is false where the field does not change the
+    mathematics. `added` is a field that runs were recorded without: at its default, which must never change,
+    it does what was done before it was there.
     `needs` names a field without which this one does nothing.
     """
-    bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
+    bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices, "prefix": prefix}
     return field(default=default, metadata=bounds | {"keyed": keyed, "added": added, "needs": needs})
 
 
@@ -80,7 +84,13 @@ def types_of(kind: type[Any]) -> dict[str, Any]:
 
 def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
     if bounds["choices"] and value not in bounds["choices"]:
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, bounds['choices']))}, not {value!r}.")
+        prefix = bounds["prefix"]
+        if prefix and isinstance(value, str) and re.fullmatch(rf"{prefix}\w+(:\w+=[\w.-]+)*", value):
+            return
+        other = f" or {prefix}NAME" if prefix else ""
+        raise ConfigError(
+            f"{name} must be one of {', '.join(map(str, bounds['choices']))}{other}, not {value!r}."
+        )
     if isinstance(value, str | bool):
         return
     if isinstance(value, float) and not math.isfinite(value):
@@ -99,7 +109,7 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
 class Data(Config):
     """The images."""
 
-    dataset: str = setting("tinted_mnist", "images to use", choices=DATASETS)
+    dataset: str = setting("tinted_mnist", "images to use", choices=DATASETS, prefix=TORCHVISION)
     root: str = setting("", "folder (or zip, tar) of the images; not needed for tinted_mnist", keyed=False)
     labels_csv: str = setting("", "CSV of file,label for a folder without class folders", keyed=False)
     left_out: str = setting("", "file that lists images of the set `images` to leave out", keyed=False)

@@ -41,7 +41,8 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
     evaluated = command("evaluate", evaluate_model, "Measure a model with the official evaluation view.")
     about = "model folder, or the folder of a finished run"
     evaluated.add_argument("model", type=Path, metavar="MODEL", help=about)
-    evaluated.add_argument("--data", required=True, help=f"data set: {', '.join(SIDES)} or folder")
+    about = f"data set: {', '.join(SIDES)}, folder or torchvision:NAME"
+    evaluated.add_argument("--data", required=True, help=about)
     evaluated.add_argument("--root", default="", help="folder of its images; of ImageNet, the one with val")
     evaluated.add_argument(
         "--image_size",
@@ -85,7 +86,8 @@ def evaluate_model(options: argparse.Namespace) -> int:
     from clrkit.runs.model_files import read_classes, read_model
     from clrkit.runs.provenance import provenance
 
-    known(options.data, [*SIDES, "folder"], "data set")
+    if not options.data.startswith(configs.TORCHVISION):
+        known(options.data, [*SIDES, "folder"], "data set")
     model = read_model(options.model)
     size = options.image_size
     if size is None:

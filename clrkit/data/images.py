@@ -1,8 +1,4 @@
-"""Image files as squares of RGB pixels, one at a time. Importing this module does not load torch.
-
-Training takes a `ResizedImage`, a square that crops are cut from; evaluation takes an `EvalView`, the
-official central crop.
-"""
+"""Decode image files into squares of RGB pixels, one at a time. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -20,13 +16,14 @@ from clrkit.errors import DataError, reason
 
 Rgb = UInt8[np.ndarray, "_ _ 3"]  # height and width
 Square = UInt8[np.ndarray, "3 side side"]
-Exact = Float32[np.ndarray, "3 side side"]
+View = UInt8[np.ndarray, "3 side side"] | Float32[np.ndarray, "3 side side"]
 
 SMALL = 64  # up to this side, images are stored for training without a margin
 WHOLE = 32  # up to this side, images are measured whole (tf2/data.py: neither cropped nor resized)
 MAX_PIXELS = 89_478_485  # Pillow warns from here on; as RGB 268 MB
 MAX_BYTES = 2**29  # of a file: metadata is read whole, and may be all there is
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow hands others to outside programs
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FLIPPED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # then rows, columns
 
@@ -34,7 +31,7 @@ FLIPPED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1,
 def stored_side(image_size: int) -> int:
     """Side in pixels at which training images are kept, for views of `image_size`.
 
-    Larger images have a margin, so that small crops are not enlarged more than need be.
+    Larger images have a margin, so that small crops are not enlarged more than necessary.
     """
     return image_size if image_size <= SMALL else round(image_size * 8 / 7)
 
@@ -43,9 +40,9 @@ class Photo(NamedTuple):
     """A decoded image, RGB, not yet turned upright.
 
     Attributes:
-        pixels: (height, width, 3), perhaps decoded at a smaller size than they have in the file.
+        pixels: (height, width, 3), perhaps decoded at a smaller size than in the file.
         size: width and height in the file.
-        orientation: EXIF's number of what turns it upright, or none.
+        orientation: EXIF's number of the turn that makes it upright, or None.
     """
 
     pixels: Rgb
@@ -59,18 +56,25 @@ class Photo(NamedTuple):
         return height / width if self.orientation in SIDEWAYS else width / height
 
 
+def photo_of(pixels: Rgb) -> Photo:
+    """An upright image in memory as a photo."""
+    height, width, _ = pixels.shape
+    return Photo(pixels, (width, height))
+
+
 def read_photo(path: str, enough: int | None = None) -> Photo:
-    """An image file (its first frame) as RGB; transparency is put on white, 16 bits are scaled to 8.
+    """Read an image file (its first frame) as RGB; transparency is put on white, 16 bits are scaled to 8.
 
     Args:
-        path: of the file.
-        enough: side of a square it will be squashed to; without it, every pixel is wanted.
+        path: the file.
+        enough: side of the square that is needed; a large JPEG is then decoded smaller. None: every pixel.
 
     Raises:
-        DataError: naming a file that is missing, broken, smaller than 2 x 2 or absurdly large.
+        DataError: if the file is missing, broken, smaller than 2 x 2 or absurdly large.
     """
     try:
-        check_bytes(path)
+        if (length := Path(path).stat().st_size) > MAX_BYTES:
+            raise DataError(f"The image {path} has {length:,} bytes; at most {MAX_BYTES:,} are read.")
         with Image.open(path, formats=FORMATS) as image:
             check_size(path, image.size)
             size, drafted = image.size, None
@@ -91,87 +95,88 @@ def read_photo(path: str, enough: int | None = None) -> Photo:
         raise DataError(f"The image {path} cannot be decoded: {reason(error)}.") from None
 
 
-def check_bytes(path: str) -> None:
-    if (size := Path(path).stat().st_size) > MAX_BYTES:
-        raise DataError(f"The image {path} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
-
-
-def check_size(path: str, size: tuple[int, int]) -> None:
+def check_size(name: str, size: tuple[int, int]) -> None:
+    """Raise DataError for an image that is too small or too large to use."""
     width, height = size
     if min(size) < 2:
-        raise DataError(f"The image {path} has {width} x {height} pixels; at least 2 x 2 are needed.")
+        raise DataError(f"The image {name} has {width} x {height} pixels; at least 2 x 2 are needed.")
     if width * height > MAX_PIXELS:
-        raise DataError(f"The image {path} has {width} x {height}, more than {MAX_PIXELS:,} pixels.")
+        raise DataError(f"The image {name} has {width} x {height}, more than {MAX_PIXELS:,} pixels.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB; transparent pixels show white, as a viewer shows them."""
+    """Convert any Pillow mode to 8-bit RGB; transparent pixels become white, as in a viewer.
+
+    Raises ValueError for numbers of unknown range.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):
-        image = from_sixteen_bits(image)
+        # 0..65535 to 0..255; Pillow's own conversion clips, which turns all but the darkest pixels white.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are integers of more than 16 bits")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def from_sixteen_bits(image: Image.Image) -> Image.Image:
-    """0..65535 to 0..255. Pillow's own conversion clips, which turns all but the darkest pixels white."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are integers of more than 16 bits")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
-
-
 def to_square(photo: Photo, side: int) -> Square:
-    """The whole image, squashed to a square (bicubic, antialiased), upright; nothing is lost to the crops."""
-    whole = photo.pixels.shape == (side, side, 3)
-    pixels = photo.pixels if whole else resize_pixels(photo.pixels, side)
+    """Squash the whole image to a square (bicubic, antialiased), upright; crops are cut from it later."""
+    pixels = photo.pixels
+    if pixels.shape != (side, side, 3):
+        # Equal to Pillow's bicubic resize but for roundings, in a quarter of its time.
+        import torch
+        from torch.nn.functional import interpolate
+
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        square = interpolate(image, (side, side), mode="bicubic", antialias=True)[0]
+        pixels = square.permute(1, 2, 0).numpy()
     return upright(pixels, photo.orientation).transpose(2, 0, 1)
 
 
-def resize_pixels(pixels: Rgb, side: int) -> Rgb:
-    """As Pillow's bicubic resize, but for roundings, in a quarter of its time."""
-    import torch
-    from torch.nn.functional import interpolate
+def to_view(photo: Photo, side: int, resize: Resize = "tf2", exact: bool = False) -> View:
+    """Cut the evaluation view: the official central crop; up to 32 pixels, the whole image.
 
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    square = interpolate(image, (side, side), mode="bicubic", antialias=True)[0]
-    resized: Rgb = square.permute(1, 2, 0).numpy()
-    return resized
+    Args:
+        photo: at full size; up to 32 pixels, `side` is enough.
+        side: of the view, in pixels.
+        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
+        exact: float32 in [0, 1], not rounded to uint8.
+    """
+    if side <= WHOLE:
+        square = to_square(photo, side)
+        return square / np.float32(255) if exact else square
+    import torch
+
+    from clrkit.resize import central_crop
+
+    pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation).transpose(2, 0, 1))
+    view: Float32[np.ndarray, "3 side side"] = central_crop(torch.from_numpy(pixels), side, resize).numpy()
+    return view if exact else np.rint(255 * view).astype(np.uint8)
 
 
 def upright(pixels: Rgb, orientation: int | None) -> Rgb:
-    """What undoes an EXIF orientation, as a view of the same memory."""
+    """Undo an EXIF orientation; the result is a view of the same memory."""
     if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     rows, columns = FLIPPED.get(orientation or 1, (1, 1))
     return pixels[::rows, ::columns]
 
 
-def to_view(photo: Photo, size: int, resize: Resize) -> Exact:
-    """The evaluation view (`clrkit.resize.central_crop`) in [0, 1]."""
-    import torch
-
-    from clrkit.resize import central_crop
-
-    pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation).transpose(2, 0, 1))
-    view: Exact = central_crop(torch.from_numpy(pixels), size, resize).numpy()
-    return view
-
-
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images as they were found, in any process."""
+    """Images that are decoded when they are read, in any process."""
 
     @property
     def sizes(self) -> Int64[np.ndarray, " count"]:
-        """Bytes each image takes where it lies."""
+        """Bytes of each image where it is stored; part of the fingerprint of a streamed set."""
         ...
 
     def photo(self, index: int, enough: int | None = None) -> Photo:
-        """One image, arguments and errors as `read_photo`."""
+        """Decode one image; arguments and errors as `read_photo`."""
         ...
 
 
@@ -189,7 +194,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """RGB images in memory, (count, height, width, 3)."""
+    """RGB images in memory."""
 
     array: UInt8[np.ndarray, "count height width 3"]
 
@@ -198,60 +203,4 @@ class ImageArray:
         return np.full(len(self.array), self.array[0].nbytes, dtype=np.int64)
 
     def photo(self, index: int, enough: int | None = None) -> Photo:
-        pixels = self.array[index]
-        return Photo(pixels, (pixels.shape[1], pixels.shape[0]))
-
-
-@runtime_checkable
-class Images(Protocol):
-    """Images of one size, made one at a time of what was found."""
-
-    @property
-    def found(self) -> ImageSource: ...
-
-    @property
-    def side(self) -> int:
-        """Of the squares, in pixels."""
-        ...
-
-    def read(self, index: int) -> tuple[Square | Exact, float]:
-        """One square and the aspect (width over height) it had before it was squashed; DataErrors."""
-        ...
-
-
-@dataclass(frozen=True)
-class ResizedImage:
-    """Whole images as squares, whose crops are views to train on."""
-
-    found: ImageSource
-    side: int
-
-    def read(self, index: int) -> tuple[Square, float]:
-        photo = self.found.photo(index, self.side)
-        return to_square(photo, self.side), photo.aspect
-
-
-@dataclass(frozen=True)
-class EvalView:
-    """What is measured: the official central crop, rounded to uint8 or exact; up to 32 pixels, all of it.
-
-    (JPEG decoders differ in the last bits, and images are turned upright here.)
-
-    Attributes:
-        found: the images.
-        side: of the view, in pixels.
-        exact: float32 in [0, 1], not rounded to uint8.
-        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
-    """
-
-    found: ImageSource
-    side: int
-    exact: bool = False
-    resize: Resize = "tf2"
-
-    def read(self, index: int) -> tuple[Square | Exact, float]:
-        if self.side <= WHOLE:
-            square = to_square(self.found.photo(index, self.side), self.side)
-            return square / np.float32(255) if self.exact else square, 1.0
-        view = to_view(self.found.photo(index), self.side, self.resize)
-        return view if self.exact else np.rint(255 * view).astype(np.uint8), 1.0
+        return photo_of(self.array[index])

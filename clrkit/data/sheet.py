@@ -36,9 +36,8 @@ class Sheet(NamedTuple):
         """Return the bytes of a CSV like this one with other rows; new columns come last."""
         import pandas as pd
 
-        columns = dict.fromkeys([*self.columns, *(name for row in rows for name in row)])
-        cells = [[row.get(name, "") for name in columns] for row in rows]
-        table = pd.DataFrame(cells, columns=list(columns))
+        columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
+        table = pd.DataFrame([[row.get(name, "") for name in columns] for row in rows], columns=columns)
         text: str = table.to_csv(index=False, sep=self.separator, lineterminator=self.ending)
         return text.encode(self.encoding)
 
@@ -56,24 +55,25 @@ def read_sheet(path: str) -> Sheet:
         text = content.decode("utf-8-sig")
         separator = max(SEPARATORS, key=text.partition("\n")[0].count)
         # pandas would rename a repeated column, so the names are read as the first row.
-        table = pd.read_csv(
-            io.StringIO(text, newline=""),
-            sep=separator,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            engine="python",
-        )
+        table = pd.DataFrame([""])
+        if text.strip():
+            table = pd.read_csv(
+                io.StringIO(text, newline=""),
+                sep=separator,
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                engine="python",
+            )
     except (OSError, ValueError, csv.Error) as error:  # pandas raises ValueErrors
         raise DataError(f"The CSV of labels {path} cannot be read: {reason(error)}.") from None
-    columns, *lines = table.fillna("").to_numpy().tolist()
+    columns, *cells = table.fillna("").to_numpy().tolist()
     if not {"file", "label"} <= set(columns):
-        raise DataError(
-            f"{path} needs the columns file and label, in small letters; it has {', '.join(columns)}."
-        )
+        found = f"{', '.join(columns)} (capital letters count)" if any(columns) else "none"
+        raise DataError(f"{path} needs the columns file and label; it has {found}.")
     if repeated := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path} has two columns {repeated[0] or 'without a name'}; rename one.")
-    rows = [dict(zip(columns, line, strict=True)) for line in lines]
+    rows = [dict(zip(columns, line, strict=True)) for line in cells]
     for row in rows:
         row.update({name: row[name].strip() for name in ("label", "part") if name in row})
     encoding = "utf-8-sig" if content.startswith(BOM_UTF8) else "utf-8"

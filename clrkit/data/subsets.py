@@ -1,4 +1,4 @@
-"""Which images have labels: stratified fractions, hold-outs and lists of names."""
+"""Choose which images have labels: stratified fractions, hold-outs and lists of names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from clrkit.data.sources import Split
+from clrkit.data.sources import Labels, Split
 from clrkit.errors import DataError, reason
 
-Labels = Int64[np.ndarray, " count"]
+TEST_SHARE = 5  # one in so many labelled images is held out if there is no test split
 Chosen = Int64[np.ndarray, " chosen"]
 Kept = Int64[np.ndarray, " kept"]
 Held = Int64[np.ndarray, " held"]
@@ -20,7 +20,7 @@ Held = Int64[np.ndarray, " held"]
 def label_subset(labels: Labels, fraction: float, seed: int) -> Chosen:
     """Indices of a stratified part of the labelled images, sorted.
 
-    Fixed by the seed, nested (a smaller fraction lies in a larger one), and with every class in it.
+    The seed fixes them, a smaller fraction lies in a larger one, and every class is in it.
 
     Raises:
         DataError: if the fraction is less than one label a class.
@@ -45,17 +45,17 @@ def stratified(labels: Labels, fraction: float, seed: int) -> Chosen:
 
 
 def hold_out(labels: Labels, share: int, classes: Sequence[str]) -> tuple[Kept, Held]:
-    """Indices that are kept and a stratified, fixed one in `share` of the labelled images that is held out.
+    """Hold out one in `share` of the labelled images of each class; returns the kept and the held indices.
 
-    Images without a label are kept.
+    The choice is fixed; images without a label are kept.
 
     Raises:
-        DataError: naming a class with a single labelled image.
+        DataError: if a class has a single labelled image.
     """
     for label, count in zip(*np.unique(labels[labels >= 0], return_counts=True), strict=True):
         if count < 2:
             raise DataError(
-                f"Class {classes[label]} has one labelled image; two are needed to train and to measure."
+                f"Class {classes[label]} has one labelled image; add one, to train and to measure."
             )
     held = stratified(labels, 1 / share, seed=0)
     return np.setdiff1d(np.arange(len(labels)), held), held
@@ -68,8 +68,7 @@ def listed_subset(part: Split, path: str) -> Chosen:
     with or without the suffix.
 
     Raises:
-        DataError: for a list that cannot be read or is empty, and a name that no image has, or several have,
-            or one without a label.
+        DataError: if the list cannot be read or is empty, or names no image, several, or one without a label.
     """
     wanted = read_list(path)
     candidates: dict[str, list[int]] = {file_name(name): [] for name in wanted}
@@ -81,7 +80,7 @@ def listed_subset(part: Split, path: str) -> Chosen:
     for name in wanted:
         matches = [i for i in candidates[file_name(name)] if is_meant(name, part.names[i])]
         if len(matches) > 1:
-            raise DataError(f"The label list {path} names {name}, which several images are called.")
+            raise DataError(f"The label list {path} names {name}, which is the name of several images.")
         if not matches:
             raise DataError(f"The label list {path} names {name}, which is not among the training images.")
         if part.labels[matches[0]] < 0:
@@ -91,7 +90,7 @@ def listed_subset(part: Split, path: str) -> Chosen:
 
 
 def read_list(path: str) -> list[str]:
-    """The lines of a list file that are not blank. Raises DataError where it cannot be read or has none."""
+    """The lines of a list file that are not blank. Raises DataError if it cannot be read or has none."""
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -112,5 +111,5 @@ def without_suffix(name: str) -> str:
 
 
 def is_meant(listed: str, name: str) -> bool:
-    """Whether the listed name is the image's path or the last parts of it."""
+    """True if the listed name is the image's path or its last parts."""
     return any(f"/{full}".endswith(f"/{listed}") for full in (name, without_suffix(name)))

@@ -1,217 +1,167 @@
-"""CIFAR-10, CIFAR-100 and STL-10 from their authors' binary files: rows of bytes, nothing that is executed.
+"""Data sets of torchvision: CIFAR-10, CIFAR-100 and STL-10 as arrays, and any classification set by its name.
 
-(The version of CIFAR that torchvision downloads is pickled. Pixels, labels and order of CIFAR-10 are the same
-in both; of CIFAR-100 that is what its page says of the two formats.)
+torchvision unpickles the files of CIFAR, and only after it has compared their MD5. No other class that
+unpickles is offered.
 
 CIFAR-10 may also be a lossless copy as image files, as it is often passed on. Such a copy has lost the order
-of the authors' files, so the images are always put in an order of their content: a label draw, and a whole
-run, is the same from either.
+of the authors' files, so the images are always put in an order of their content: a draw of labels is the same
+from either, and so is a whole run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from http.client import HTTPException, HTTPResponse
+import inspect
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from inspect import Parameter
+from itertools import product
 from pathlib import Path
-from typing import BinaryIO
-from urllib.request import urlopen
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
+from PIL import Image
 
+from clrkit.config import TORCHVISION, known
 from clrkit.data.archives import unpack
 from clrkit.data.cache import Show
 from clrkit.data.folders import class_folders, folders_in
-from clrkit.data.images import ImageArray, read_photo
-from clrkit.data.sources import LabelledImages
+from clrkit.data.images import ImageArray, ImageSource, Photo, check_size, photo_of, read_photo, to_rgb
+from clrkit.data.sources import Indices, Labels, cores
+from clrkit.data.subsets import TEST_SHARE, hold_out
 from clrkit.errors import DataError, reason
-from clrkit.files import digest_of
 
-LARGEST_DOWNLOAD = 4 * 2**30  # bytes
-PIECE = 2**20
-SECONDS = 60  # of silence after which a download is given up
-MD5 = partial(hashlib.md5, usedforsecurity=False)  # which the sets' authors give
-
-Bytes = UInt8[np.ndarray, "_"]
 Rgbs = UInt8[np.ndarray, "count _ _ 3"]
-Labels = Int64[np.ndarray, " count"]
+Arguments = dict[str, Any]
 
-
-def cifar(files: Sequence[Bytes], label_bytes: int) -> tuple[Rgbs, Labels]:
-    """Rows of labels, of which the last is the finest, and 3 x 32 x 32 pixels."""
-    rows = np.concatenate(files).reshape(-1, label_bytes + 3 * 32 * 32)
-    images = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
-    return images.transpose(0, 2, 3, 1), rows[:, label_bytes - 1].astype(np.int64)
-
-
-def stl(files: Sequence[Bytes]) -> tuple[Rgbs, Labels]:
-    """Pixels column by column, their labels from 1, and perhaps pixels without a label."""
-    labelled, labels, *unlabelled = files
-    images = np.concatenate([labelled, *unlabelled]).reshape(-1, 3, 96, 96)
-    numbers = np.full(len(images), -1, dtype=np.int64)
-    numbers[: len(labels)] = labels.astype(np.int64) - 1
-    return images.transpose(0, 3, 2, 1), numbers
-
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A set as its authors offer it.
-
-    Attributes:
-        url, md5: of its archive.
-        folder: that the archive's files lie in.
-        classes: the file of class names, one a line.
-        files: MD5 of the files of each part ("train", "test"), by name, in the order they are read.
-        read: their bytes as images and labels.
-        pickled: folder of the version that is not read.
-        names: of the classes, for a set that may also be a copy as image files, and is put in the order of
-            its content; else empty.
-        content: of each part of such a set `content_of`.
-        fingerprints: of the whole set (`clrkit.data.datasets.fingerprint`) by image size, where known.
-    """
-
-    url: str
-    md5: str
-    folder: str
-    classes: str
-    files: dict[str, dict[str, str]]
-    read: Callable[[Sequence[Bytes]], tuple[Rgbs, Labels]]
-    pickled: str = ""
-    names: tuple[str, ...] = ()
-    content: Mapping[str, str] = field(default_factory=dict)
-    fingerprints: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def archive(self) -> str:
-        """The archive's name."""
-        return self.url.rpartition("/")[2]
-
-
-KNOWN = {
-    "cifar10": KnownSet(
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5="c32a1d4ab5d03f1284b67883e8d87530",
-        folder="cifar-10-batches-bin",
-        classes="batches.meta.txt",
-        files={
-            "train": {
-                "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-                "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-                "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-                "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-                "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-            },
-            "test": {"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
-        },
-        read=partial(cifar, label_bytes=1),
-        pickled="cifar-10-batches-py",
-        names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        content={
-            "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
-            "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
-        },
-        fingerprints={32: "377958a75d51f1a1854c6068219bcda3ded323a4ccaa5efcacb610c89a09b229"},
-    ),
-    "cifar100": KnownSet(
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        md5="03b5dce01913d631647c71ecec9e9cb8",
-        folder="cifar-100-binary",
-        classes="fine_label_names.txt",
-        files={
-            "train": {"train.bin": "6172c7755cfe09b2fe270c85cebc1b15"},
-            "test": {"test.bin": "4499cfba6c016c1be1438163640a0898"},
-        },
-        read=partial(cifar, label_bytes=2),
-        pickled="cifar-100-python",
-    ),
-    "stl10": KnownSet(
-        url="https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-        md5="91f7769df0f17e558f3565bffb0c7dfb",
-        folder="stl10_binary",
-        classes="class_names.txt",
-        files={
-            "train": {
-                "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
-                "train_y.bin": "5a34089d4802c674881badbb80307741",
-                "unlabeled_X.bin": "5242ba1fed5e4be9e1e742405eb56ca4",
-            },
-            "test": {
-                "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
-                "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
-            },
-        },
-        read=stl,
-    ),
+# Class in torchvision.datasets and its arguments for each split.
+ARRAYS: dict[str, tuple[str, dict[str, Arguments]]] = {
+    "cifar10": ("CIFAR10", {"train": {"train": True}, "test": {"train": False}}),
+    "cifar100": ("CIFAR100", {"train": {"train": True}, "test": {"train": False}}),
+    "stl10": ("STL10", {"train": {"split": "train+unlabeled"}, "test": {"split": "test"}}),
 }
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CONTENT = {  # `content_of` each split
+    "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
+    "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
+}
+# Fingerprints known without an image, by data set and image size: only verified content gets there.
+FINGERPRINTS = {("cifar10", 32): "377958a75d51f1a1854c6068219bcda3ded323a4ccaa5efcacb610c89a09b229"}
+# Base classes, sets without files, sets with an own layout (`folder`), and sets that unpickle what they find.
+NOT_OFFERED = {"VisionDataset", "DatasetFolder", "FakeData", "ImageFolder", "LSUN", "LSUNClass"}
 
 
-def known_images(name: str, part: str, root: Path, show: Show) -> tuple[LabelledImages, tuple[str, ...]]:
-    """The part ("train", with the unlabelled images, or "test") of a known set, and its classes.
+class TorchvisionSplit(NamedTuple):
+    """The images of a split with the class of each (-1: no label), names, and class names."""
+
+    images: ImageSource
+    labels: Labels
+    names: Sequence[str]
+    classes: tuple[str, ...]
+
+
+# CIFAR-10, CIFAR-100, STL-10
+
+
+def array_split(name: str, part: str, root: Path, show: Show) -> TorchvisionSplit:
+    """Read a split of CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled images).
 
     Args:
-        name: of the set.
-        part: of the set.
-        root: folder that holds the set's folder or its archive; it is downloaded into it if it holds neither.
-        show: takes a line of progress while it is downloaded.
+        name: "cifar10", "cifar100" or "stl10".
+        part: "train" or "test".
+        root: folder with the set's folder or archive; the archive is downloaded there if both are missing.
+        show: takes a line of progress.
 
     Raises:
-        DataError: naming what is missing or damaged.
-        ArchiveError: for an archive that cannot be unpacked.
+        DataError: if files are missing or damaged.
     """
-    known = KNOWN[name]
-    try:
-        if is_copy(known, root, part):
-            array, labels, classes = read_copy(known.content[part], root, root / part, show)
-        else:
-            array, labels, classes = read_files(known, part, place(known, root, show))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name} cannot be read from {root}: {reason(error)}.") from None
+    classes: tuple[str, ...] = CIFAR10
+    if name == "cifar10" and is_copy(root, part):
+        array, labels = read_copy(root, root / part, CIFAR10_CONTENT[part], show)
+    else:
+        array, labels, classes = read_verified(name, part, root, show)
     names = [f"{index:06d}" for index in range(len(array))]
-    if known.names:
+    if name == "cifar10":
         array, labels, names = in_order(array, labels)
-    return LabelledImages(ImageArray(array), labels, [f"{part}/{name}" for name in names]), classes
+    return TorchvisionSplit(ImageArray(array), labels, [f"{part}/{each}" for each in names], classes)
 
 
-def read_files(known: KnownSet, part: str, folder: Path) -> tuple[Rgbs, Labels, tuple[str, ...]]:
-    """The images of the authors' files, their labels and the class names."""
-    classes = tuple((folder / known.classes).read_text(encoding="ascii").split())
-    array, labels = known.read([read_file(folder / file, md5) for file, md5 in known.files[part].items()])
-    if labels.max() >= len(classes):
-        raise DataError(f"{folder / known.classes} names {len(classes)} classes, fewer than there are.")
-    return array, labels, classes
+def read_verified(name: str, part: str, root: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
+    """Let torchvision read files after it has verified their MD5."""
+    from torchvision import datasets
+
+    kind = getattr(datasets, ARRAYS[name][0])
+    fetch(kind, root, show)
+    try:
+        found = kind(root, **ARRAYS[name][1][part])
+    except (RuntimeError, OSError) as error:  # a wrong sum, or a file that cannot be read
+        raise DataError(
+            f"{root / kind.base_folder} is damaged or incomplete ({reason(error)}); delete it."
+        ) from None
+    if hasattr(found, "targets"):
+        return found.data, np.array(found.targets, dtype=np.int64), tuple(found.classes)
+    # STL-10 comes as (count, 3, side, side), with bytes as labels unless some are -1.
+    return found.data.transpose(0, 2, 3, 1), found.labels.astype(np.int64), tuple(found.classes)
 
 
-def is_copy(known: KnownSet, root: Path, part: str) -> bool:
-    """Whether a part lies there as image files, a folder for each class, and no file of its authors."""
-    folder, theirs = root / part, (root / known.folder, root / known.archive)
-    return (
-        bool(known.names)
-        and folder.is_dir()
-        and folders_in(folder) == [*known.names]
-        and not any(path.exists() for path in theirs)
-    )
+def is_on_disk(name: str, root: Path) -> bool:
+    """True if the folder of CIFAR-10, CIFAR-100 or STL-10 is there."""
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, ARRAYS[name][0])
+    return Path(root, kind.base_folder).is_dir()
 
 
-def read_copy(content: str, root: Path, folder: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
-    """The images of a copy, their labels and the class names. Raises DataError where it is not exact."""
-    files, classes = class_folders(root, folder), tuple(folders_in(folder))
+def fetch(kind: Any, root: Path, show: Show) -> None:
+    """Download and unpack a set whose folder is missing; the archive is verified by its MD5."""
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    folder, archive = root / kind.base_folder, root / kind.filename
+    if folder.is_dir():
+        return
+    try:
+        if not check_integrity(archive, kind.tgz_md5):
+            show(f"downloading {kind.url}")
+            download_url(kind.url, str(root), kind.filename, kind.tgz_md5)
+    except (OSError, RuntimeError, HTTPException) as error:  # urllib's own errors are OSErrors
+        raise DataError(
+            f"{root} has neither {kind.base_folder} nor an intact {kind.filename}, and {kind.url} cannot be "
+            f"downloaded: {reason(error)}."
+        ) from None
+    show(f"unpacking {archive}")
+    unpack(archive, folder)
+
+
+def is_copy(root: Path, part: str) -> bool:
+    """True if a split of CIFAR-10 is there as image files, a folder for each class, without its own files."""
+    folder, own = root / part, (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz")
+    classes = folder.is_dir() and folders_in(folder) == [*CIFAR10]
+    return classes and not any(path.exists() for path in own)
+
+
+def read_copy(root: Path, folder: Path, content: str, show: Show) -> tuple[Rgbs, Labels]:
+    """Read the images and labels of a copy. Raises DataError if it is not exact."""
+    files = class_folders(root, folder)
     show(f"reading {len(files):,} images of {folder}")
-    photos = [read_photo(str(root / file.name)).pixels for file in files]
-    labels = np.array([classes.index(file.label) for file in files])
+    with ThreadPoolExecutor(cores()) as pool:
+        photos = [photo.pixels for photo in pool.map(read_photo, [str(root / file.name) for file in files])]
+    labels = np.array([CIFAR10.index(file.label) for file in files])
     if len({photo.shape for photo in photos}) == 1 and content_of(np.stack(photos), labels) == content:
-        return np.stack(photos), labels, classes
+        return np.stack(photos), labels
     raise DataError(
-        f"{folder} is no exact copy of the set: an image or a label is missing, changed or more than once. "
-        "To train on it as it is, take the data set folder."
+        f"{folder} is not an exact copy of CIFAR-10: an image or a label is missing, changed or repeated; "
+        "to train on it as it is, choose the data set folder."
     )
 
 
 def in_order(array: Rgbs, labels: Labels) -> tuple[Rgbs, Labels, list[str]]:
-    """The images by the SHA-256 of their pixels, which also names them (16 hex digits)."""
+    """Sort images by the SHA-256 of their pixels, which also names them (16 hex digits)."""
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in array]
     at = np.argsort(digests, kind="stable")
     return array[at], labels[at], [digests[index][:16] for index in at]
@@ -223,52 +173,177 @@ def content_of(array: Rgbs, labels: Labels) -> str:
     return hashlib.sha256(array.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
 
 
-def read_file(file: Path, md5: str) -> Bytes:
-    """A file's bytes. Raises DataError where they are not those that its authors wrote."""
-    data = np.fromfile(file, dtype=np.uint8)
-    if MD5(data.data).hexdigest() != md5:
-        raise DataError(f"{file} is damaged or not what it should be; delete its folder.")
-    return data
+# Any other classification set
 
 
-def place(known: KnownSet, root: Path, show: Show) -> Path:
-    """The folder with a set's files: there already, or unpacked, or downloaded and unpacked."""
-    folder, archive = root / known.folder, root / known.archive
-    if folder.is_dir():
-        return folder
-    if not archive.exists():
-        download(known, archive, show)
-    elif digest_of(archive, MD5) != known.md5:
-        raise DataError(f"{archive} is not the archive that its authors offer; delete it.")
-    show(f"unpacking {archive}")
-    unpack(archive, folder)
-    return folder
+@dataclass(frozen=True)
+class TorchvisionImages:
+    """Some images of a data set of torchvision. EXIF orientations are ignored, as torchvision does."""
+
+    dataset: Any
+    indices: Indices
+
+    @property
+    def sizes(self) -> Indices:
+        return np.zeros(len(self.indices), dtype=np.int64)  # torchvision does not say
+
+    def photo(self, index: int, enough: int | None = None) -> Photo:
+        number = int(self.indices[index])
+        try:
+            image = to_rgb(self.dataset[number][0])
+        except Exception as error:  # as in `read_photo`
+            raise DataError(f"Image {number} of the data set cannot be decoded: {reason(error)}.") from None
+        check_size(f"{number} of the data set", image.size)
+        return photo_of(np.array(image))
 
 
-def download(known: KnownSet, archive: Path, show: Show) -> None:
-    """Fetch a set's archive, whole or not at all."""
+def named_splits(text: str, root: Path, show: Show) -> tuple[TorchvisionSplit, TorchvisionSplit]:
+    """Open the training and test splits of any classification set of torchvision.
+
+    The splits are those of the set's argument `train` or `split`. A set with neither is one list of images:
+    one in 5 of every class, drawn from a fixed seed, becomes the test split.
+
+    Args:
+        text: torchvision:NAME, perhaps with arguments: torchvision:NAME:key=value.
+        root: folder of the set's files, which are downloaded there if they are missing.
+        show: takes a line of progress.
+
+    Raises:
+        DataError: if there is no such classification set, an argument is missing, or a file is.
+    """
+    name, kind, given = parsed(text)
+    show(f"reading {text} from {root}")
+    opened = [opened_split(text, kind, root, choices) for choices in split_arguments(kind, given)]
+    classes = classes_of(opened[0][0], int(max(labels.max() for _, labels in opened)) + 1)
+    if len(opened) == 1:
+        places = hold_out(opened[0][1], TEST_SHARE, classes)
+        opened = [opened[0], opened[0]]
+    else:
+        places = (np.arange(len(opened[0][1])), np.arange(len(opened[1][1])))
+    train, test = (
+        TorchvisionSplit(
+            TorchvisionImages(found, at), labels[at], [f"{name}/{part}/{index:06d}" for index in at], classes
+        )
+        for part, (found, labels), at in zip(("train", "test"), opened, places, strict=True)
+    )
+    return train, test
+
+
+def parsed(text: str) -> tuple[str, Any, Arguments]:
+    """Split torchvision:NAME:key=value into the name, its class and its arguments. Raises DataError."""
+    from torchvision import datasets
+
+    name, *pairs = text.removeprefix(TORCHVISION).split(":")
+    names = [each for each in datasets.__all__ if each not in NOT_OFFERED and each[0].isupper()]
+    kind = getattr(datasets, known(name, names, "data set of torchvision"))
+    given: Arguments = {}
+    parameters = parameters_of(kind)
+    for key, _, value in (pair.partition("=") for pair in pairs):
+        known(key, list(parameters), f"argument of {name}")
+        given[key] = int(value) if value.isdecimal() else value
+    missing = [key for key, default in parameters.items() if default is Parameter.empty]
+    if missing := [key for key in missing if key not in {"root", *given}]:
+        possible = ", ".join(map(str, getattr(kind, f"{missing[0]}s", ()))) or "see torchvision's page"
+        raise DataError(f"{text} needs {missing[0]}; write {text}:{missing[0]}=VALUE (possible: {possible}).")
+    return name, kind, given
+
+
+def parameters_of(kind: Any) -> Arguments:
+    """Names and defaults of a class's arguments; **kwargs are the arguments of its base."""
+    found: Arguments = {}
+    for base in (each for each in kind.__mro__ if "__init__" in vars(each)):
+        own = list(inspect.signature(base.__init__).parameters.values())[1:]
+        found = {each.name: each.default for each in own if each.kind != Parameter.VAR_KEYWORD} | found
+        if all(each.kind != Parameter.VAR_KEYWORD for each in own):
+            break
+    return found
+
+
+def split_arguments(kind: Any, given: Arguments) -> list[list[Arguments]]:
+    """For training and for testing (or for both in one), the arguments to try in turn."""
+    parameters = parameters_of(kind)
+    if "train" in parameters:
+        return [[given | {"train": each}] for each in (True, False)]
+    if "split" not in parameters:
+        return [[given]]
+    default = str(parameters["split"])  # "train", "trainval", "train-standard"
+    train = {"split": default if default.startswith("train") else "train"} | given
+    return [[train], [given | {"split": each} for each in ("test", "val", "valid")]]
+
+
+def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments]) -> tuple[Any, Labels]:
+    """Open a set with the first arguments that it accepts and that give labels. Raises DataError."""
+    parameters = parameters_of(kind)
+    place = {"root": str(root)} if "root" in parameters else {}
+    loads = [{"download": False}, {"download": True}] if "download" in parameters else [{}]
+    error: Exception = ValueError("its split has no labels")
+    for given, load in product(choices, loads):
+        try:
+            with supervised() as verified:
+                found = kind(**place, **given, **load)
+        except (
+            Exception
+        ) as failed:  # missing files raise nearly anything, a split that does not exist ValueError
+            if isinstance(error, ValueError) or not isinstance(failed, ValueError):
+                error = failed
+            continue
+        labels = labels_of(text, found)
+        if (labels >= 0).any():
+            if not verified:
+                warnings.warn(
+                    f"torchvision did not verify the files of {text} in {root} by MD5.", stacklevel=2
+                )
+            return found, labels
+    raise DataError(f"{text} cannot be read from {root} or downloaded: {reason(error).rstrip('.')}.")
+
+
+@contextmanager
+def supervised() -> Iterator[list[str]]:
+    """Yield a list that fills with the files whose MD5 torchvision finds right.
+
+    Meanwhile it extracts tar archives with tarfile's "data" filter, the default of newer Pythons.
+    """
+    from torchvision.datasets import utils
+
+    verified: list[str] = []
+    compare = utils.check_md5
+
+    def noting(path: str, *sums: str, **options: Any) -> bool:
+        if right := bool(compare(path, *sums, **options)):
+            verified.append(path)
+        return right
+
+    utils.check_md5 = noting
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".partial-") as folder:
-            fetched = Path(folder) / archive.name
-            with urlopen(known.url, timeout=SECONDS) as answer, fetched.open("wb") as file:
-                copy(answer, file, f"downloading {known.url}", show)
-            if digest_of(fetched, MD5) != known.md5:
-                raise OSError("what arrived is not the archive that its authors offer")
-            fetched.rename(archive)
-    except (OSError, HTTPException) as error:  # urllib's own errors are OSErrors
-        pickled = archive.with_name(known.pickled)
-        hint = f" ({pickled} is pickled, and no pickle is read)" if known.pickled and pickled.exists() else ""
+        yield verified
+    finally:
+        utils.check_md5 = compare
+        del tarfile.TarFile.extraction_filter
+
+
+def labels_of(text: str, found: Any) -> Labels:
+    """The class of each image, -1 for none. Raises DataError if the set is not for classification."""
+    try:
+        image, first = found[0]
+        assert isinstance(image, Image.Image)
+        attributes = (getattr(found, name, None) for name in ("targets", "labels", "_labels", "y"))
+        values = next((each for each in attributes if each is not None and len(each) == len(found)), None)
+        if values is None or numbered(values[0]) != numbered(first):
+            values = [found[index][1] for index in range(len(found))]
+        return np.array([numbered(value) for value in values], dtype=np.int64)
+    except (AssertionError, TypeError, ValueError):
         raise DataError(
-            f"Neither {known.folder} nor {archive.name} is in {archive.parent}{hint}, and {known.url} cannot "
-            f"be downloaded: {reason(error)}."
+            f"{text} is not a set for classification: its items are not an image with one class."
         ) from None
 
 
-def copy(answer: HTTPResponse, file: BinaryIO, what: str, show: Show) -> None:
-    total = answer.length or 0
-    while piece := answer.read(PIECE):
-        file.write(piece)
-        if file.tell() > LARGEST_DOWNLOAD:
-            raise OSError(f"it has more than {LARGEST_DOWNLOAD:,} bytes")
-        show(f"{what}: {file.tell() / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+def numbered(label: Any) -> int:
+    return -1 if label is None else int(label)
+
+
+def classes_of(found: Any, count: int) -> tuple[str, ...]:
+    """The names of the classes, or their numbers if the set does not name them all."""
+    named = getattr(found, "classes", None) or getattr(found, "categories", None) or ()
+    names = tuple(str(each[0] if isinstance(each, tuple) else each) for each in named)
+    return names if len(names) == len(set(names)) >= count else tuple(map(str, range(count)))

@@ -16,11 +16,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from clrkit.config import Data
-from clrkit.data.datasets import EMBEDDED, known_root, load_evaluation
-from clrkit.data.folders import root_of
-from clrkit.data.images import WHOLE, EvalView, ImageArray, Rgb, upright
+from clrkit.data.datasets import load_evaluation
+from clrkit.data.images import WHOLE, Rgb, photo_of, to_view, upright
 from clrkit.data.sources import PixelArray, PixelStream
-from clrkit.data.torchvision_sets import KNOWN
 from clrkit.errors import DataError
 from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
@@ -181,17 +179,9 @@ def sample(source: ModelSource) -> tuple[list[Rgb], str]:
     random, side = np.random.default_rng(0), source.image_size
     shapes = [(side, side), (2 * side, side + 5), (side // 2, 3 * side)]
     noise = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    real = photos_of(source.stage.images) if source.stage and available(source.stage.images) else []
+    real = photos_of(source.stage.images) if source.stage and at_hand(source.stage.images) else []
     named = f"{len(real)} images of the data set and " if real else ""
     return [*real, *noise], f"{named}{len(noise)} of noise"
-
-
-def available(data: Data) -> bool:
-    """Whether the images can be read without a download."""
-    if data.dataset in EMBEDDED:
-        return True
-    folder = KNOWN[data.dataset].folder if data.dataset in KNOWN else ""
-    return (known_root(data) / folder).is_dir() if folder or root_of(data) else False
 
 
 def photos_of(data: Data) -> list[Rgb]:
@@ -203,7 +193,7 @@ def photos_of(data: Data) -> list[Rgb]:
             return [np.ascontiguousarray(pixels.array[index].transpose(1, 2, 0)) for index in chosen]
         assert isinstance(pixels, PixelStream)
         enough = data.image_size if data.image_size <= WHOLE else None
-        found = [pixels.images.found.photo(int(index), enough) for index in chosen]
+        found = [pixels.source.photo(int(index), enough) for index in chosen]
     except DataError:
         return []
     return [np.ascontiguousarray(upright(photo.pixels, photo.orientation)) for photo in found]
@@ -211,7 +201,7 @@ def photos_of(data: Data) -> list[Rgb]:
 
 def original(source: ModelSource, photo: Rgb) -> Outputs:
     """The original model's outputs for clrkit's evaluation view of a photograph."""
-    model, view = source.model, EvalView(ImageArray(photo[None]), source.image_size, exact=True).read(0)[0]
+    model, view = source.model, to_view(photo_of(photo), source.image_size, exact=True)
     with torch.no_grad():
         images = torch.from_numpy(view[None])
         if model.classifier is None:

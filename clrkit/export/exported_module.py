@@ -1,6 +1,6 @@
 """A model with its preprocessing: bytes of photographs of any size in, what they show out.
 
-The preprocessing is that of `clrkit.data.images.EvalView`, in operations that exporters know, so that the
+The preprocessing is that of `clrkit.data.images.to_view`, in operations that exporters know, so that the
 exported file does not need clrkit.
 """
 

@@ -36,7 +36,7 @@ class Classifier:
         Raises:
             DataError: naming a file that cannot be read.
         """
-        # As `clrkit.data.images.EvalView` does: a large JPEG for a small view is decoded at a smaller size.
+        # As in `clrkit.data.images.to_view`: a large JPEG for a small view is decoded at a smaller size.
         photo = read_photo(path, self.image_size if self.image_size <= WHOLE else None)
         pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation))
         found = self.probabilities(pixels[None])[0]

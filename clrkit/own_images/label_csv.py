@@ -52,6 +52,8 @@ def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
 def editing(path: Path) -> Iterator[list[Row]]:
     """Lock the CSV and yield its rows to be changed in place; write them at the end if they changed.
 
+    The file keeps its columns, separator, line ends, encoding and permissions.
+
     Raises:
         DataError: as `read_table`, and if the file cannot be written.
     """

@@ -14,7 +14,6 @@ from typing import Any
 from clrkit.config import Data
 from clrkit.data.cache import Show
 from clrkit.data.folders import (
-    SUFFIXES,
     UNLABELLED,
     UNSHOWABLE,
     ImageFile,
@@ -24,7 +23,7 @@ from clrkit.data.folders import (
     images_of,
     test_folder,
 )
-from clrkit.data.images import read_photo
+from clrkit.data.images import SUFFIXES, read_photo
 from clrkit.data.sources import cores
 from clrkit.errors import DataError, reason
 from clrkit.files import HOUR, discard_left_over, file_lock, read_json, write_atomically, write_json

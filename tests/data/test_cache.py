@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from clrkit.data.cache import (
     read_cache,
     write_cache,
 )
-from clrkit.data.images import ImageFiles, ResizedImage
-from clrkit.data.sources import PixelArray, PixelStream, Split, Splits, of_labelled
+from clrkit.data.images import ImageFiles
+from clrkit.data.sources import DataSet, PixelArray, PixelStream, Split, of_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def part(count: int, seed: int) -> Split:
     return Split(PixelArray(images), random.randint(-1, 2, count), [f"image {i}" for i in range(count)])
 
 
-def small_set() -> Splits:
-    return Splits(part(5, 0), part(2, 1), ("ape", "bat"))
+def small_set() -> DataSet:
+    return DataSet(part(5, 0), part(2, 1), ("ape", "bat"))
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
@@ -53,11 +53,11 @@ def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
 
 def test_what_is_read_is_what_was_written():
     source, written = Source("some-4", "id", small_set), small_set()
-    digest = write_cache(source, written)
-    read, read_digest = read_cache(source, print) or pytest.fail("nothing was read")
-    assert read_digest == digest
+    digest = write_cache(source, written).fingerprint
+    read = read_cache(source, print) or pytest.fail("nothing was read")
+    assert read.fingerprint == digest
     assert read.classes == written.classes
-    for ours, reference in zip(read[:2], written[:2], strict=True):
+    for ours, reference in ((read.train, written.train), (read.evaluation, written.evaluation)):
         assert np.array_equal(ours.pixels.array, reference.pixels.array)
         assert np.array_equal(ours.labels, reference.labels)
         assert ours.names == reference.names
@@ -82,65 +82,66 @@ def test_an_entry_that_another_process_wrote_meanwhile_stays(tmp_path):
 
 
 def test_the_fingerprint_in_memory_is_of_classes_pixels_and_labels():
-    train, test, classes = small_set()
-    content = json.dumps(classes).encode()
-    for one in (train, test):
+    found = small_set()
+    content = json.dumps(found.classes).encode()
+    for one in (found.train, found.evaluation):
         content += one.pixels.array.tobytes() + one.labels.astype("<i8").tobytes()
-    assert fingerprint_of(Splits(train, test, classes)) == hashlib.sha256(content).hexdigest()
+    assert fingerprint_of(found) == hashlib.sha256(content).hexdigest()
 
 
 def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Split:
     files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes))
-    return Split(PixelStream(ResizedImage(files, 8)), np.array(labels), names)
+    return Split(PixelStream(files, 8), np.array(labels), names)
 
 
 def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
     test = listed("/here", ["t"], [7], [1])
-    digest = fingerprint_of(Splits(listed("/here", ["a", "b"], [1, 2], [0, 1]), test, ("x", "y")))
+    digest = fingerprint_of(DataSet(listed("/here", ["a", "b"], [1, 2], [0, 1]), test, ("x", "y")))
     same = listed("/there", ["b", "a"], [2, 1], [1, 0])
-    assert fingerprint_of(Splits(same, test, ("x", "y"))) == digest
+    assert fingerprint_of(DataSet(same, test, ("x", "y"))) == digest
     others = [
         listed("/here", ["a", "c"], [1, 2], [0, 1]),
         listed("/here", ["a", "b"], [1, 3], [0, 1]),
         listed("/here", ["a", "b"], [1, 2], [0, 0]),
     ]
-    assert all(fingerprint_of(Splits(other, test, ("x", "y"))) != digest for other in others)
+    assert all(fingerprint_of(DataSet(other, test, ("x", "y"))) != digest for other in others)
 
 
 def test_another_decoder_gives_a_stream_another_fingerprint(monkeypatch):
-    parts = Splits(listed("/here", ["a"], [1], [0]), listed("/here", ["t"], [7], [0]), ("x",))
+    parts = DataSet(listed("/here", ["a"], [1], [0]), listed("/here", ["t"], [7], [0]), ("x",))
     digest = fingerprint_of(parts)
     monkeypatch.setattr(cache, "DECODER", cache.DECODER + 1)
     assert fingerprint_of(parts) != digest
 
 
-def oblong_set() -> Splits:
+def oblong_set() -> DataSet:
     """With aspects, and views of the labelled images."""
-    train, test, classes = small_set()
-    pixels = PixelArray(train.pixels.array, np.array([1, 1, 0.5, 2, 1], np.float32))
-    views = part(int((train.labels >= 0).sum()), 2).pixels
-    return Splits(replace(train, pixels=pixels, measured=of_labelled(views, train.labels)), test, classes)
+    found = small_set()
+    labels = found.train.labels
+    pixels = PixelArray(found.train.pixels.array, np.array([1, 1, 0.5, 2, 1], np.float32))
+    views = part(int((labels >= 0).sum()), 2).pixels
+    return replace(found, train=replace(found.train, pixels=pixels, measured=of_labelled(views, labels)))
 
 
 def test_aspects_and_views_are_read_as_they_were_written():
     source = Source("some-4", "identity", oblong_set)
     write_cache(source, oblong_set())
-    read, _ = read_cache(source, pytest.fail)
+    read = read_cache(source, pytest.fail)
     written = oblong_set().train
     assert np.array_equal(read.train.pixels.aspects, written.pixels.aspects)
     labelled = np.flatnonzero(written.labels >= 0)
     assert 0 < len(labelled) < 5
     ours, expected = (next(iter(p.views.batches([labelled]))) for p in (read.train, written))
     assert ours.equal(expected)
-    assert read.test.measured is None
-    assert read.test.pixels.aspects is None
+    assert read.evaluation.measured is None
+    assert read.evaluation.pixels.aspects is None
 
 
 def test_aspects_and_views_enter_the_fingerprint_where_there_are_any():
     square, oblong = small_set(), oblong_set()
-    without_views = oblong._replace(train=replace(oblong.train, measured=None))
+    without_views = replace(oblong, train=replace(oblong.train, measured=None))
     other = PixelArray(square.train.pixels.array, np.array([1, 1, 0.5, 2, 3], np.float32))
-    sets = [square, oblong, without_views, oblong._replace(train=replace(oblong.train, pixels=other))]
+    sets = [square, oblong, without_views, replace(oblong, train=replace(oblong.train, pixels=other))]
     assert len({fingerprint_of(parts) for parts in sets}) == 4
 
 
@@ -166,7 +167,7 @@ def kilobytes(kind):
     return sum(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 before = kilobytes("Anonymous")
-parts, _ = read_cache(Source("some-4", "id", None), print)
+parts = read_cache(Source("some-4", "id", None), print)
 total = int(parts.train.pixels.array.sum())
 print(total, kilobytes("Anonymous") - before, kilobytes("Shared_"), flush=True)
 sys.stdin.read()
@@ -179,7 +180,7 @@ sys.stdin.read()
 def test_processes_that_read_a_set_share_its_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (COUNT, 3, 32, 32), np.uint8)
     train = Split(PixelArray(images), np.zeros(COUNT, np.int64), [""] * COUNT)
-    write_cache(Source("some-4", "id", small_set), Splits(train, part(2, 1), ("ape", "bat")))
+    write_cache(Source("some-4", "id", small_set), DataSet(train, part(2, 1), ("ape", "bat")))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     readers = [subprocess.Popen([sys.executable, "-c", READER], **pipes) for _ in range(2)]
     said = [list(map(int, reader.stdout.readline().split())) for reader in readers]
@@ -194,62 +195,61 @@ def test_processes_that_read_a_set_share_its_pixels(tmp_path):
 
 def test_images_of_the_cache_cannot_be_written_and_their_batches_can():
     write_cache(Source("some-4", "id", oblong_set), oblong_set())
-    read, _ = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    read = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
     with pytest.raises(ValueError, match="read-only"):
         read.train.pixels.array[0] = 0
     squares = next(read.train.pixels.squares([np.array([1, 3])]))
     squares.pixels.zero_()
     squares.aspects.zero_()
     torch.from_numpy(read.train.labels).zero_()
-    again, _ = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    again = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
     assert again.train.pixels.array[1].any()
 
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[str]:
-    """Fills with the fingerprints that were made of pixels."""
+    """Fills with the fingerprints that are made of pixels."""
     made, original = [], cache.fingerprint_of
     monkeypatch.setattr(cache, "fingerprint_of", lambda parts: made.append(original(parts)) or made[-1])
     return made
 
 
 @pytest.fixture
-def old_set(tmp_path, monkeypatch) -> tuple[Source, Path]:
-    """A set that was written an hour ago."""
+def written(tmp_path) -> tuple[Source, Path]:
+    """A set in the cache, and its folder."""
     source = Source("some-4", "id", small_set)
     write_cache(source, small_set())
-    later = time.time_ns() + 3600 * 10**9
-    monkeypatch.setattr(cache.time, "time_ns", lambda: later)
     return source, tmp_path / "cache" / "some-4"
 
 
-def test_a_set_is_hashed_when_first_read_and_not_again_until_a_file_is_another(old_set, hashed):
-    source, folder = old_set
-    for _ in range(3):
-        assert read_cache(source, pytest.fail)
-    assert len(hashed) == 1
-    file = folder / "test_pixels.npy"
-    os.utime(file)  # as if it had been written
+def test_a_set_is_not_hashed_again_until_a_file_changes(written, hashed):
+    source, folder = written
     assert read_cache(source, pytest.fail)
-    assert len(hashed) == 2
+    assert hashed == []
+    file = folder / "test_pixels.npy"
+    os.utime(file, ns=(1, 1))  # as if it had been written
+    assert read_cache(source, pytest.fail)
+    assert len(hashed) == 1
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)
     assert read_cache(source, lambda line: None) is None
 
 
-def test_a_set_that_was_just_written_is_hashed_at_every_start(hashed):
-    source = Source("some-4", "id", small_set)
-    write_cache(source, small_set())
-    before = len(hashed)
-    for _ in range(2):
-        assert read_cache(source, pytest.fail)
-    assert len(hashed) == before + 2
+def test_a_copy_of_a_cache_and_one_of_an_older_version_are_verified_by_their_hash(written, hashed):
+    source, folder = written
+    shutil.copytree(folder, folder.with_name("copy"), copy_function=shutil.copyfile)
+    assert read_cache(replace(source, entry="copy"), pytest.fail)
+    note = json.loads((folder / "note.json").read_text())
+    del note["stamps"]
+    (folder / "note.json").write_text(json.dumps(note))
+    assert read_cache(source, pytest.fail)
+    assert len(hashed) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the time of the last change is POSIX")
-def test_a_change_that_leaves_size_and_time_of_writing_alone_is_noticed(old_set):
-    source, folder = old_set
+def test_a_change_that_leaves_size_and_time_of_writing_alone_is_noticed(written):
+    source, folder = written
     assert read_cache(source, pytest.fail)
     file = folder / "train_pixels.npy"
     before, content = file.stat(), bytearray(file.read_bytes())
@@ -257,11 +257,3 @@ def test_a_change_that_leaves_size_and_time_of_writing_alone_is_noticed(old_set)
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert read_cache(source, lambda line: None) is None
-
-
-def test_a_note_that_is_damaged_counts_for_nothing(old_set, hashed):
-    source, folder = old_set
-    assert read_cache(source, pytest.fail)
-    (folder / cache.VERIFIED).write_bytes(b"\xff{")
-    assert read_cache(source, pytest.fail)
-    assert len(hashed) == 2

@@ -24,11 +24,10 @@ from clrkit.data.datasets import (
     fingerprint,
     load,
     load_evaluation,
-    source_id,
 )
 from clrkit.data.images import ImageArray
-from clrkit.data.sources import LabelledImages, Splits
-from clrkit.resize import central_crop, to_float
+from clrkit.data.torchvision_sets import TorchvisionSplit
+from clrkit.resize import central_crop
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,6 +44,12 @@ def tinted(tmp_path_factory) -> DataSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLRKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         return load(Data())
+
+
+def source_id(data: Data) -> str:
+    """Changes with anything that would decode to other images."""
+    source = datasets.find(data)
+    return f"{source.entry}-{source.identity}"
 
 
 def pixels(part: Split) -> np.ndarray:
@@ -128,7 +133,7 @@ def test_a_validation_part_is_cut_from_the_training_part(tmp_path):
 
 def test_a_training_part_without_images_is_refused(monkeypatch):
     empty = Split(PixelArray(np.zeros((0, 3, 4, 4), np.uint8)), np.zeros(0, np.int64), [])
-    monkeypatch.setitem(datasets.EMBEDDED, "tinted_mnist", lambda config: Splits(empty, empty, ("a",)))
+    monkeypatch.setitem(datasets.EMBEDDED, "tinted_mnist", lambda config: DataSet(empty, empty, ("a",)))
     with pytest.raises(DataError, match="training part of tinted_mnist has no images"):
         load(Data())
 
@@ -259,7 +264,7 @@ def test_a_newer_decoder_does_not_read_what_an_older_one_wrote(tmp_path, monkeyp
 
 
 def test_labels_csv_is_refused_where_it_means_nothing():
-    with pytest.raises(DataError, match="labels_csv goes with the data set folder, not with cifar10"):
+    with pytest.raises(DataError, match="labels_csv belongs to the data set folder, not to cifar10"):
         load(Data(dataset="cifar10", labels_csv="labels.csv"))
 
 
@@ -274,19 +279,18 @@ def test_a_broken_image_is_named_and_nothing_is_cached(tmp_path):
 def test_an_unwritable_cache_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=rf"cannot be kept in {tmp_path}/file: File exists; CLRKIT_CACHE can"):
+    with pytest.raises(DataError, match=rf"cannot be kept in {tmp_path}/file: File exists; name another"):
         load(image_folder(tmp_path / "set", 2))
 
 
-def test_progress_is_shown_twice_a_second_with_rate_and_time_left(monkeypatch):
+def test_progress_is_shown_with_rate_and_time_left(monkeypatch):
     clock, lines = [100.0], []
     monkeypatch.setattr(datasets.time, "monotonic", lambda: clock[0])
-    progress = datasets.Progress(6400, lines.append, began=100.0, shown=100.0)
+    note = datasets.noting(6400, lines.append)
     for _ in range(200):
         clock[0] += 0.125
-        progress.add(32)
-    assert len(lines) == 50
-    assert lines[4] == "decoding: 640 of 6,400 images, 256 images/s, 0:00:22 left"
+        note(32)
+    assert lines[19] == "decoding: 640 of 6,400 images, 256 images/s, 0:00:22 left"
     assert lines[-1] == "decoding: 6,400 of 6,400 images, 256 images/s, 0:00:00 left"
 
 
@@ -454,32 +458,41 @@ print({{"torch", "torchvision", "mlxtend", "pandas"}} & set(sys.modules))
     assert run(code).split() == [digest, "set()"]
 
 
-# Known sets, in the files' own formats (tests/data/test_torchvision_sets.py has the files)
+# Sets of torchvision (tests/data/test_torchvision_sets.py has their files)
 
 
-def test_a_known_set_is_decoded_and_measured_as_it_is(tmp_path, monkeypatch):
+def test_a_set_of_the_right_size_is_taken_as_it_is(tmp_path, monkeypatch):
     images = np.random.RandomState(0).randint(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     parts = {"train": (images[:3], [1, 0, 1]), "test": (images[3:], [0, 1])}
 
-    def known_images(name, part, root, show):
+    def array_split(name, part, root, show):
         array, labels = parts[part]
-        found = LabelledImages(
-            ImageArray(array), np.array(labels), [f"{part}/{i}" for i in range(len(labels))]
-        )
-        return found, (name, str(root))
+        names = [f"{part}/{i}" for i in range(len(labels))]
+        return TorchvisionSplit(ImageArray(array), np.array(labels), names, (name, str(root)))
 
-    monkeypatch.setattr(datasets, "known_images", known_images)
+    monkeypatch.setattr(datasets, "array_split", array_split)
+    monkeypatch.setattr(datasets, "decode", None)  # an array is not decoded
     config = Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32)
-    for _ in range(2):  # decoded, then from the cache
+    for _ in range(2):  # read, then from the cache
         found = load(config)
         assert found.classes == ("cifar10", str(tmp_path / "root"))
         assert (found.train.labels.tolist(), found.evaluation.labels.tolist()) == ([1, 0, 1], [0, 1])
         assert np.array_equal(pixels(found.train), images[:3].transpose(0, 3, 1, 2))
         assert np.array_equal(pixels(found.evaluation), images[3:].transpose(0, 3, 1, 2))
     part, _ = load_evaluation(config)
-    exact = to_float(torch.from_numpy(images[3:].transpose(0, 3, 1, 2).copy()))
-    assert next(iter(part.pixels.batches([np.arange(2)]))).equal(exact)
+    assert np.array_equal(pixels(part), images[3:].transpose(0, 3, 1, 2))
     assert datasets.known_root(Data(dataset="stl10")) == tmp_path / "cache" / "downloads"
+
+
+def test_images_are_at_hand_if_reading_them_downloads_nothing(tmp_path):
+    root = str(tmp_path)
+    assert datasets.at_hand(Data())
+    assert datasets.at_hand(Data(dataset="folder", root=root))
+    assert not datasets.at_hand(Data(dataset="folder", root=root + "/gone"))
+    assert not datasets.at_hand(Data(dataset="cifar10", root=root))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert datasets.at_hand(Data(dataset="cifar10", root=root))
+    assert not datasets.at_hand(Data(dataset="torchvision:EuroSAT", root=root))
 
 
 # The real CIFAR-10

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from clrkit.config import Data
-from clrkit.data.archives import ArchiveError
-from clrkit.data.folders import SUFFIXES, list_evaluation, list_images
+from clrkit.data.folders import list_evaluation, list_images
+from clrkit.data.images import SUFFIXES
 from clrkit.errors import DataError
 
 
@@ -65,7 +65,7 @@ def test_unlabelled_images_belong_to_the_training_part(tmp_path, where, spelling
     found = list_images(folder(tmp_path))
     assert rows(found.train)[1:] == [(f"{where}{spelling}/deep/y.png", ""), (f"{where}{spelling}/x.png", "")]
     assert found.classes == ("a",)
-    assert found.parts(8).train.labels.tolist() == [0, -1, -1]
+    assert found.data_set(8).train.labels.tolist() == [0, -1, -1]
 
 
 def test_unlabelled_images_are_not_held_out(tmp_path):
@@ -109,11 +109,13 @@ def test_names_of_any_bytes_are_read(tmp_path):
     path = os.fsencode(tmp_path) + b"/a/\xff\xfe \n.png"
     write(tmp_path, "a/1.png", "a/größe 大.png")
     Image.new("RGB", (4, 4), "blue").save(os.fsdecode(path))
-    parts = list_images(folder(tmp_path)).parts(8)
+    parts = list_images(folder(tmp_path)).data_set(8)
     stream = parts.train.pixels
     assert len(stream) == 2
-    assert {os.fsencode(name) for name in (*parts.train.names, *parts.test.names)} >= {b"a/\xff\xfe \n.png"}
-    assert all(stream.images.read(index)[0].shape == (3, 8, 8) for index in range(2))
+    assert {os.fsencode(name) for name in (*parts.train.names, *parts.evaluation.names)} >= {
+        b"a/\xff\xfe \n.png"
+    }
+    assert all(stream.read(index)[0].shape == (3, 8, 8) for index in range(2))
 
 
 def csv_folder(root: Path, text: str) -> Data:
@@ -134,8 +136,13 @@ def test_a_csv_labels_some_of_the_images(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("file,class\n0.png,a\n", r"needs the columns file and label, in small letters; it has file, class"),
-        ("", r"labels\.csv cannot be read: No columns to parse from file"),
+        (
+            "file,class\n0.png,a\n",
+            r"labels\.csv needs the columns file and label; it has file, class",
+        ),
+        ("", r"labels\.csv needs the columns file and label; it has none"),
+        ("file,label\n0.png,a,b\n", r"cannot be read: Expected 2 fields in line 2, saw 3"),
+        ("file,label,label\n0.png,a,b\n", r"labels\.csv has two columns label; rename one"),
         ("file,label\n", r"labels\.csv labels no image"),
         ("file,label\n9.png,a\n", r"labels\.csv names 9\.png, which is not among the images of"),
         ("file,label\n 0.png,a\n", r"labels\.csv names ' 0\.png', which is not among the images of"),
@@ -216,7 +223,7 @@ def test_the_test_part_is_listed_without_a_training_part(tmp_path, dataset, part
     names = [f"{part}/{name}.jpg" for name in ("n02/a", "n02/b", "n10/a", "n10/b")]
     assert [file.name for file in found.test] == names
     assert found.classes == ("n02", "n10")
-    assert found.originals(found.test).labels.tolist() == [0, 0, 1, 1]
+    assert found.images(found.test)[1].tolist() == [0, 0, 1, 1]
     assert not found.train
 
 
@@ -262,5 +269,5 @@ def test_an_archive_of_a_folder_is_read_as_the_folder(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("not an archive")
-    with pytest.raises(ArchiveError, match=r"^The archive .*/notes\.txt is not unpacked: [^\n]*\.$"):
+    with pytest.raises(DataError, match=r"^The archive .*/notes\.txt cannot be unpacked: [^\n]*\.$"):
         list_images(folder(tmp_path / "notes.txt"))

@@ -13,8 +13,7 @@ import torch
 from absurd import absurd, chunk, png_header
 from PIL import Image, ImageOps
 
-from clrkit.data import images
-from clrkit.data.images import EvalView, ImageArray, ImageFiles, ResizedImage, read_photo, stored_side
+from clrkit.data.images import photo_of, read_photo, stored_side, to_square, to_view
 from clrkit.errors import DataError
 from clrkit.resize import central_crop
 
@@ -32,16 +31,7 @@ def saved(image: Image.Image, path: Path, **options: object) -> str:
 
 def read_image(path: str, side: int) -> np.ndarray:
     """The square of one file."""
-    return images.to_square(read_photo(path, side), side)
-
-
-def aspect(path: str) -> float:
-    return ResizedImage(one_file(path), 4).read(0)[1]
-
-
-def one_file(path: str) -> ImageFiles:
-    folder, _, name = path.rpartition("/")
-    return ImageFiles(folder, np.array([name.encode()]), np.array([1]))
+    return to_square(read_photo(path, side), side)
 
 
 @pytest.mark.parametrize(("size", "side"), [(8, 8), (28, 28), (32, 32), (64, 64), (96, 110), (224, 256)])
@@ -82,7 +72,7 @@ def test_a_large_photograph_is_decoded_small_with_the_same_look(tmp_path):
 @pytest.mark.parametrize("side", [40, 110])
 def test_resizing_is_pillows_but_for_roundings(shape, side):
     pixels = noise(*shape)
-    square = images.to_square(images.Photo(pixels, shape), side)
+    square = to_square(photo_of(pixels), side)
     reference = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     difference = np.abs(square - np.asarray(reference).transpose(2, 0, 1).astype(int))
     assert difference.max() <= 5
@@ -265,9 +255,8 @@ def test_a_photograph_with_further_pictures_is_a_photograph(tmp_path):
 def test_an_image_in_memory_is_resized_as_a_file_is(tmp_path):
     pixels = noise(9, 12)
     path = saved(Image.fromarray(pixels), tmp_path / "a.png")
-    square, ratio = ResizedImage(ImageArray(pixels[None]), 6).read(0)
-    assert np.array_equal(square, read_image(path, 6))
-    assert ratio == aspect(path) == 12 / 9
+    assert np.array_equal(to_square(photo_of(pixels), 6), read_image(path, 6))
+    assert photo_of(pixels).aspect == read_photo(path).aspect == 12 / 9
 
 
 # Aspects
@@ -279,13 +268,13 @@ def test_the_aspect_is_that_of_the_upright_image(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(Image.fromarray(noise(6, 10)), tmp_path / f"a.{suffix}", exif=exif)
-    assert aspect(path) == (10 / 6 if orientation < 5 else 6 / 10)
+    assert read_photo(path).aspect == (10 / 6 if orientation < 5 else 6 / 10)
 
 
 def test_the_aspect_is_that_of_the_file_however_small_it_is_decoded(tmp_path):
     path = saved(Image.fromarray(noise(375, 501)), tmp_path / "a.jpg")
     assert read_photo(path, 20).pixels.shape == (47, 63, 3)
-    assert ResizedImage(one_file(path), 20).read(0)[1] == 501 / 375
+    assert read_photo(path, 20).aspect == 501 / 375
 
 
 # Views
@@ -300,29 +289,27 @@ def test_a_view_is_the_central_crop_of_the_upright_image_at_full_size(tmp_path, 
     with Image.open(path) as image:
         turned = np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1).copy()
     expected = central_crop(torch.from_numpy(turned), 40, resize).numpy()
-    exact, ratio = EvalView(one_file(path), 40, exact=True, resize=resize).read(0)
-    assert np.array_equal(exact, expected)
-    assert ratio == 1
-    rounded, _ = EvalView(one_file(path), 40, resize=resize).read(0)
+    assert np.array_equal(to_view(read_photo(path), 40, resize, exact=True), expected)
+    rounded = to_view(read_photo(path), 40, resize)
     assert rounded.dtype == np.uint8
     assert np.abs(rounded / 255 - expected).max() <= 0.5001 / 255
 
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_view_of_up_to_32_pixels_is_the_whole_image(exact):
-    found = ImageArray(noise(40, 50)[None])
-    view, ratio = EvalView(found, 32, exact).read(0)
-    assert np.array_equal(view, ResizedImage(found, 32).read(0)[0] / np.float32(255 if exact else 1))
-    assert ratio == 1
-    assert not np.array_equal(EvalView(found, 33, exact).read(0)[0], ResizedImage(found, 33).read(0)[0])
+    photo = photo_of(noise(40, 50))
+    assert np.array_equal(
+        to_view(photo, 32, exact=exact), to_square(photo, 32) / np.float32(255 if exact else 1)
+    )
+    assert not np.array_equal(to_view(photo, 33, exact=exact), to_square(photo, 33))
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 300), (300, 3)])
 @pytest.mark.parametrize("size", [8, 40])
 def test_the_smallest_and_longest_images_have_squares_and_views(shape, size):
-    found = ImageArray(noise(*shape)[None])
-    for made in (ResizedImage(found, size), EvalView(found, size), EvalView(found, size, exact=True)):
-        assert made.read(0)[0].shape == (3, size, size)
+    photo = photo_of(noise(*shape))
+    for made in (to_square(photo, size), to_view(photo, size), to_view(photo, size, exact=True)):
+        assert made.shape == (3, size, size)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK"])
@@ -331,4 +318,4 @@ def test_views_are_of_any_mode(tmp_path, mode):
     path = saved(image, tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
     expected = central_crop(torch.from_numpy(rgb), 40).numpy()
-    assert np.array_equal(EvalView(one_file(path), 40, exact=True).read(0)[0], expected)
+    assert np.array_equal(to_view(read_photo(path), 40, exact=True), expected)

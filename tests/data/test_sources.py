@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit.data.images import EvalView, ImageArray, ImageFiles, ResizedImage
+from clrkit.data.images import ImageArray, ImageFiles
 from clrkit.data.sources import (
     CHUNK,
-    LabelledImages,
     PixelArray,
     PixelStream,
     PixelSubset,
     Split,
     cores,
+    evaluation_split,
     of_labelled,
+    squares,
+    train_split,
 )
 from clrkit.errors import DataError
 
@@ -29,12 +31,12 @@ def noise(height: int, width: int | None = None) -> np.ndarray:
     return RANDOM.randint(0, 256, (height, width or height, 3)).astype(np.uint8)
 
 
-def files(folder: Path, count: int, side: int = 6) -> ResizedImage:
+def files(folder: Path, count: int, side: int = 6) -> PixelStream:
     names = [f"{index}.png" for index in range(count)]
     for name in names:
         Image.fromarray(noise(side, RANDOM.randint(side, side + 5))).save(folder / name)
     sizes = np.array([(folder / name).stat().st_size for name in names], dtype=np.int64)
-    return ResizedImage(ImageFiles(str(folder), np.array([name.encode() for name in names]), sizes), side)
+    return PixelStream(ImageFiles(str(folder), np.array([name.encode() for name in names]), sizes), side)
 
 
 def test_a_subset_of_a_subset_reads_the_right_images():
@@ -47,13 +49,13 @@ def test_a_subset_of_a_subset_reads_the_right_images():
 
 
 def test_a_stream_gives_what_lies_in_memory(tmp_path):
-    images = files(tmp_path, 70)
-    squares, aspects = zip(*(images.read(index) for index in range(70)), strict=True)
-    memory = PixelArray(np.stack(squares), np.array(aspects, np.float32))
+    stream = files(tmp_path, 70)
+    pixels, aspects = zip(*(stream.read(index) for index in range(70)), strict=True)
+    memory = PixelArray(np.stack(pixels), np.array(aspects, np.float32))
     shuffled = np.random.RandomState(1).permutation(70)
     order = [shuffled[:CHUNK], shuffled[CHUNK : CHUNK + 3], shuffled, np.array([5, 5])]
     for start in (0, 2):
-        streamed = list(PixelStream(images).squares(order[start:]))
+        streamed = list(stream.squares(order[start:]))
         assert [len(batch.pixels) for batch in streamed] == [len(indices) for indices in order[start:]]
         for ours, reference in zip(streamed, memory.squares(order[start:]), strict=True):
             assert ours.pixels.dtype == torch.uint8
@@ -63,21 +65,21 @@ def test_a_stream_gives_what_lies_in_memory(tmp_path):
 
 def test_a_stream_of_an_array_resizes_it():
     array = noise(8)[None].repeat(3, 0)
-    (batch,) = PixelStream(ResizedImage(ImageArray(array), 4)).batches([np.array([2])])
+    (batch,) = PixelStream(ImageArray(array), 4).batches([np.array([2])])
     reference = Image.fromarray(array[0]).resize((4, 4), Image.Resampling.BICUBIC)
     assert np.abs(batch[0].numpy() - np.asarray(reference).transpose(2, 0, 1).astype(int)).max() <= 1
 
 
 def test_streaming_leaves_the_global_random_state_alone(tmp_path):
     before = torch.get_rng_state()
-    list(PixelStream(files(tmp_path, 2)).batches([np.array([0, 1])]))
+    list(files(tmp_path, 2).batches([np.array([0, 1])]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_stream_reads_only_a_few_chunks_ahead(tmp_path):
     drawn = itertools.count()
     order = (np.array([index % 2]) for index in drawn)
-    stream = PixelStream(files(tmp_path, 2)).batches(order)
+    stream = files(tmp_path, 2).batches(order)
     taken = list(itertools.islice(stream, 5))
     stream.close()
     assert len(taken) == 5
@@ -98,7 +100,7 @@ def test_the_memory_of_a_stream_does_not_grow(tmp_path):
     for index in range(32):
         Image.fromarray(noise(200, 300)).save(tmp_path / f"{index}.jpg")
     names = np.array([f"{index}.jpg".encode() for index in range(32)])
-    stream = PixelStream(ResizedImage(ImageFiles(str(tmp_path), names, np.ones(32, np.int64)), 256))
+    stream = PixelStream(ImageFiles(str(tmp_path), names, np.ones(32, np.int64)), 256)
     batches = stream.batches(np.arange(32) for _ in itertools.count())
     amounts = [held() for batch, _ in zip(range(24), batches, strict=False) if batch in (3, 23)]
     decoded = 20 * 32 * 3 * 256**2 / 2**20
@@ -109,7 +111,7 @@ def test_a_broken_image_in_a_stream_is_named_in_one_sentence(tmp_path):
     images = files(tmp_path, 3)
     (tmp_path / "1.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"^The image [^\n]*1\.png is broken[^\n]*\.$"):
-        list(PixelStream(images).batches([np.array([0, 1, 2])]))
+        list(images.batches([np.array([0, 1, 2])]))
 
 
 def test_a_subset_keeps_the_aspects_and_the_views_of_its_images():
@@ -137,24 +139,42 @@ def test_only_labelled_images_have_a_view():
 
 
 def test_a_part_to_train_on_has_squares_with_a_margin_and_views_of_their_own():
-    images = LabelledImages(ImageArray(noise(50, 80)[None]), np.array([0]), ["a"])
-    part = images.to_train(96)
+    images = (ImageArray(noise(50, 80)[None]), np.array([0]), ["a"], 96)
+    part = train_split(*images)
     (square,), (view,) = (list(pixels.squares([np.array([0])])) for pixels in (part.pixels, part.views))
     assert square.pixels.shape == (1, 3, 110, 110)
     assert square.aspects.tolist() == [np.float32(80 / 50)]
     assert view.pixels.shape == (1, 3, 96, 96)
-    measured = next(iter(images.to_measure(96).pixels.batches([np.array([0])])))
+    measured = next(iter(evaluation_split(*images).pixels.batches([np.array([0])])))
     assert torch.equal(view.pixels, measured)
 
 
 def test_small_images_are_measured_as_they_are_trained_on():
-    part = LabelledImages(ImageArray(noise(32)[None]), np.array([0]), ["a"]).to_train(32)
+    part = train_split(ImageArray(noise(32)[None]), np.array([0]), ["a"], 32)
     assert part.views is part.pixels
+
+
+@pytest.mark.parametrize("resize", [None, "tf2"])
+def test_an_array_of_the_right_size_is_taken_as_it_is(resize):
+    images = ImageArray(noise(32)[None].repeat(3, 0))
+    found = squares(images, 32, resize)
+    assert isinstance(found, PixelArray)
+    assert np.array_equal(found.array, images.array.transpose(0, 3, 1, 2))
+    assert found.aspects is None
+
+
+@pytest.mark.parametrize(("side", "resize"), [(16, None), (16, "tf2"), (40, None), (40, "tf2")])
+def test_an_array_of_another_size_is_resized_when_it_is_read(side, resize):
+    assert isinstance(squares(ImageArray(noise(32)[None]), side, resize), PixelStream)
+
+
+def test_the_views_of_a_larger_array_are_cropped_though_its_size_is_right():
+    assert isinstance(squares(ImageArray(noise(40)[None]), 40, "tf2"), PixelStream)
 
 
 def test_exact_views_stream_as_floats():
     array = noise(50, 40)[None].repeat(40, 0)
-    images = EvalView(ImageArray(array), 48, exact=True)
-    (batch,) = PixelStream(images).batches([np.arange(40)])
+    images = PixelStream(ImageArray(array), 48, "tf2", exact=True)
+    (batch,) = images.batches([np.arange(40)])
     assert batch.dtype == torch.float32
     assert np.array_equal(batch[39].numpy(), images.read(39)[0])

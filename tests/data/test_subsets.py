@@ -121,7 +121,7 @@ def test_a_list_names_images_by_path_or_its_end_with_or_without_suffix(part, tmp
     ("listed", "complaint"),
     [
         ("two\u2028.png", "names two\u2028.png, which is not among the training images"),
-        ("one.png", r"names one\.png, which several images are called"),
+        ("one.png", r"names one\.png, which is the name of several images"),
         ("four.png", r"names four\.png, which is not among the training images"),
         ("wo.png", r"names wo\.png, which is not among"),
         ("three.png", r"names three\.png, which has no label"),

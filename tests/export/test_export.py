@@ -20,7 +20,7 @@ from PIL import Image
 from clrkit.cli.main import main
 from clrkit.config import Network
 from clrkit.data.datasets import tinted_mnist
-from clrkit.data.images import EvalView, ImageArray
+from clrkit.data.images import photo_of, to_view
 from clrkit.experiments.presets import preset
 from clrkit.export import export as module
 from clrkit.export.export import Engine, Exported, by_torch, export
@@ -58,8 +58,7 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 def views(images: np.ndarray, size: int) -> torch.Tensor:
     """What clrkit measures of the images."""
-    found = EvalView(ImageArray(images), size, exact=True)
-    return torch.from_numpy(np.stack([found.read(index)[0] for index in range(len(images))]))
+    return torch.from_numpy(np.stack([to_view(photo_of(image), size, exact=True) for image in images]))
 
 
 def onnx_outputs(folder: Path, names: list[str], images: np.ndarray) -> list[torch.Tensor]:
@@ -208,7 +207,7 @@ def test_a_program_that_differs_is_not_written(
         return dict.fromkeys(("model.pt2", "model.onnx"), exact) | {name: wrong}
 
     monkeypatch.setattr(module, "write_programs", programs)
-    monkeypatch.setattr(module, "available", lambda data: False)
+    monkeypatch.setattr(module, "at_hand", lambda data: False)
     with pytest.raises(ModelError, match=rf"^{name} differs from .*; nothing was written\.$"):
         export(run, tmp_path / "exports" / "digits")
     assert list((tmp_path / "exports").iterdir()) == []

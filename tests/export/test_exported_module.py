@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clrkit.config import Network
-from clrkit.data.images import EvalView, ImageArray
+from clrkit.data.images import photo_of, to_view
 from clrkit.export.exported_module import ExportedModule, evaluation_view
 from clrkit.model import Model, ModelConfig
 
@@ -26,7 +26,7 @@ def test_a_small_view_is_the_measured_one_bit_by_bit(size: int) -> None:
     for shape in SHAPES:
         for seed in range(2):
             pixels = photo(*shape, seed)
-            view = EvalView(ImageArray(pixels[None]), size).read(0)[0]
+            view = to_view(photo_of(pixels), size)
             ours = evaluation_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
             np.testing.assert_array_equal((255 * ours).round().byte().numpy(), view)
 
@@ -35,7 +35,7 @@ def test_a_small_view_is_the_measured_one_bit_by_bit(size: int) -> None:
 def test_a_large_view_is_the_official_central_crop(size: int) -> None:
     for shape in SHAPES:
         pixels = photo(*shape)
-        view = EvalView(ImageArray(pixels[None]), size, exact=True).read(0)[0]
+        view = to_view(photo_of(pixels), size, exact=True)
         ours = evaluation_view(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
         np.testing.assert_allclose(ours.numpy(), view, rtol=0, atol=2e-6)
 

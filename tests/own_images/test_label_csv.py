@@ -65,8 +65,11 @@ def test_writing_keeps_the_permissions(labels, mode):
         ),
         (b"file,label,note,note\na.png,,x,y\n", "has two columns note; rename one"),
         (b"file,label,,\na.png,,,\n", "has two columns without a name"),
-        (b"File,Label\na.png,\n", "in small letters; it has File, Label"),
-        (b"name;class\na.png;\n", "needs the columns file and label, in small letters; it has name, class"),
+        (
+            b"File,Label\na.png,\n",
+            "needs the columns file and label; it has File, Label .capital letters count",
+        ),
+        (b"name;class\na.png;\n", "needs the columns file and label; it has name, class"),
     ],
 )
 def test_a_csv_that_would_lose_something_is_refused_and_stays(labels, content, message):

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from clrkit.config import Stage
 from clrkit.data.cache import Source, read_cache, write_cache
-from clrkit.data.sources import PixelArray, Split, Splits
+from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.errors import DataError
 from clrkit.experiments.presets import preset
 from clrkit.files import file_lock, write_json
@@ -446,7 +446,7 @@ def test_a_cache_that_does_not_fit_is_named_and_nothing_is_left_of_it(
     part = Split(
         PixelArray(synthetic.np.zeros((40, 3, 32, 32), "uint8")), synthetic.np.zeros(40, int), ["a"] * 40
     )
-    parts = Splits(part, part, ("one",))
+    parts = DataSet(part, part, ("one",))
     source = Source("set-32", "identity", lambda: parts)
     for room in (0, 60_000, 200_000):
         leave(disk, room)

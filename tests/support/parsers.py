@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import tarfile
 import tempfile
@@ -39,9 +40,9 @@ from clrkit.data.archives import unpack
 from clrkit.data.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
 from clrkit.data.folders import list_images, read_csv
 from clrkit.data.images import FORMATS, read_photo
-from clrkit.data.sources import PixelArray, Split, Splits
+from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.data.subsets import listed_subset
-from clrkit.data.torchvision_sets import known_images
+from clrkit.data.torchvision_sets import array_split
 from clrkit.errors import ConfigError, FormatError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
@@ -121,17 +122,17 @@ def archive(kind: str) -> Parser:
     return Parser(saved(write), {"archive": (by_chance, *mutations[kind])}, read)
 
 
-def small_set() -> Splits:
+def small_set() -> DataSet:
     pixels = np.arange(144, dtype=np.uint8).reshape(3, 3, 4, 4)
     part = Split(
         PixelArray(pixels, np.ones(3, np.float32)), np.array([0, 1, -1]), ["a/0.png", "b/1.png", "2.png"]
     )
-    return Splits(part, part, ("ape", "bat"))
+    return DataSet(part, part, ("ape", "bat"))
 
 
 def cached() -> Parser:
     def write(folder: Path) -> None:
-        for name, part in (("train", small_set().train), ("test", small_set().test)):
+        for name, part in (("train", small_set().train), ("test", small_set().evaluation)):
             write_part(folder, name, part)
         note = {"identity": "id", "decoder": DECODER, "fingerprint": fingerprint_of(small_set())}
         (folder / "note.json").write_text(json.dumps(note | {"classes": ["ape", "bat"]}))
@@ -146,7 +147,7 @@ def cached() -> Parser:
         source = Here("set", "id", small_set)
         noted(source)
         found = read_cache(source, lambda line: None)
-        assert found is None or np.array_equal(found[0].train.pixels.array, small_set().train.pixels.array)
+        assert found is None or np.array_equal(found.train.pixels.array, small_set().train.pixels.array)
 
     files = saved(write)
     mutations = {name: (by_chance, other_array if name.endswith("npy") else other_values) for name in files}
@@ -183,7 +184,7 @@ def class_folders() -> Parser:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
             for dataset in ("folder", "imagenet"):
-                list_images(Data(dataset=dataset, root=str(root))).parts(8)
+                list_images(Data(dataset=dataset, root=str(root))).data_set(8)
         finally:
             shutil.rmtree(root)
 
@@ -273,14 +274,15 @@ def published() -> Parser:
 
 
 def known_set() -> Parser:
+    """Files of another MD5: torchvision must not read them."""
+    names = ("train", "test", "meta")
     files = {
-        "cifar-100-binary/fine_label_names.txt": b"ape\nbat\n",
-        "cifar-100-binary/test.bin": bytes(3074 * 2),
+        f"cifar-100-python/{name}": pickle.dumps({"data": bytes(3072), "fine_labels": [0]}) for name in names
     }
     return Parser(
         files,
         dict.fromkeys(files, (by_chance,)),
-        lambda folder: known_images("cifar100", "test", folder, lambda line: None),
+        lambda folder: array_split("cifar100", "test", folder, lambda line: None),
     )
 
 
