@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from clrkit.config import Data
-from clrkit.data.datasets import load_evaluation
+from clrkit.data.datasets import at_hand, load_evaluation
 from clrkit.data.images import WHOLE, Rgb, photo_of, to_view, upright
 from clrkit.data.sources import PixelArray, PixelStream
 from clrkit.errors import DataError
