@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as w
 import pytest
@@ -18,8 +19,10 @@ from clrkit.experiments.ablation_settings import FACTORS, depends, run_at
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.notebook import lab as module
+from clrkit.notebook import progress
 from clrkit.notebook.lab import TURN, AblationPanel
-from clrkit.results.ablation import ablation
+from clrkit.results import published
+from clrkit.results.ablation import Ablation, Series, ablation
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store, working_folder
 
@@ -91,13 +94,13 @@ def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel)
     assert panel.training.run.description.startswith("Run the missing 2,")  # the same runs
     other.sliders["fraction"].value = 0.1
     assert panel.training.run.description.startswith("Run the missing 4")
-    assert "A: label fraction 1%" in panel.beside.value
-    assert "B: label fraction 10%" in panel.beside.value
+    assert "A: label fraction 1%" in panel.findings.value
+    assert "B: label fraction 10%" in panel.findings.value
 
 
 def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None:
     assert panel.published.value == ""  # of the start layer there is a sentence
-    assert "SimCLRv2, Fig. 5, as recalled" in panel.beside.value
+    assert "SimCLRv2, Fig. 5, as recalled" in panel.findings.value
     panel.along.value = "temperature"
     assert 'alt="As published, ImageNet: temperature' in panel.published.value
     assert "As published" not in panel.figure.value
@@ -107,7 +110,7 @@ def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None
 def test_run_makes_the_missing_runs_and_says_when_it_is_done(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     watched: list[int] = []
     monkeypatch.setattr(panel.training, "show", lambda course, progress: watched.append(len(course.knn)))
     before = panel.figure.value
@@ -128,7 +131,7 @@ def test_stop_leaves_a_partial_run(
     monkeypatch.setattr(panel.training, "show", lambda *told: panel.training.stop.click())
     panel.training.run.click()
     join(panel)
-    assert "Stopped; Run goes on from there." in panel.training.status.value
+    assert "Stopped. Press Run to resume from here." in panel.training.status.value
     assert store.state(SMOKE.pretrain)[0] == "partial"
     assert not panel.training.run.disabled
 
@@ -160,7 +163,7 @@ def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: 
             lock.release()
 
     monkeypatch.setattr(module, "run_or_load", alone)
-    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     begun = threading.Event()
     monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))
     panel.training.run.click()
@@ -216,13 +219,13 @@ def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
     assert "progress.json cannot be read; delete it." in panel.warning.value
     at_end: list[tuple[bool, str]] = []
     training = panel.training
-    monkeypatch.setattr(training, "make", lambda configs: False)
+    monkeypatch.setattr(training, "train", lambda configs: False)
     monkeypatch.setattr(
-        training, "made", lambda: at_end.append((training.stop.disabled, training.status.value))
+        training, "redraw", lambda: at_end.append((training.stop.disabled, training.status.value))
     )
     training.run.click()
     join(panel)
-    assert at_end == [(True, "Stopped; Run goes on from there.")]
+    assert at_end == [(True, "Stopped. Press Run to resume from here.")]
     assert not training.run.disabled
 
 
@@ -250,14 +253,14 @@ def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
     with pytest.raises(KeyError):
         panel.redraw()
     assert "KeyError: " in panel.warning.value
-    assert "The figure is not of these settings." in panel.warning.value
+    assert "The figure does not show these settings." in panel.warning.value
 
 
 @pytest.mark.slow
 def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
     said = threading.Event()
     panel.training.status.observe(
-        lambda change: said.set() if "made by another process" in change["new"] else None, "value"
+        lambda change: said.set() if "in training by another process" in change["new"] else None, "value"
     )
     with working_folder(store.path(SMOKE.pretrain)):
         panel.training.run.click()
@@ -272,6 +275,42 @@ def test_an_error_in_the_thread_is_shown(panel: AblationPanel, store: Store) -> 
     join(panel)
     assert "cannot be written" in panel.training.status.value
     assert not panel.training.run.disabled
+
+
+def test_a_redraw_reads_every_series_once_and_published_numbers_once_in_all(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel.along.value = "temperature"
+    asked: list[str] = []
+    series = Ablation.series
+
+    def noting(lab: Ablation, outcome: str, along: str, **held: Any) -> Series:
+        asked.append(along)
+        return series(lab, outcome, along, **held)
+
+    def refuse(path: Path, *_: Any) -> Any:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(Ablation, "series", noting)
+    monkeypatch.setattr(published, "content", refuse)
+    panel.columns[0].sliders["fraction"].value = 0.1
+    assert asked == ["temperature"]
+    assert "published" in panel.findings.value
+    panel.both.value = True
+    assert asked == ["temperature"] * 3
+
+
+@pytest.mark.slow
+def test_the_figure_is_drawn_once_after_every_run(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[int] = []
+    monkeypatch.setattr(
+        panel.training, "redraw", lambda: finished.append(len(panel.training.store.folders()))
+    )
+    panel.training.run.click()
+    join(panel)
+    assert finished == [1, 2, 3]
 
 
 def test_runs_that_appear_are_seen_at_the_next_move(panel: AblationPanel, store: Store) -> None:

@@ -57,6 +57,31 @@ def test_a_class_is_typed_or_its_number_and_a_new_one_gets_a_button(images):
     assert "All 4 have labels" in shown.progress.value
 
 
+def test_at_the_end_no_image_is_shown_and_no_label_is_replaced_until_back_is_pressed(images):
+    shown = panel(images, "cat", "dog")
+    for _ in range(4):
+        press(shown, "cat")
+    assert "All images have labels" in shown.picture.value
+    press(shown, "dog")
+    shown.skip.click()
+    shown.entry.value = "dog"
+    assert given(images) == ["cat"] * 4
+    assert "press Back" in shown.status.value
+    shown.back.click()
+    assert 'alt="image d.png, now cat"' in shown.picture.value
+    press(shown, "dog")
+    assert given(images) == ["cat", "cat", "cat", "dog"]
+    assert "All images have labels" in panel(images).picture.value
+
+
+def test_a_finished_panel_goes_back_to_the_last_row_after_a_restart(images):
+    for name in "abcd":
+        set_label(images / "labels.csv", f"{name}.png", "cat", seen="")
+    shown = panel(images)
+    shown.back.click()
+    assert 'alt="image d.png, now cat"' in shown.picture.value
+
+
 def test_a_digit_that_is_a_class_is_the_class(images):
     shown = panel(images, "7", "1")
     assert [each.description for each in shown.buttons.children] == ["7", "1"]
@@ -69,7 +94,7 @@ def test_a_digit_that_is_a_class_is_the_class(images):
 def test_a_name_much_like_another_is_remarked(images):
     shown = panel(images, "horse")
     shown.entry.value = "hosre"
-    assert re.search("A new class, much like horse; Back changes it", shown.status.value)
+    assert re.search("New class, similar to horse; press Back to change it", shown.status.value)
     shown.back.click()
     assert "a.png, now hosre" in shown.progress.value
     press(shown, "horse")
@@ -157,7 +182,7 @@ def test_an_image_whose_row_is_gone_takes_no_label_and_the_next_is_shown(images)
     rewrite(images)
     for act in (shown.skip.click, shown.back.click, lambda: press(shown, "cat")):
         act()
-        assert "names no image to label" in shown.status.value
+        assert "has no images to label" in shown.status.value
 
 
 def test_of_two_panels_the_second_is_told_what_the_first_wrote(images):
@@ -180,7 +205,7 @@ def test_names_and_labels_are_text_not_markup(images):
 
 
 def test_there_must_be_something_to_label(tmp_path):
-    with pytest.raises(DataError, match="names no image to label; `fit` proposes some"):
+    with pytest.raises(DataError, match="has no images to label; `fit` proposes some"):
         LabellingPanel(tmp_path, tmp_path / "labels.csv")
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from clrkit.augment import apply_view, random_view, sample_view_params
 from clrkit.config import Augmentation
 from clrkit.losses import distillation, nt_xent, partners
-from clrkit.notebook import illustrations_images, illustrations_losses, playground
+from clrkit.notebook import illustrations, illustrations_losses, playground
 from clrkit.notebook.embedding_map import embedding_map, unit
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -32,8 +32,8 @@ LABELS, CLASSES = np.arange(10) % 4, ["cat", "<dog>", "fish", "bird"]
 TEMPERATURES = playground.CONTRAST_TEMPERATURES
 
 
-def near(count: int = 4) -> illustrations_images.Near:
-    return illustrations_images.nearest(Z, count)
+def near(count: int = 4) -> illustrations.Neighbours:
+    return illustrations.nearest(Z, count)
 
 
 # What is computed
@@ -41,7 +41,7 @@ def near(count: int = 4) -> illustrations_images.Near:
 
 def test_with_every_operation_on_the_views_are_those_of_training() -> None:
     pixels = PIXELS[:1].expand(16, -1, -1, -1)
-    drawn = illustrations_images.steady_draw(16, 16, FULL, seed=3)
+    drawn = illustrations.steady_params(16, 16, FULL, seed=3)
     trained = random_view(pixels, FULL, 12, torch.Generator().manual_seed(3))
     assert torch.equal(apply_view(pixels, drawn, FULL, 12), trained)
 
@@ -49,7 +49,7 @@ def test_with_every_operation_on_the_views_are_those_of_training() -> None:
 @pytest.mark.parametrize("change", [{"flip": False}, {"blur": False}, {"color_strength": 0.0}], ids=str)
 def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dict[str, Any]) -> None:
     off = replace(FULL, **change)
-    whole, drawn = (illustrations_images.steady_draw(64, 16, each, seed=1) for each in (FULL, off))
+    whole, drawn = (illustrations.steady_params(64, 16, each, seed=1) for each in (FULL, off))
     assert torch.equal(torch.stack(drawn.boxes), torch.stack(whole.boxes))
     assert torch.equal(drawn.flip, whole.flip & off.flip)
     assert torch.equal(drawn.sigma, whole.sigma * off.blur)
@@ -69,7 +69,7 @@ def test_the_candidates_of_a_batch_cost_what_nt_xent_says(temperature: float) ->
     torch.testing.assert_close(found.exp().sum(1), torch.ones(10))
 
 
-def test_the_picture_tells_the_loss() -> None:
+def test_the_alt_text_has_the_loss() -> None:
     alt = illustrations_losses.contrast(Z, VIEWS, 0.2, anchor=4).alt
     assert alt.startswith(f"Temperature 0.2: loss {nt_xent(*Z.chunk(2), 0.2):.3f}; guessing costs 2.197.")
     assert "View 5" in alt
@@ -91,7 +91,7 @@ def test_the_lower_the_temperature_the_fewer_negatives_count() -> None:
         illustrations_losses.negative_weights(illustrations_losses.log_candidates(Z, t))
         for t in (1e-3, *TEMPERATURES)
     ]
-    counted = [illustrations_losses.spread(each) for each in weights]
+    counted = [illustrations_losses.effective_number(each) for each in weights]
     assert counted == sorted(counted)
     assert counted[0] == pytest.approx(1, abs=0.01)
     assert counted[-1] == pytest.approx(8, abs=0.5)
@@ -122,7 +122,9 @@ def test_images_are_chosen_from_the_best_to_the_worst_agreement() -> None:
 
 @pytest.mark.parametrize("temperature", playground.SOFTMAX_TEMPERATURES)
 def test_the_loss_of_an_image_is_entropy_and_divergence(temperature: float) -> None:
-    alt = illustrations_losses.softened(VIEWS[0], TEACHER[0], STUDENT[0], 2, CLASSES, temperature).alt
+    alt = illustrations_losses.teacher_and_student(
+        VIEWS[0], TEACHER[0], STUDENT[0], 2, CLASSES, temperature
+    ).alt
     loss, entropy, kl = map(float, re.findall(r"(?:loss|entropy|divergence) (\d+\.\d+)", alt)[:3])
     assert loss == pytest.approx(float(distillation(STUDENT[:1], TEACHER[:1], temperature)), abs=1e-3)
     p = torch.distributions.Categorical(logits=TEACHER[0] / temperature)
@@ -133,7 +135,7 @@ def test_the_loss_of_an_image_is_entropy_and_divergence(temperature: float) -> N
 
 def test_of_many_classes_the_likeliest_are_shown() -> None:
     logits = torch.arange(100.0)
-    figure = illustrations_losses.softened(
+    figure = illustrations_losses.teacher_and_student(
         VIEWS[0], logits, logits, 0, [f"c{number}" for number in range(100)], 1.0
     ).figure
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [f"c{n}" for n in range(90, 100)]
@@ -144,13 +146,13 @@ def test_of_many_classes_the_likeliest_are_shown() -> None:
 
 def test_a_class_is_marked_where_a_neighbour_has_another() -> None:
     chosen, _ = near()
-    axes = illustrations_images.neighbours(VIEWS, LABELS, CLASSES, {"one": near()}, 2).figure.axes[1]
+    axes = illustrations.neighbours(VIEWS, LABELS, CLASSES, {"one": near()}, 2).figure.axes[1]
     marked = [text.get_weight() == "bold" for text in axes.texts]
     assert marked == (LABELS[chosen[2].numpy()] != LABELS[2]).tolist()
 
 
 def test_tiles_are_the_images_in_rows() -> None:
-    whole = illustrations_images.tiles(VIEWS[:3], 2)
+    whole = illustrations.tiles(VIEWS[:3], 2)
     assert whole.shape == (34, 34, 3)
     np.testing.assert_array_equal(whole[18:, :16], VIEWS[2].permute(1, 2, 0))
     assert (whole[18:, 18:] == 1).all()
@@ -178,16 +180,22 @@ def test_the_map_has_a_picture_for_what_shows_no_frame_or_no_html() -> None:
 @pytest.mark.parametrize(("side", "shown"), [(16, 16), (28, 28), (100, 40)])
 def test_a_thumbnail_of_the_map_is_its_image(side: int, shown: int) -> None:
     colors = torch.rand(10, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(10, 3, side, side)
-    found = svg(colors)
-    (content,) = re.findall(r"base64,([^']+)", found)
-    sheet = np.asarray(Image.open(io.BytesIO(b64decode(content)))) / 255
-    drawn = re.findall(r"<symbol \S+ viewBox='([\d ]+)'", found)
-    boxes = [[int(number) for number in box.split()] for box in drawn]
-    assert len(boxes) == 10
-    for color, (left, top, width, height) in zip(colors[:, :, 0, 0].numpy(), boxes, strict=True):
-        assert (width, height) == (shown, shown)
-        part = sheet[top : top + height, left : left + width]
-        np.testing.assert_allclose(part, np.broadcast_to(color, part.shape), atol=0.03)
+    sources = re.findall(r"<symbol [^>]*><image [^>]*base64,([^']+)'/>", svg(colors))
+    assert len(sources) == 10
+    for color, content in zip(colors[:, :, 0, 0].numpy(), sources, strict=True):
+        image = np.asarray(Image.open(io.BytesIO(b64decode(content)))) / 255
+        assert image.shape == (shown, shown, 3)
+        np.testing.assert_allclose(image, np.broadcast_to(color, image.shape), atol=0.03)
+
+
+def test_a_map_of_five_hundred_images_is_a_small_part_of_a_notebook() -> None:
+    count = 500
+    images = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    images = F.interpolate(images, (28, 28), mode="bilinear")
+    features = torch.randn(count, 6, generator=torch.Generator().manual_seed(3))
+    points, labels = np.random.RandomState(0).randn(count, 2), np.arange(count) % 4
+    made = embedding_map(points, images, labels, CLASSES, illustrations.nearest(features, 6))
+    assert len(made.html) < 1.5e6
 
 
 def test_a_card_has_the_image_and_its_neighbours_with_class_and_similarity() -> None:
@@ -220,10 +228,10 @@ MAKE: dict[str, Callable[[], playground.Playground]] = {
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_every_control_redraws_and_the_picture_is_told_in_words(name: str) -> None:
+def test_every_control_redraws_and_the_alt_text_is_shown_below(name: str) -> None:
     panel = MAKE[name]()
     first = panel.picture.value
-    for control in panel.controls.values():
+    for control in panel.sliders.values():
         assert control.description
         was = control.value
         control.index = (control.index + 1) % len(control.options)
@@ -241,7 +249,7 @@ def test_a_slider_of_numbers_starts_at_the_runs_own() -> None:
 
 def test_the_draws_stay_until_others_are_asked_for() -> None:
     panel = MAKE["augmentation"]()
-    first, area = panel.picture.value, panel.controls["crop_area"]
+    first, area = panel.picture.value, panel.sliders["crop_area"]
     area.index += 1
     area.index -= 1
     assert panel.picture.value == first

@@ -15,7 +15,7 @@ from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.notebook import progress
 from clrkit.notebook.illustrations import Picture
-from clrkit.notebook.progress import Course, Interrupted, follow, name_of, plan, told
+from clrkit.notebook.progress import Course, Interrupted, describe_progress, follow, name_of, plan
 from clrkit.results.records import network_name
 from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Progress, Store
@@ -93,7 +93,7 @@ def test_a_plan_says_what_is_there_and_what_will_be_trained(
         "will train, time not known yet",
         "time not known yet",
         "cached",
-        "partial 10%, will go on, about N s",
+        "partial 10%, will resume, about N s",
         "about N s",
     ]
 
@@ -105,7 +105,7 @@ def test_following_a_run_ends_with_the_picture_that_a_cached_run_shows(
     again = follow(SHORT, store)
     first, second = displays
     assert run.folder == again.folder == store.path(SHORT)
-    assert "beginning" in texts(first)[0]
+    assert "starting" in texts(first)[0]
     assert texts(first)[-1] == texts(second)[-1]
     assert f"accuracy {run.metrics['top1']:.1%}" in texts(first)[-1]
 
@@ -117,7 +117,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
     monkeypatch.setattr(Handle, "update", lambda self, picture: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(
-        Interrupted, match=r"^Stopped, supervised .*; run this cell again and it goes on"
+        Interrupted, match=r"^Stopped, supervised .*\. Run this cell again to resume"
     ) as caught:
         follow(SHORT, store)
     assert caught.value._render_traceback_() == [str(caught.value)]
@@ -128,7 +128,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
     assert store.state(SHORT)[0] == "cached"
 
 
-def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() -> None:
+def test_a_course_starts_again_with_another_run_and_keeps_what_was_monitored() -> None:
     course = Course(SHORT)
     config = with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
     at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # which is no reason to leave the last out
@@ -139,7 +139,7 @@ def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() ->
     assert (course.config, course.loss, course.knn) == (SHORT, [1.0], [])
 
 
-def test_a_course_that_goes_on_tells_where_it_was_monitored() -> None:
+def test_a_resumed_course_has_the_step_of_the_last_monitoring() -> None:
     course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
     course.note(Progress(config, 7, 8, 2.0, 1.0, 1.0, {"knn": 0.5}))
     assert course.knn == [[4, 0.5]]
@@ -161,4 +161,4 @@ def test_a_loss_that_is_not_known_is_no_point_of_the_course() -> None:
 
 def test_a_run_made_elsewhere_is_said_to_be() -> None:
     progress = Progress(SHORT, 1, 4, math.nan, 0.0, math.nan, {}, elsewhere=True)
-    assert told(progress).endswith("seed 0: 25%, made by another process; waiting for it")
+    assert describe_progress(progress).endswith("seed 0: 25%, in training by another process; waiting for it")
