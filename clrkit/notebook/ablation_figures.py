@@ -173,7 +173,7 @@ def draw_line(axes: Axes, places: Mapping[Any, float], line: Line, order: float)
         axes.plot(some["value"].map(places), some["mean"], zorder=order + 0.5, **hollow)
         none = [places[value] for value in line.lacking if value not in set(cells["value"])]
         on_axis: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": order + 0.5}
-        label = "hollow: some runs are missing (on the axis: all)"
+        label = "hollow: runs missing (on the axis: all)"
         axes.plot(none, [0.0] * len(none), label=label, **hollow, **on_axis)
 
 

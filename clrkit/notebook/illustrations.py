@@ -97,7 +97,7 @@ def write_above(axes: Axes, place: int, columns: int, text: str, **look: Any) ->
 def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ()) -> Picture:
     """Rows of images, each with its name on the left; `titles` stand above the columns."""
     columns, lines = max(map(len, rows.values())), max((title.count("\n") + 1 for title in titles), default=0)
-    left, side = 0.2 + 0.08 * max(map(len, rows)), 0.72  # inches
+    left, side = 0.2 + 0.08 * max(map(len, rows)), min(1.6, max(0.72, 7 / columns))  # inches
     width, height = left + side * columns, side * len(rows) + 0.15 * lines
     with styled():
         figure = Figure(figsize=(width, height))

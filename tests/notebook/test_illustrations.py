@@ -32,12 +32,12 @@ DRAW: dict[str, Callable[[], Picture]] = {
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_a_picture_has_its_size_its_sentence_and_the_same_bytes_each_time(name: str) -> None:
+def test_a_picture_has_its_size_its_alt_text_and_the_same_bytes_each_time(name: str) -> None:
     picture = DRAW[name]()
-    png, told = picture._repr_png_()
+    png, about = picture._repr_png_()
     width, height = Image.open(io.BytesIO(png)).size
-    assert width / height == pytest.approx(told["width"] / told["height"], rel=0.02)
-    assert told["alt"] == repr(picture) != ""
+    assert width / height == pytest.approx(about["width"] / about["height"], rel=0.02)
+    assert about["alt"] == repr(picture) != ""
     assert png == DRAW[name]().png()
 
 

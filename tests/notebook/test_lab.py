@@ -1,4 +1,4 @@
-"""The ablation panel without a browser: what its controls show, and what its thread makes."""
+"""The ablation panel without a browser: its controls, its figure, and the thread that trains."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def standard(seed: int = 0) -> Stage:
     return config
 
 
-def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: AblationPanel) -> None:
+def test_every_setting_has_a_slider_over_its_recorded_values(panel: AblationPanel) -> None:
     sliders = panel.columns[0].sliders
     assert list(sliders) == list(FACTORS)
     assert [value for _, value in sliders["fraction"].options] == [0.01, 0.1]
@@ -67,7 +67,9 @@ def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: Ab
 
 
 @pytest.mark.parametrize("outcome", ["linear", "finetuned", "distilled"])
-def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel, outcome: str) -> None:
+def test_sliders_without_effect_are_disabled_and_the_note_explains_why(
+    panel: AblationPanel, outcome: str
+) -> None:
     panel.outcome.value = outcome
     along = panel.along.value
     for column in panel.columns:
@@ -76,8 +78,8 @@ def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel
             assert not slider.disabled or FACTORS[name].name in column.note.value
 
 
-def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None:
-    panel.outcome.value = "linear"  # of which the start layer is no setting
+def test_the_horizontal_axis_offers_the_settings_that_the_outcome_depends_on(panel: AblationPanel) -> None:
+    panel.outcome.value = "linear"  # does not depend on the start layer
     assert panel.along.value == "temperature"
     assert "fraction" not in dict(panel.along.options).values()
     panel.outcome.value = "distilled"
@@ -85,7 +87,9 @@ def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None
     assert panel.along.value == "temperature"
 
 
-def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel) -> None:
+def test_a_second_point_is_drawn_beside_the_first_and_its_missing_runs_are_offered(
+    panel: AblationPanel,
+) -> None:
     _, other = panel.columns
     assert other.box.layout.display == "none"
     assert panel.training.run.description.startswith("Run the missing 2")
@@ -98,8 +102,8 @@ def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel)
     assert "B: label fraction 10%" in panel.findings.value
 
 
-def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None:
-    assert panel.published.value == ""  # of the start layer there is a sentence
+def test_published_numbers_have_their_own_picture(panel: AblationPanel) -> None:
+    assert panel.published.value == ""  # for the start layer only a sentence is published
     assert "SimCLRv2, Fig. 5, as recalled" in panel.findings.value
     panel.along.value = "temperature"
     assert 'alt="As published, ImageNet: temperature' in panel.published.value
@@ -107,7 +111,7 @@ def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None
 
 
 @pytest.mark.slow
-def test_run_makes_the_missing_runs_and_says_when_it_is_done(
+def test_run_trains_the_missing_runs_and_reports_when_it_is_done(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
@@ -119,8 +123,8 @@ def test_run_makes_the_missing_runs_and_says_when_it_is_done(
     join(panel)
     assert "Done." in panel.training.status.value
     assert sorted(run.record["stage"] for run in store.all()) == ["finetune", "finetune", "pretrain"]
-    told = (panel.training.run.description, panel.training.run.disabled, panel.training.stop.disabled)
-    assert told == ("Nothing is missing", True, True)
+    buttons = (panel.training.run.description, panel.training.run.disabled, panel.training.stop.disabled)
+    assert buttons == ("Nothing is missing", True, True)
     assert panel.figure.value != before
     assert max(watched) > 0
 
@@ -128,7 +132,7 @@ def test_run_makes_the_missing_runs_and_says_when_it_is_done(
 def test_stop_leaves_a_partial_run(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(panel.training, "show", lambda *told: panel.training.stop.click())
+    monkeypatch.setattr(panel.training, "show", lambda *_: panel.training.stop.click())
     panel.training.run.click()
     join(panel)
     assert "Stopped. Press Run to resume from here." in panel.training.status.value
@@ -136,11 +140,11 @@ def test_stop_leaves_a_partial_run(
     assert not panel.training.run.disabled
 
 
-def test_what_ends_the_kernel_waits_for_the_state(
+def test_the_end_of_the_kernel_waits_until_the_state_is_saved(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()
-    monkeypatch.setattr(panel.training, "show", lambda *told: begun.set())
+    monkeypatch.setattr(panel.training, "show", lambda *_: begun.set())
     panel.training.run.click()
     assert begun.wait(60)
     module.end_all()
@@ -165,7 +169,7 @@ def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: 
     monkeypatch.setattr(module, "run_or_load", alone)
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     begun = threading.Event()
-    monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))
+    monkeypatch.setattr(panel.training, "show", lambda *_: (begun.set(), said.wait(60)))
     panel.training.run.click()
     assert begun.wait(60)
     other.training.run.click()
@@ -196,7 +200,7 @@ def test_a_panel_that_is_closed_is_released(store: Store) -> None:
     assert closed() is None
 
 
-def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Store) -> None:
+def test_a_damaged_record_is_left_out_and_reported_and_the_panel_still_works(store: Store) -> None:
     folder = synthetic.put(store, standard(), lambda stage: 50.0)
     (folder / "record.json").write_text("{}")
     panel = AblationPanel(ablation(SMOKE, store))
@@ -207,7 +211,7 @@ def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Stor
     assert "see: python -m clrkit check" in panel.warning.value
 
 
-def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
+def test_an_unreadable_file_is_reported_and_training_still_ends(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for made in (SMOKE.pretrain, with_fields(standard(), {"tap_layer": 0})):
@@ -229,7 +233,7 @@ def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
     assert not training.run.disabled
 
 
-def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
+def test_an_unreadable_folder_is_reported_and_the_panel_still_works(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(self: Store) -> list[Path]:
@@ -246,7 +250,7 @@ def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
     assert panel.figure.value != before
 
 
-def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
+def test_an_unexpected_error_is_shown_above_the_figure_and_raised(
     panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "compare", lambda *_: {}["figure"])
@@ -257,7 +261,9 @@ def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
+def test_the_panel_waits_for_a_run_in_another_process_and_reports_it(
+    panel: AblationPanel, store: Store
+) -> None:
     said = threading.Event()
     panel.training.status.observe(
         lambda change: said.set() if "in training by another process" in change["new"] else None, "value"
@@ -313,7 +319,7 @@ def test_the_figure_is_drawn_once_after_every_run(
     assert finished == [1, 2, 3]
 
 
-def test_runs_that_appear_are_seen_at_the_next_move(panel: AblationPanel, store: Store) -> None:
+def test_new_runs_are_found_at_the_next_redraw(panel: AblationPanel, store: Store) -> None:
     synthetic.put(store, standard(), lambda stage: 50.0)
     panel.redraw()
     assert "1 50.0%" in panel.figure.value

@@ -17,7 +17,7 @@ ENDING_KERNEL = r"Assertion failed: pfd\.revents & POLLIN \(src/signaler\.cpp:\d
 
 
 def write(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
-    """A notebook of code cells, the first of which holds its parameters."""
+    """A notebook of code cells; the first one holds the parameters."""
     cells = [nbformat.v4.new_code_cell(source) for source in (parameters, *sources)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -32,7 +32,7 @@ def printed(path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_executed_copy_has_results_and_nothing_of_the_machine(
+def test_an_executed_copy_has_results_and_no_trace_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CLRKIT_RESULTS", raising=False)
@@ -64,7 +64,7 @@ def test_a_failing_cell_is_one_sentence_and_the_copy_shows_it(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_kernel_that_dies_is_an_error_of_the_notebook(tmp_path: Path) -> None:
+def test_a_kernel_that_dies_is_reported_with_the_notebook(tmp_path: Path) -> None:
     source = write(tmp_path / "01_b.ipynb", "import os\nos._exit(3)")
     with pytest.raises(NotebookError, match=r"01_b\.ipynb did not run to the end: .*died"):
         execute(source, tmp_path / "out.ipynb", {}, tmp_path)

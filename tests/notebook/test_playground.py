@@ -1,4 +1,4 @@
-"""Playgrounds without a browser: what they compute, what they show, and that a moved control redraws."""
+"""Playgrounds without a browser: what they compute and show, and that a moved slider redraws."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def near(count: int = 4) -> illustrations.Neighbours:
 # What is computed
 
 
-def test_with_every_operation_on_the_views_are_those_of_training() -> None:
+def test_with_all_operations_on_the_views_equal_those_of_training() -> None:
     pixels = PIXELS[:1].expand(16, -1, -1, -1)
     drawn = illustrations.steady_params(16, 16, FULL, seed=3)
     trained = random_view(pixels, FULL, 12, torch.Generator().manual_seed(3))
@@ -47,7 +47,7 @@ def test_with_every_operation_on_the_views_are_those_of_training() -> None:
 
 
 @pytest.mark.parametrize("change", [{"flip": False}, {"blur": False}, {"color_strength": 0.0}], ids=str)
-def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dict[str, Any]) -> None:
+def test_an_operation_that_is_off_does_not_change_the_other_draws(change: dict[str, Any]) -> None:
     off = replace(FULL, **change)
     whole, drawn = (illustrations.steady_params(64, 16, each, seed=1) for each in (FULL, off))
     assert torch.equal(torch.stack(drawn.boxes), torch.stack(whole.boxes))
@@ -62,7 +62,7 @@ def test_what_is_off_is_not_applied_and_leaves_the_other_draws_alone(change: dic
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_the_candidates_of_a_batch_cost_what_nt_xent_says(temperature: float) -> None:
+def test_the_log_probabilities_of_the_partners_give_nt_xent(temperature: float) -> None:
     found = illustrations_losses.log_candidates(Z, temperature)
     own = -found[torch.arange(10), partners(10)].mean()
     torch.testing.assert_close(own, nt_xent(*Z.chunk(2), temperature))
@@ -75,7 +75,7 @@ def test_the_alt_text_has_the_loss() -> None:
     assert "View 5" in alt
 
 
-def test_a_negative_weighs_as_much_as_it_pushes() -> None:
+def test_the_weight_of_a_negative_is_its_share_of_the_gradient() -> None:
     similarity = (F.normalize(Z) @ F.normalize(Z).T).requires_grad_()
     logits = (similarity / 0.3).masked_fill(torch.eye(10, dtype=torch.bool), float("-inf"))
     F.cross_entropy(logits, partners(10), reduction="sum").backward()
@@ -97,7 +97,7 @@ def test_the_lower_the_temperature_the_fewer_negatives_count() -> None:
     assert counted[-1] == pytest.approx(8, abs=0.5)
 
 
-def test_the_nearest_are_the_most_similar_others() -> None:
+def test_nearest_neighbours_are_the_most_similar_other_images() -> None:
     chosen, similar = near(3)
     for row in range(10):
         others = [
@@ -108,7 +108,7 @@ def test_the_nearest_are_the_most_similar_others() -> None:
         assert similar[row].tolist() == pytest.approx(values, abs=1e-6)
 
 
-def test_of_few_images_all_others_are_neighbours() -> None:
+def test_with_few_images_all_others_are_neighbours() -> None:
     assert near(50)[0].shape == (10, 9)
 
 
@@ -121,7 +121,7 @@ def test_images_are_chosen_from_the_best_to_the_worst_agreement() -> None:
 
 
 @pytest.mark.parametrize("temperature", playground.SOFTMAX_TEMPERATURES)
-def test_the_loss_of_an_image_is_entropy_and_divergence(temperature: float) -> None:
+def test_the_loss_of_an_image_is_entropy_plus_divergence(temperature: float) -> None:
     alt = illustrations_losses.teacher_and_student(
         VIEWS[0], TEACHER[0], STUDENT[0], 2, CLASSES, temperature
     ).alt
@@ -133,7 +133,7 @@ def test_the_loss_of_an_image_is_entropy_and_divergence(temperature: float) -> N
     assert kl == pytest.approx(float(torch.distributions.kl_divergence(p, q)), abs=1e-3)
 
 
-def test_of_many_classes_the_likeliest_are_shown() -> None:
+def test_with_many_classes_only_the_likeliest_are_shown() -> None:
     logits = torch.arange(100.0)
     figure = illustrations_losses.teacher_and_student(
         VIEWS[0], logits, logits, 0, [f"c{number}" for number in range(100)], 1.0
@@ -144,7 +144,7 @@ def test_of_many_classes_the_likeliest_are_shown() -> None:
 # What is shown
 
 
-def test_a_class_is_marked_where_a_neighbour_has_another() -> None:
+def test_a_neighbour_of_another_class_is_marked() -> None:
     chosen, _ = near()
     axes = illustrations.neighbours(VIEWS, LABELS, CLASSES, {"one": near()}, 2).figure.axes[1]
     marked = [text.get_weight() == "bold" for text in axes.texts]
@@ -164,7 +164,7 @@ def svg(images: torch.Tensor) -> str:
     return unescape(content)
 
 
-def test_the_map_has_a_picture_for_what_shows_no_frame_or_no_html() -> None:
+def test_the_map_has_a_picture_for_viewers_without_frames_or_html() -> None:
     made = embedding_map(np.random.RandomState(0).randn(10, 2), VIEWS, LABELS, CLASSES, near())
     forms, about = made._repr_mimebundle_()
     png = made.still.png()
@@ -198,7 +198,7 @@ def test_a_map_of_five_hundred_images_is_a_small_part_of_a_notebook() -> None:
     assert len(made.html) < 1.5e6
 
 
-def test_a_card_has_the_image_and_its_neighbours_with_class_and_similarity() -> None:
+def test_a_card_shows_the_image_and_its_neighbours_with_class_and_similarity() -> None:
     chosen, similar = near()
     cards = svg(VIEWS).split("class='point'")[1:]
     assert len(cards) == 10
@@ -241,13 +241,13 @@ def test_every_control_redraws_and_the_alt_text_is_shown_below(name: str) -> Non
         assert panel.picture.value == first
 
 
-def test_a_slider_of_numbers_starts_at_the_runs_own() -> None:
+def test_a_slider_of_numbers_starts_at_the_value_of_the_run() -> None:
     made = playground.number("temperature", (0.1, 1.0), 0.15)
     assert made.value == 0.15
     assert [value for _, value in made.options] == [0.1, 0.15, 1.0]
 
 
-def test_the_draws_stay_until_others_are_asked_for() -> None:
+def test_the_random_draws_stay_fixed_until_draw_again() -> None:
     panel = MAKE["augmentation"]()
     first, area = panel.picture.value, panel.sliders["crop_area"]
     area.index += 1

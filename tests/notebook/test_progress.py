@@ -1,4 +1,4 @@
-"""What notebooks show while they work, without a browser: plan, and course of a run."""
+"""What notebooks show while they work: the plan, and the course of a run."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def texts(display: Handle) -> list[str]:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_run_is_named_by_what_sets_it_apart(config: Any, name: str) -> None:
+def test_the_name_of_a_run_has_its_distinguishing_settings(config: Any, name: str) -> None:
     assert name_of(config) == name
 
 
-def test_a_plan_says_what_is_there_and_what_will_be_trained(
+def test_a_plan_lists_cached_partial_and_missing_runs(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = SMOKE.resolve("supervised", fraction=0.1, epochs=6)
@@ -110,7 +110,7 @@ def test_following_a_run_ends_with_the_picture_that_a_cached_run_shows(
     assert f"accuracy {run.metrics['top1']:.1%}" in texts(first)[-1]
 
 
-def test_an_interrupted_run_is_one_line_and_goes_on(
+def test_an_interrupted_run_is_reported_in_one_line_and_can_be_resumed(
     store: Store, displays: list[Handle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
@@ -131,7 +131,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
 def test_a_course_starts_again_with_another_run_and_keeps_what_was_monitored() -> None:
     course = Course(SHORT)
     config = with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
-    at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # which is no reason to leave the last out
+    at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # the last step is kept although it is equal
     for step, loss, metrics in ((1, 3.0, {}), (4, 3.0, at_first), (5, 2.0, at_first), (8, 2.0, at_last)):
         course.note(Progress(config, step, 8, loss, 1.0, 1.0, metrics))
     assert (course.steps, course.loss, course.knn) == ([1, 5], [3.0, 2.0], [[4, 0.5], [8, 0.5]])
@@ -145,20 +145,20 @@ def test_a_resumed_course_has_the_step_of_the_last_monitoring() -> None:
     assert course.knn == [[4, 0.5]]
 
 
-def test_a_course_has_the_random_weights_and_the_last_step_whatever_is_monitored_between() -> None:
+def test_a_course_always_has_the_random_weights_and_the_last_step() -> None:
     course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 3})
     for step, knn in ((1, 0.1), (6, 0.4), (7, 0.4), (8, 0.5)):
         course.note(Progress(config, step, 8, 2.0, 1.0, 1.0, {"knn": knn}))
     assert course.knn == [[0, 0.1], [6, 0.4], [8, 0.5]]
 
 
-def test_a_loss_that_is_not_known_is_no_point_of_the_course() -> None:
+def test_an_unknown_loss_is_not_a_point_of_the_course() -> None:
     course = Course(SHORT)
     for step in (1, 2, 3):
         course.note(Progress(SHORT, step, 4, math.nan, 0.0, math.nan, {}, elsewhere=True))
     assert (course.steps, course.loss) == ([], [])
 
 
-def test_a_run_made_elsewhere_is_said_to_be() -> None:
+def test_a_run_in_another_process_is_reported() -> None:
     progress = Progress(SHORT, 1, 4, math.nan, 0.0, math.nan, {}, elsewhere=True)
     assert describe_progress(progress).endswith("seed 0: 25%, in training by another process; waiting for it")
