@@ -168,7 +168,9 @@ def teacher_and_student(
         draw_tiles(picture, image[None], 1)
         picture.set_title(f"class {classes[label]}", parse_math=False)
         names = [classes[index] for index in shown.tolist()]
-        draw_probabilities(figure.add_axes((0.25, 0.2, 0.49, 0.64)), p[shown], q[shown], names)
+        bars = figure.add_axes((0.25, 0.2, 0.49, 0.64))
+        bars.set_title(f"probability at temperature {temperature:g}")
+        draw_probabilities(bars, p[shown], q[shown], names)
         draw_loss(figure.add_axes((0.81, 0.2, 0.18, 0.64)), entropy, loss, float(np.log(len(classes))))
     first, second = (classes[int(each.argmax())] for each in (p, q))
     alt = (
@@ -195,7 +197,6 @@ def draw_probabilities(
     axes.set_xticks(places, names, size=8, rotation=rotation, parse_math=False)
     axes.tick_params(length=0)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
-    axes.set_title("probability")
 
 
 def draw_loss(axes: Axes, entropy: float, loss: float, uniform: float) -> None:

@@ -133,6 +133,15 @@ def test_the_loss_of_an_image_is_entropy_plus_divergence(temperature: float) -> 
     assert kl == pytest.approx(float(torch.distributions.kl_divergence(p, q)), abs=1e-3)
 
 
+def test_a_moved_temperature_changes_the_picture_even_of_equal_probabilities() -> None:
+    even = torch.zeros(4)
+    one, other = (
+        illustrations_losses.teacher_and_student(VIEWS[0], even, even, 0, CLASSES, temperature)
+        for temperature in (1.0, 2.0)
+    )
+    assert one.png() != other.png()
+
+
 def test_with_many_classes_only_the_likeliest_are_shown() -> None:
     logits = torch.arange(100.0)
     figure = illustrations_losses.teacher_and_student(
