@@ -144,6 +144,7 @@ def course(
         axes.plot(steps, loss, color=BLUE, lw=1.3)
         axes.set(xlim=(0, max(total, 1)), xlabel="step")
         axes.set_ylabel("loss", color=BLUE)
+        axes.tick_params(labelleft=bool(loss))
         if knn:
             right = axes.twinx()
             at, fractions = zip(*knn, strict=True)

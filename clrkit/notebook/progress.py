@@ -80,14 +80,15 @@ def follow(config: Stage, store: Store, device: str = "auto") -> Run:
     course = Course(config)
     handle = display(course.picture(f"{name_of(config)}: starting", 1), display_id=True)
 
-    def show(progress: Progress) -> None:
-        if stopped:
-            text = f"{name_of(progress.config)}: {progress.step / progress.total:.0%}"
-            raise Interrupted(f"Stopped, {text}. Run this cell again to resume from there.")
-        if course.note(progress):
-            handle.update(course.picture(describe_progress(progress), progress.total))
-
     with noting(signal.SIGINT) as stopped, closing(run_or_load(config, store, device)) as work:
+
+        def show(progress: Progress) -> None:
+            if stopped:
+                text = f"{name_of(progress.config)}: {progress.step / progress.total:.0%}"
+                raise Interrupted(f"Stopped, {text}. Run this cell again to resume from there.")
+            if course.note(progress):
+                handle.update(course.picture(describe_progress(progress), progress.total))
+
         run = finish(work, show)
     handle.update(recorded_course(config, run))
     return run
