@@ -165,8 +165,10 @@ def draw_panel(lab: Ablation, axes: Axes, panel: Panel) -> None:
 def draw_line(axes: Axes, places: Mapping[Any, float], line: Line, order: float) -> None:
     """Draw means with bars of one standard error; hollow if seeds are missing, on the axis if all are."""
     cells, look = line.cells, line.look
+    error = None if cells["stderr"].isna().all() else cells["stderr"].fillna(0)
     if len(cells):
-        style.line(axes, cells["value"].map(places), cells, look, zorder=order, label=line.name)
+        shown: Any = {**look.plot, "elinewidth": 1.1, "zorder": order, "label": line.name}
+        axes.errorbar(cells["value"].map(places), cells["mean"], error, **shown)
     if line.lacking:
         hollow: Any = {"marker": look.marker, "ls": "", "color": look.color, "mfc": "white"}
         some = cells[cells["value"].isin(line.lacking)]

@@ -198,9 +198,9 @@ def three_stages() -> Picture:
             axes.annotate(images, (place, 2.2), (place, 3), arrowprops=arrow, bbox=white, **centred)
             axes.annotate(network, (place, 1.1), (place, 1.9), arrowprops=arrow, bbox=tinted, **centred)
             axes.text(place, 0.7, goal, **centred)
-        for place, passed in ((0.5, "weights"), (1.5, "teacher")):
-            axes.annotate("", (place + 0.1, 1.9), (place - 0.1, 1.9), arrowprops=arrow)
-            axes.text(place, 2.05, passed, ha="center", size=8.5, color=GREY)
+        for middle, passed in ((0.5, "weights"), (1.5, "teacher")):
+            axes.annotate("", (middle + 0.1, 1.9), (middle - 0.1, 1.9), arrowprops=arrow)
+            axes.text(middle, 2.05, passed, ha="center", size=8.5, color=GREY)
     alt = "Three stages: " + "; ".join(" - ".join(stage[:4]) for stage in STAGES) + "."
     return Picture(figure, alt.replace("\n", " "))
 

@@ -169,7 +169,7 @@ def teacher_and_student(
         picture.set_title(f"class {classes[label]}", parse_math=False)
         names = [classes[index] for index in shown.tolist()]
         bars = figure.add_axes((0.25, 0.2, 0.49, 0.64))
-        bars.set_title(f"probability at temperature {temperature:g}")
+        bars.set_title(f"probability, τ = {temperature:g}")
         draw_probabilities(bars, p[shown], q[shown], names)
         draw_loss(figure.add_axes((0.81, 0.2, 0.18, 0.64)), entropy, loss, float(np.log(len(classes))))
     first, second = (classes[int(each.argmax())] for each in (p, q))

@@ -18,10 +18,9 @@ from clrkit.config import Stage
 from clrkit.experiments.ablation_settings import FACTORS, depends, run_at
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
+from clrkit.notebook import ablation_figures, progress
 from clrkit.notebook import lab as module
-from clrkit.notebook import progress
 from clrkit.notebook.lab import TURN, AblationPanel
-from clrkit.results import published
 from clrkit.results.ablation import Ablation, Series, ablation
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store, working_folder
@@ -294,11 +293,11 @@ def test_a_redraw_reads_every_series_once_and_published_numbers_once_in_all(
         asked.append(along)
         return series(lab, outcome, along, **held)
 
-    def refuse(path: Path, *_: Any) -> Any:
-        raise AssertionError(f"{path} is read again")
+    def refuse(setting: str) -> Any:
+        raise AssertionError(f"what was published about {setting} is read again")
 
     monkeypatch.setattr(Ablation, "series", noting)
-    monkeypatch.setattr(published, "content", refuse)
+    monkeypatch.setattr(ablation_figures, "finding", refuse)
     panel.columns[0].sliders["fraction"].value = 0.1
     assert asked == ["temperature"]
     assert "published" in panel.findings.value
