@@ -1,1 +1,1 @@
-"""What the notebooks show, and how they are executed."""
+"""What the notebooks show (lab, panels, playgrounds, illustrations), and how to run them headless."""

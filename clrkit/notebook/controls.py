@@ -1,4 +1,4 @@
-"""What every panel shares: controls that work by keyboard and are named for screen readers."""
+"""What all panels share: controls with names for screen readers, and a static picture beside the widget."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import ipywidgets as w
 from IPython import get_ipython
 from IPython.display import display
 
-# Layouts are dicts: a widget made on import would leave its state in every executed notebook.
+# Layouts are dicts: a Layout made on import would leave its widget state in every executed notebook.
 CONTROL: dict[str, Any] = {"layout": {"width": "380px"}, "style": {"description_width": "150px"}}
 PANEL, SLIDER, STATUS = "clrkit-panel", "clrkit-slider", "clrkit-status"
 
-# ipywidgets gives a slider's handle neither a name nor the text of its value, makes a second stop for Tab of
-# that text, and gives no element a role. JupyterLab takes letters that are typed to choose from a list for
-# shortcuts, such as A for a new cell. The observer sees what is drawn later too; one is enough for a page.
+# In ipywidgets a slider's handle has no name and no value text, its readout is a second Tab stop, and no
+# element has a role. JupyterLab takes letters typed in a list for shortcuts, such as A for a new cell. The
+# observer also sees what is drawn later; one per page is enough.
 NAMING = f"""
 if (!window.clrkitNaming) {{
   const set = (element, values) => {{
@@ -47,7 +47,7 @@ if (!window.clrkitNaming) {{
 
 @runtime_checkable
 class Still(Protocol):
-    """What a panel shows where nobody can move it: a picture, and the sentence for who cannot see it."""
+    """A static picture with alt text, such as `Picture` and `FigureWithData`."""
 
     @property
     def alt(self) -> str: ...
@@ -56,21 +56,17 @@ class Still(Protocol):
 
 
 def attended() -> bool:
-    """Whether somebody is at this notebook who could move a panel.
-
-    Papermill and nbconvert say in every request that nobody can be asked for input; JupyterLab and others
-    with a person before them do not.
-    """
+    """Whether a person can use widgets: Papermill and nbconvert send requests that do not allow input."""
     shell = get_ipython()
     request = shell.get_parent() if hasattr(shell, "get_parent") else {}
     return bool(request.get("content", {}).get("allow_stdin", False))
 
 
 def show(panel: w.DOMWidget, still: Still) -> None:
-    """Display a panel, with names that screen readers can tell, and keys that stay in it.
+    """Display a panel with names for screen readers, and its static picture in the same output.
 
-    Its picture goes with it in the same output: a widget needs a kernel, and a notebook that was saved,
-    exported to HTML or opened on GitHub has none. The script is inside the panel, so it is not saved.
+    A widget needs a kernel; a notebook that is saved, exported to HTML or opened on GitHub shows the picture.
+    The script is inside the panel, so it is not saved.
     """
     panel.add_class(PANEL)
     script = {"output_type": "display_data", "data": {"application/javascript": NAMING}, "metadata": {}}
@@ -78,28 +74,33 @@ def show(panel: w.DOMWidget, still: Still) -> None:
     png, about = still._repr_png_()
     picture = {"image/png": b64encode(png).decode(), "text/plain": still.alt}
     display(shown._repr_mimebundle_() | picture, metadata={"image/png": about}, raw=True)
-    display({"text/html": in_place_of_an_error(still, shown.model_id), "text/plain": ""}, raw=True)
+    fallback = in_place_of_an_error(shown.model_id, picture["image/png"], about)
+    display({"text/html": fallback, "text/plain": ""}, raw=True)
 
 
-def in_place_of_an_error(still: Still, name: str) -> str:
-    """HTML that shows the picture where JupyterLab has an error in place of a panel, and nothing elsewhere.
+def in_place_of_an_error(name: str, png: str, about: dict[str, Any]) -> str:
+    """HTML with the picture that replaces JupyterLab's error about a panel without a kernel.
 
-    Of a notebook that is trusted JupyterLab tries to show the widget, whatever else an output holds, and
-    after the kernel's end it finds none. Where styles are taken out, an empty element is left.
+    In a trusted notebook JupyterLab tries to show the widget, even if the kernel has ended and the output
+    holds a picture. The HTML shows nothing elsewhere, and is an empty element if styles are removed.
+
+    Args:
+        name: identifier of the widget.
+        png: the picture in base64.
+        about: its width, height and alt text.
     """
-    png, about = still._repr_png_()
     failed = f".jp-OutputArea-child:has(.jupyter-widgets):not(:has(.{PANEL}))"
-    image = f"url(data:image/png;base64,{b64encode(png).decode()}) left / contain no-repeat"
+    image = f"url(data:image/png;base64,{png}) left / contain no-repeat"
     size = f"max-width: 100%; width: {about['width']}px; aspect-ratio: {about['width']} / {about['height']}"
     return (
         f"<style>#still-{name} {{ display: none }} {failed}:has(+ * #still-{name}) {{ display: none }} "
         f"{failed} + * #still-{name} {{ display: block; {size}; background: {image} }}</style>"
-        f'<div id="still-{name}" role="img" aria-label="{escape(still.alt)}"></div>'
+        f'<div id="still-{name}" role="img" aria-label="{escape(about["alt"])}"></div>'
     )
 
 
 def figure(png: bytes, alt: str) -> str:
-    """An `<img>` with alt text, for the value of a `w.HTML`: ipywidgets' Image has no alt text."""
+    """HTML image with alt text, for a `w.HTML`: the Image widget has no alt text."""
     content = b64encode(png).decode()
     return (
         f'<img class="clrkit-figure" style="max-width: 100%" alt="{escape(alt)}" '
@@ -108,24 +109,24 @@ def figure(png: bytes, alt: str) -> str:
 
 
 def slider(name: str, options: Sequence[tuple[str, Any]], value: Any) -> w.SelectionSlider:
-    """A slider that stops at the options, pairs of text and value, and nowhere else."""
+    """A slider over the given options, pairs of text and value."""
     made = w.SelectionSlider(options=options, value=value, description=name, tooltip=name, **CONTROL)
     made.add_class(SLIDER)
     return made
 
 
 def choice(name: str, options: Sequence[tuple[str, Any]], value: Any) -> w.Dropdown:
-    """A list to choose from; options are pairs of text and value."""
+    """A drop-down list of the given options, pairs of text and value."""
     return w.Dropdown(options=options, value=value, description=name, tooltip=name, **CONTROL)
 
 
 def status() -> w.HTML:
-    """A line of text that screen readers announce when `say` changes it."""
+    """A line of text; screen readers announce it when `say` changes it."""
     made = w.HTML()
     made.add_class(STATUS)
     return made
 
 
 def say(status: w.HTML, text: str) -> None:
-    """Change what a status line says."""
+    """Change the text of a status line."""
     status.value = escape(text)

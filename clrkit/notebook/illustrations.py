@@ -1,37 +1,44 @@
-"""Pictures that teach: the method's stages, views of images, similarities, embeddings, soft targets.
+"""Illustrations of what a notebook has just computed: the stages, images, embeddings, the course of a run.
 
-They show what a notebook has just computed; figures of recorded results are in `clrkit.results.figures`.
+Those of the losses are in `illustrations_losses`, figures of recorded results in `clrkit.results.figures`.
+A playground redraws some of them at every move of a slider. Their axes are placed by hand: a layout engine
+would take longer than everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from torch import Tensor
+from matplotlib.patches import Rectangle
+from torch import Generator, Tensor
 
-from clrkit.losses import partners
+from clrkit.augment import ViewParams, apply_view, sample_view_params
+from clrkit.config import Augmentation
+from clrkit.resize import to_float
 from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, encode, new_figure, styled, tint
 
 DPI = 110
 GREY = "#555555"
 TEN_COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, "#8C6D31", "#7F7F7F", "#5254A3", BLACK)
+PAIRS = 8  # pairs of views in the illustration of augmentation
+GAP = 2  # white pixels between images
 
-Array = np.ndarray | Tensor
-Images = Float[Array, "count 3 height width"]
-Square = Float[Array, "rows rows"]
+Images = Float[Tensor, "count 3 height width"]  # in [0, 1]
+Neighbours = tuple[Int64[Tensor, "count k"], Float[Tensor, "count k"]]  # indices and cosine similarities
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a notebook shows it, with the sentence for who cannot see it."""
+    """A figure as a notebook shows it, with its alt text."""
 
     figure: Figure
     alt: str
@@ -56,92 +63,66 @@ def plain(rows: int, columns: int, width: float, height: float) -> Iterator[tupl
 
 
 def bare(axes: Axes) -> None:
-    """No ticks, grid or frame: what is inside is not measured."""
+    """Remove ticks, grid and frame."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
 
 
+def tiles(images: Images, columns: int) -> Float32[np.ndarray, "high wide 3"]:
+    """One array that shows all images, in rows of `columns` with white between them."""
+    count, _, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), np.float32)
+    for index, image in enumerate(images.clamp(0, 1).permute(0, 2, 3, 1).numpy()):
+        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def draw_tiles(axes: Axes, images: Images, columns: int) -> None:
+    """Fill axes with images, in rows of `columns`."""
+    axes.imshow(tiles(images, columns), interpolation="nearest")
+    axes.set_anchor("N")
+    bare(axes)
+
+
+def write_above(axes: Axes, place: int, columns: int, text: str, **look: Any) -> None:
+    """Write a text above one of the `columns` images in axes that `draw_tiles` has filled."""
+    left = (place + 0.5) / columns
+    fixed: Any = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "parse_math": False}
+    axes.text(left, 1.02, text, size=8, **fixed, **look)
+
+
 def image_rows(rows: Mapping[str, Images], alt: str, titles: Sequence[str] = ()) -> Picture:
-    """Rows of images in [0, 1], each row with its name on the left; `titles` stand above the columns."""
-    columns = max(map(len, rows.values()))
-    lines = max((len(title.split("\n")) for title in titles), default=0)
-    height = 0.74 * len(rows) + 0.1 + 0.2 * lines
-    with plain(len(rows), columns, 0.72 * columns + 1.6, height) as (figure, grid):
-        for line, (name, images) in zip(grid, rows.items(), strict=True):
-            for axes in line:
-                bare(axes)
-            for axes, image in zip(line[: len(images)], np.asarray(images), strict=True):
-                axes.imshow(image.transpose(1, 2, 0).clip(0, 1))
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, title in zip(grid[0][: len(titles)], titles, strict=True):
-            axes.set_title(title, size=8.5, loc="center", parse_math=False)
-    return Picture(figure, alt)
-
-
-def similarities(matrices: Mapping[str, Square], title: str, subtitle: str) -> Picture:
-    """Cosine similarities of 2N projections, both views of N images; each row's positive pair is framed."""
-    with new_figure(title, subtitle, 1, len(matrices), width=3.6 * len(matrices) + 0.8, height=4.4) as (
-        figure,
-        grid,
-    ):
-        for axes, (name, matrix) in zip(grid, matrices.items(), strict=True):
-            values = np.array(matrix, dtype=float)
-            np.fill_diagonal(values, np.nan)  # the pair of a view with itself is no candidate
-            axes.set_facecolor("#bbbbbb")
-            image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-            half = len(values) // 2
-            for row, column in enumerate(partners(len(values)).tolist()):
-                corner = (column - 0.5, row - 0.5)
-                axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", lw=1.1))
-            axes.set_title(name)
-            axes.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], ["first views", "second views"])
-            axes.set_yticks([half / 2 - 0.5, 1.5 * half - 0.5], ["first", "second"], rotation=90, va="center")
-            axes.tick_params(length=0)
-            axes.grid(False)
-        figure.colorbar(image, ax=grid, shrink=0.75, label="cosine similarity").outline.set_visible(False)
-    gaps = [f"{name}: {positive_gap(matrix):.2f}" for name, matrix in matrices.items()]
-    return Picture(figure, f"Mean similarity of positive pairs less that of the others; {', '.join(gaps)}.")
-
-
-def positive_gap(matrix: Square) -> float:
-    """Mean similarity of the positive pairs less the mean of all other pairs."""
-    values = np.asarray(matrix)
-    positive = np.eye(len(values), dtype=bool)[partners(len(values)).numpy()]
-    others = ~positive & ~np.eye(len(values), dtype=bool)
-    return float(values[positive].mean() - values[others].mean())
-
-
-def deviations(values: Mapping[str, float], bound: float, title: str) -> Picture:
-    """Relative deviations on a logarithmic scale, from the first at the top, and the bound they keep to."""
-    names, worst = list(values), max(values, key=lambda name: values[name])
-    subtitle = "largest difference in parts of the largest value, float32"
-    with new_figure(title, subtitle, height=1.4 + 0.3 * len(names)) as (figure, (axes,)):
-        places = range(len(names))
-        axes.hlines(places, 1e-8, list(values.values()), color=BLUE, lw=1.1)
-        axes.plot(list(values.values()), places, "o", color=BLUE)
-        axes.axvline(bound, color=RED, ls="--", lw=1.1)
-        axes.text(bound, -0.8, f" bound {bound:.0e}", color=RED, size=8.5, va="center", ha="right")
-        axes.set_yticks(places, names)
-        axes.set(xscale="log", xlim=(1e-8, 4 * bound), ylim=(len(names) - 0.5, -1.2), xlabel="deviation")
-        axes.grid(True, axis="x")
-        axes.grid(False, axis="y")
-    alt = f"Largest deviation {values[worst]:.1e} at {worst}, below {bound:.0e}."
+    """Rows of images, each with its name on the left; `titles` stand above the columns."""
+    columns, lines = max(map(len, rows.values())), max((title.count("\n") + 1 for title in titles), default=0)
+    left, side = 0.2 + 0.08 * max(map(len, rows)), min(1.6, max(0.72, 7 / columns))  # inches
+    width, height = left + side * columns, side * len(rows) + 0.15 * lines
+    with styled():
+        figure = Figure(figsize=(width, height))
+        for row, (name, images) in enumerate(rows.items(), start=1):
+            bottom = 1 - (0.15 * lines + side * row) / height
+            axes = figure.add_axes((left / width, bottom, 1 - left / width, 0.95 * side / height))
+            draw_tiles(axes, images, columns)
+            figure.text((left - 0.1) / width, bottom + side / 2 / height, name, ha="right", va="center")
+        for place, title in enumerate(titles):
+            write_above(figure.axes[0], place, columns, title)
     return Picture(figure, alt)
 
 
 def embeddings(
-    points: Mapping[str, Float[Array, "count 2"]],
-    labels: Int[np.ndarray, " count"],
+    points: Mapping[str, Float[np.ndarray, "count 2"]],
+    labels: Int64[np.ndarray, " count"],
     classes: Sequence[str],
     title: str,
     subtitle: str,
 ) -> Picture:
-    """Points in the plane, a panel a network; colour and the class's number tell the classes apart."""
+    """Points in the plane, one panel per network; each point is the number of its class, in its colour."""
     with new_figure(title, subtitle, 1, len(points), width=4.2 * len(points), height=4.6) as (figure, grid):
         for axes, (name, places) in zip(grid, points.items(), strict=True):
             for number in range(len(classes)):
-                x, y = np.asarray(places)[labels == number].T
+                x, y = places[labels == number].T
                 style: Any = {"s": 26, "lw": 0.2, "alpha": 0.85, "color": TEN_COLORS[number % 10]}
                 axes.scatter(x, y, marker=f"${number}$", **style)
             bare(axes)
@@ -153,63 +134,28 @@ def embeddings(
     return Picture(figure, alt)
 
 
-def soft_targets(
-    image: Float[Array, "3 height width"],
-    rows: Mapping[str, Float[Array, " classes"]],
-    classes: Sequence[str],
-    alt: str,
-) -> Picture:
-    """An image, and the probabilities that its classes get, a panel for each name in `rows`."""
-    with plain(1, len(rows) + 1, 1.7 * len(rows) + 1.8, 1.9) as (figure, grid):
-        bare(grid[0, 0])
-        grid[0, 0].imshow(np.asarray(image).transpose(1, 2, 0).clip(0, 1))
-        for axes, (name, probabilities) in zip(grid[0, 1:], rows.items(), strict=True):
-            axes.bar(range(len(classes)), probabilities, color=tint(BLUE), edgecolor=BLUE)
-            axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
-            axes.set_title(name, loc="center")
-            turned = 90 if len(classes[0]) > 1 else 0
-            axes.set_xticks(range(len(classes)), classes, size=7.5, rotation=turned, parse_math=False)
-            axes.tick_params(length=0, labelleft=axes is grid[0, 1])
-    return Picture(figure, alt)
-
-
 def course(
     text: str, steps: Sequence[float], loss: Sequence[float], total: int, knn: Sequence[Sequence[float]] = ()
 ) -> Picture:
-    """The course of a run, small: a line of text, how far it is, and the loss so far.
-
-    Where it was watched also kNN accuracy, pairs of step and a fraction of 1, on a scale at the right.
-    """
-    with styled():
-        figure = Figure(figsize=(7.0, 1.25))
-        figure.text(0.01, 0.87, text, size=9.5)
-        axes = figure.add_axes((0.1, 0.17, 0.82 if knn else 0.89, 0.58))
+    """The loss of a run over its steps, and kNN accuracy (pairs of step and fraction) on a second scale."""
+    with plain(1, 1, 7.0, 1.6) as (figure, grid):
+        axes = grid[0, 0]
+        axes.set_title(text, size=9.5, parse_math=False)
         axes.plot(steps, loss, color=BLUE, lw=1.3)
-        axes.set_xlim(0, max(total, 1))
-        axes.set_xticks([])
-        axes.set_ylabel("loss", size=8.5, color=BLUE if knn else BLACK)
-        axes.yaxis.set_label_coords(-0.085, 0.5)
-        axes.tick_params(labelsize=8)
-        axes.spines["bottom"].set_visible(False)
+        axes.set(xlim=(0, max(total, 1)), xlabel="step")
+        axes.set_ylabel("loss", color=BLUE)
+        axes.tick_params(labelleft=bool(loss))
         if knn:
             right = axes.twinx()
-            seen, shares = zip(*knn, strict=True)
-            percent = 100 * np.asarray(shares)
-            right.plot(seen, percent, "^--", color=GREEN, lw=1.1, clip_on=False)  # both ends are on the edge
-            right.set_ylabel("kNN (%)", size=8.5, color=GREEN)
-            right.tick_params(labelsize=8)
+            at, fractions = zip(*knn, strict=True)
+            right.plot(at, 100 * np.asarray(fractions), "^--", color=GREEN, lw=1.1, clip_on=False)
+            right.set_ylabel("kNN (%)", color=GREEN)
             right.grid(False)
             right.spines[:].set_visible(False)
-        done = max(steps, default=0) / max(total, 1)
-        for share, color in ((1.0, "#e4e4e4"), (done, BLUE)):
-            axes.plot([0, share * total], [-0.06] * 2, color=color, lw=4, clip_on=False, **at_bottom(axes))
     return Picture(figure, text)
 
 
-def at_bottom(axes: Axes) -> dict[str, Any]:
-    """Places a line by step, and by a share of the height: no part of the data's scale."""
-    return {"transform": axes.get_xaxis_transform(), "solid_capstyle": "butt"}
-
+# The three stages
 
 STAGES = (
     (
@@ -237,32 +183,116 @@ STAGES = (
 
 
 def three_stages() -> Picture:
-    """SimCLRv2 as a diagram (v2, Fig. 3): images, network and what is learnt, stage by stage."""
+    """SimCLRv2 as a diagram (v2, Fig. 3): images, network and objective of each stage."""
+    arrow: Any = {"arrowstyle": "-|>", "color": GREY, "mutation_scale": 11}
     with styled():
         figure = Figure(figsize=(9.0, 2.9))
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, 9), ylim=(0, 2.9))
+        axes.set(xlim=(-0.5, 2.5), ylim=(0, 4))
         bare(axes)
+        centred: Any = {"ha": "center", "va": "center", "size": 10}
         for place, (name, images, network, goal, color) in enumerate(STAGES):
-            left = 0.1 + 3.2 * place
-            axes.text(left + 0.02, 2.62, name, size=12, weight="bold", color=color)
-            box(axes, left, 1.95, images, "#f4f4f4", "#bbbbbb")
-            box(axes, left, 1.2, network, tint(color), color)
-            axes.text(left + 1.2, 0.53, goal, ha="center", va="center", size=10, color="#222222")
-            arrow(axes, (left + 1.2, 1.95), (left + 1.2, 1.72))
-            arrow(axes, (left + 1.2, 1.2), (left + 1.2, 0.86))
-            if place:
-                arrow(axes, (left - 0.8, 1.46), (left, 1.46))
-        axes.text(2.9, 1.55, "weights", ha="center", size=8.5, color=GREY)
-        axes.text(6.1, 1.55, "teacher", ha="center", size=8.5, color=GREY)
-    return Picture(figure, "Three stages: " + "; ".join(" - ".join(stage[:4]) for stage in STAGES) + ".")
+            axes.text(place - 0.37, 3.6, name, size=12, weight="bold", color=color)
+            white: Any = {"boxstyle": "round,pad=0.5", "fc": "#f4f4f4", "ec": "#bbbbbb"}
+            tinted: Any = {"boxstyle": "round,pad=0.5", "fc": tint(color), "ec": color}
+            axes.annotate(images, (place, 2.2), (place, 3), arrowprops=arrow, bbox=white, **centred)
+            axes.annotate(network, (place, 1.1), (place, 1.9), arrowprops=arrow, bbox=tinted, **centred)
+            axes.text(place, 0.7, goal, **centred)
+        for middle, passed in ((0.5, "weights"), (1.5, "teacher")):
+            axes.annotate("", (middle + 0.1, 1.9), (middle - 0.1, 1.9), arrowprops=arrow)
+            axes.text(middle, 2.05, passed, ha="center", size=8.5, color=GREY)
+    alt = "Three stages: " + "; ".join(" - ".join(stage[:4]) for stage in STAGES) + "."
+    return Picture(figure, alt.replace("\n", " "))
 
 
-def box(axes: Axes, left: float, bottom: float, text: str, face: Any, edge: str) -> None:
-    style: Any = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": face, "edgecolor": edge}
-    axes.add_patch(FancyBboxPatch((left, bottom), 2.4, 0.52, **style))
-    axes.text(left + 1.2, bottom + 0.26, text, ha="center", va="center", size=10)
+# Augmentation
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=GREY, lw=1.2))
+def steady_params(count: int, side: int, augmentation: Augmentation, seed: int) -> ViewParams:
+    """Random parameters of views that do not change when another setting changes.
+
+    All operations are on when `sample_view_params` draws; afterwards those that are off are removed.
+    """
+    strength = augmentation.color_strength
+    all_on = replace(augmentation, flip=True, blur=True, color_strength=strength or 1.0)
+    params = sample_view_params(count, side, all_on, Generator().manual_seed(seed))
+    applied, grey = (chosen & (strength > 0) for chosen in (params.jitter.applied, params.jitter.grey))
+    return params._replace(
+        flip=params.flip & augmentation.flip,
+        jitter=params.jitter._replace(applied=applied, grey=grey),
+        sigma=params.sigma * augmentation.blur,
+    )
+
+
+def augmented(
+    pixels: UInt8[Tensor, "3 side side"], augmentation: Augmentation, size: int, seed: int
+) -> Picture:
+    """An image with its random crops, and the views made from them; each column is a pair of views."""
+    params = steady_params(2 * PAIRS, pixels.shape[-1], augmentation, seed)
+    views = apply_view(pixels.expand(2 * PAIRS, -1, -1, -1), params, augmentation, size)
+    with styled():
+        figure = Figure(figsize=(8.4, 2.1))
+        image = figure.add_axes((0.0, 0.03, 0.21, 0.84))
+        draw_tiles(image, to_float(pixels[None]), 1)
+        for index, (top, left, height, width) in enumerate(torch.stack(params.boxes, 1).tolist()):
+            color = ORANGE if index < PAIRS else BLUE
+            image.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, ec=color, lw=0.9))
+        image.set_title("image and crops")
+        pairs = figure.add_axes((0.235, 0.03, 0.765, 0.84))
+        draw_tiles(pairs, views, PAIRS)
+        pairs.set_title(f"first views (above) and second views of {PAIRS} pairs")
+    words = [
+        f"crops of at least {augmentation.crop_area:.0%} of the area",
+        "half mirrored" if augmentation.flip else "none mirrored",
+        f"colour strength {augmentation.color_strength:g}, brightness {augmentation.brightness}",
+        "half blurred" if augmentation.blur else "none blurred",
+    ]
+    return Picture(figure, f"{2 * PAIRS} views of an image: {'; '.join(words)}.")
+
+
+# Nearest neighbours
+
+
+def nearest(features: Float[Tensor, "count dim"], k: int) -> Neighbours:
+    """The k most similar other images of each image, most similar first, and their cosine similarities."""
+    rows = F.normalize(features)
+    near = (rows @ rows.T).fill_diagonal_(-2).topk(min(k, len(rows) - 1), 1)
+    return near.indices, near.values
+
+
+def neighbours(
+    images: Images,
+    labels: Int64[np.ndarray, " count"],
+    classes: Sequence[str],
+    near: Mapping[str, Neighbours],
+    query: int,
+) -> Picture:
+    """An image and its nearest neighbours, one row per network; red: a neighbour of another class.
+
+    Args:
+        images: in [0, 1].
+        labels: class of each image.
+        classes: class names.
+        near: result of `nearest` for each network.
+        query: index of the image.
+    """
+    name, correct = classes[labels[query]], []
+    with styled():
+        figure = Figure(figsize=(8.4, 1.1 * len(near)))
+        image = figure.add_axes((0.0, 0.0, 0.12, 0.80))
+        draw_tiles(image, images[[query]], 1)
+        image.set_title(name, parse_math=False)
+        for row, (network, (indices, values)) in enumerate(near.items()):
+            bottom, chosen = 1 - (row + 1) / len(near), indices[query]
+            figure.text(0.14, bottom + 0.4 / len(near), network.replace(" ", "\n"), va="center")
+            axes = figure.add_axes((0.23, bottom, 0.77, 0.80 / len(near)))
+            draw_tiles(axes, images[chosen], len(chosen))
+            same = labels[chosen.numpy()] == labels[query]
+            for place, (index, value) in enumerate(zip(chosen, values[query], strict=True)):
+                look: Any = {"color": GREY} if same[place] else {"color": RED, "weight": "bold"}
+                write_above(axes, place, len(chosen), f"{classes[labels[index]][:9]}  {value:.2f}", **look)
+            correct.append(f"{same.sum()} of {len(same)} with {network}")
+    alt = (
+        f"Nearest neighbours of an image of class {name}. Neighbours of the same class: {', '.join(correct)}."
+    )
+    return Picture(figure, alt)

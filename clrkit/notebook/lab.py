@@ -1,12 +1,12 @@
-"""The ablation lab: controls that choose among recorded runs, their figure, and what makes missing ones."""
+"""The ablation lab: sliders that select recorded runs, their figure, and buttons that train missing runs."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cache
 from html import escape
-from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -16,92 +16,65 @@ from clrkit.config import Stage
 from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.notebook import controls
-from clrkit.notebook.ablation_figures import as_published, beside, compare
-from clrkit.notebook.progress import REDRAW_SECONDS, Course, expected, name_of, told
+from clrkit.notebook.ablation_figures import as_published, compare, findings
+from clrkit.notebook.progress import Course, describe_progress, expected, name_of
 from clrkit.results.ablation import Ablation
-from clrkit.results.style import encode
-from clrkit.runs.local_workers import missing
+from clrkit.results.style import FigureWithData, encode
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store
 
-BAR_SECONDS = 0.2  # between changes of the progress bar
+POLL_SECONDS = 0.2  # while another panel trains
 DPI = 100
-WRAPPED, WIDE, HIDDEN, SHOWN = {"flex_flow": "row wrap"}, {"width": "320px"}, "none", ""
+WRAPPED, WIDE = {"flex_flow": "row wrap"}, {"width": "320px"}
 CELL = 'style="text-align: left; vertical-align: top; line-height: 1.4; padding: 2px 12px 2px 0"'
 
-TURN = threading.Lock()  # two runs at a time on the same cores would take as long as one after the other
-
-
-class Column:
-    """A slider for every setting: one point of the lab."""
-
-    def __init__(self, lab: Ablation, name: str, redraw: Callable[[Any], None]) -> None:
-        self.sliders = {each: self.slider(lab, f"{name} {FACTORS[each].name}", each) for each in FACTORS}
-        for slider in self.sliders.values():
-            slider.observe(redraw, "value")
-        self.note = w.HTML()
-        self.box = w.VBox([*self.sliders.values(), self.note], layout={"width": "400px"})
-
-    def slider(self, lab: Ablation, description: str, name: str) -> w.SelectionSlider:
-        options = [(text_of(name, value), value) for value in lab.choices[name]]
-        return controls.slider(description, options, lab.standard[name])
-
-    @property
-    def point(self) -> dict[str, Any]:
-        return {name: slider.value for name, slider in self.sliders.items()}
-
-    def enable(self, outcome: str, along: str) -> None:
-        """Leave the sliders that count, and say why the others do not."""
-        idle = [name for name in FACTORS if not depends(outcome, name)]
-        for name, slider in self.sliders.items():
-            slider.disabled = name == along or name in idle
-        why = [f"{FACTORS[along].name}: on the horizontal axis."]
-        if idle:
-            names = ", ".join(FACTORS[name].name for name in idle)
-            why.append(f"Of no effect on the accuracy measured ({OUTCOMES[outcome]}): {names}.")
-        self.note.value = f'<div style="line-height: 1.3">{escape(" ".join(why))}</div>'
+TURN = threading.Lock()  # one run at a time: two on the same cores would not be faster
 
 
 class TrainingControls:
-    """Buttons that make runs in a thread of its own, which sets traits of widgets and nothing else.
+    """Run and Stop buttons, and the thread that trains. The thread only sets traits of widgets.
 
     Args:
         store: where runs are kept.
-        made: called after every run, and at the end; perhaps from the thread.
+        redraw: called from the thread, once after each run and after Stop.
     """
 
-    def __init__(self, store: Store, made: Callable[[], None]) -> None:
-        self.store, self.made = store, made
+    def __init__(self, store: Store, redraw: Callable[[], None]) -> None:
+        self.store, self.redraw = store, redraw
         self.lock, self.stopping = threading.RLock(), threading.Event()
         self.thread: threading.Thread | None = None
-        self.wanted: Sequence[Stage] = ()
+        self.todo: Sequence[Stage] = ()
         self.run = w.Button(button_style="primary", layout=WIDE)
         self.stop = w.Button(description="Stop", disabled=True)
         self.bar = w.FloatProgress(max=1, layout=WIDE)
         self.status, self.course = controls.status(), w.HTML()
         self.run.on_click(lambda _: self.start())
         self.stop.on_click(lambda _: self.halt())
-        TRAININGS.add(self)
         buttons = w.HBox([self.run, self.stop, self.bar], layout=WRAPPED)
         self.box = w.VBox([buttons, self.status, self.course])
+        ALL_CONTROLS.add(self)
 
-    def offer(self, wanted: Sequence[Stage], seconds: float | None) -> None:
-        """Set the buttons to what can be done now."""
+    def offer(self, missing: int, todo: Sequence[Stage], seconds: float | None) -> None:
+        """Offer to train the missing runs.
+
+        Args:
+            missing: how many runs the figure lacks.
+            todo: these runs and the runs they build on, in the order of training.
+            seconds: expected time, None if unknown.
+        """
         with self.lock:
-            self.wanted, working = wanted, self.thread is not None
-            about = expected([seconds])
-            self.run.description = (
-                f"Run the missing {len(wanted)}, {about}" if wanted else "Nothing is missing"
-            )
-            self.run.disabled, self.stop.disabled = working or not wanted, not working
+            self.todo, working = todo, self.thread is not None
+            text = f"Run the missing {missing}, {expected([seconds])}" if missing else "Nothing is missing"
+            self.run.description = text
+            self.run.disabled, self.stop.disabled = working or not todo, not working
 
     def start(self) -> None:
-        """Make what is offered in the background."""
+        """Train what is offered, in the background."""
         with self.lock:
-            if self.thread is None and self.wanted:
+            if self.thread is None and self.todo:
                 self.stopping.clear()
                 self.bar.value, self.course.value = 0.0, ""
-                self.thread = threading.Thread(target=self.work, args=(self.wanted,), daemon=True)
+                self.thread = threading.Thread(target=self.work, args=(self.todo,), daemon=True)
                 self.run.disabled, self.stop.disabled = True, False
                 self.thread.start()
 
@@ -111,15 +84,15 @@ class TrainingControls:
         controls.say(self.status, "Stopping.")
 
     def end(self) -> None:
-        """Stop, and wait for the state to be saved: a kernel that is closed loses nothing."""
+        """Stop, and wait until the state is saved."""
         self.stopping.set()
         if thread := self.thread:
             thread.join()
 
     def work(self, configs: Sequence[Stage]) -> None:
-        """In the thread: make runs one after another, until the end or Stop, and say how it ended."""
+        """In the thread: train the runs one after another, then report how it ended."""
         try:
-            ended = "Done." if self.make(configs) else "Stopped; Run goes on from there."
+            ended = "Done." if self.train(configs) else "Stopped. Press Run to resume from here."
         except ConfigError as error:
             ended = str(error)
         except Exception as error:
@@ -128,95 +101,118 @@ class TrainingControls:
         finally:
             with self.lock:
                 self.thread = None
-                self.run.disabled, self.stop.disabled = not self.wanted, True
+                self.run.disabled, self.stop.disabled = not self.todo, True
             controls.say(self.status, ended)
-            self.made()
+            self.redraw()
 
-    def make(self, configs: Sequence[Stage]) -> bool:
-        """Make runs and what they build on; False if stopped before the end."""
-        todo = missing(configs, self.store)
-        for done, config in enumerate(todo):
-            beneath = " (with what they build on)" if len(todo) > len(configs) else ""
-            controls.say(self.status, f"run {done + 1} of {len(todo)}{beneath}: {name_of(config)}")
+    def train(self, configs: Sequence[Stage]) -> bool:
+        """Train runs; False if stopped before the end."""
+        for done, config in enumerate(configs):
+            if done:
+                self.redraw()
+            controls.say(self.status, f"run {done + 1} of {len(configs)}: {name_of(config)}")
             if not self.wait_turn():
                 return False
             try:
-                if not self.follow(config, done, len(todo)):
+                if not self.follow(config, done, len(configs)):
                     return False
             finally:
                 TURN.release()
-            self.made()
         self.bar.value, self.course.value = 1.0, ""
         return True
 
     def wait_turn(self) -> bool:
-        """Wait while another panel of this kernel trains; false if stopped meanwhile."""
-        while not TURN.acquire(timeout=BAR_SECONDS):
+        """Wait while another panel of this kernel trains; False if stopped while waiting."""
+        while not TURN.acquire(timeout=POLL_SECONDS):
             controls.say(self.status, "Another panel of this notebook is training; waiting for it.")
             if self.stopping.is_set():
                 return False
         return True
 
     def follow(self, config: Stage, done: int, total: int) -> bool:
-        """Make one run, showing its course; False if stopped."""
-        course, drawn, moved = Course(config), 0.0, 0.0
+        """Train one run and show its course; False if stopped."""
+        course = Course(config)
         with closing(run_or_load(config, self.store)) as steps:
             for progress in steps:
                 if self.stopping.is_set():
                     return False
-                course.note(progress)
-                now = monotonic()
-                if now - moved > BAR_SECONDS:
-                    moved, self.bar.value = now, (done + progress.step / progress.total) / total
-                if now - drawn > REDRAW_SECONDS:
-                    drawn = now
+                if course.note(progress):
+                    self.bar.value = (done + progress.step / progress.total) / total
                     self.show(course, progress)
         return True
 
     def show(self, course: Course, progress: Progress) -> None:
+        text = describe_progress(progress)
         if progress.elsewhere:
-            controls.say(self.status, told(progress))
-            return
-        picture = course.picture(told(progress), progress.total)
-        self.course.value = controls.figure(picture.png(), picture.alt)
+            controls.say(self.status, text)
+        else:
+            picture = course.picture(text, progress.total)
+            self.course.value = controls.figure(picture.png(), picture.alt)
 
 
-TRAININGS = WeakSet[TrainingControls]()
+ALL_CONTROLS = WeakSet[TrainingControls]()
 
 
 def end_all() -> None:
-    """Stop what trains, and wait for the states to be saved."""
-    for training in [*TRAININGS]:
-        training.end()
+    """Stop all training, and wait until the states are saved: closing the kernel loses nothing."""
+    for each in [*ALL_CONTROLS]:
+        each.end()
 
 
-# There is no public way: atexit is too late, as executors, one of which writes states, take no more work by
-# then. They end this way too, and first what was registered last: after they were imported above.
+# Python has no public hook for this. atexit runs too late: the executor that writes states has then closed.
+# These hooks run last in, first out; the executors registered theirs when they were imported above.
 threading._register_atexit(end_all)  # type: ignore[attr-defined]
 
 
-class AblationPanel:
-    """Controls that choose among recorded runs, their figure, and buttons that make the missing ones.
+class Column:
+    """One point of the lab: a slider for every setting."""
 
-    Callbacks may be called from more than one thread (it depends on the version of ipykernel), so the lock
-    guards what they share.
+    def __init__(self, lab: Ablation, name: str, redraw: Callable[[Any], None]) -> None:
+        self.sliders: dict[str, w.SelectionSlider] = {}
+        for setting, factor in FACTORS.items():
+            options = [(text_of(setting, value), value) for value in lab.choices[setting]]
+            made = controls.slider(f"{name} {factor.name}", options, lab.standard[setting])
+            made.observe(redraw, "value")
+            self.sliders[setting] = made
+        self.note = w.HTML()
+        self.box = w.VBox([*self.sliders.values(), self.note], layout={"width": "400px"})
+
+    @property
+    def point(self) -> dict[str, Any]:
+        return {name: slider.value for name, slider in self.sliders.items()}
+
+    def enable(self, outcome: str, along: str) -> None:
+        """Enable the sliders that have an effect, and explain why the others are disabled."""
+        idle = [name for name in FACTORS if not depends(outcome, name)]
+        for name, slider in self.sliders.items():
+            slider.disabled = name == along or name in idle
+        text = f"On the horizontal axis: {FACTORS[along].name}."
+        if idle:
+            names = ", ".join(FACTORS[name].name for name in idle)
+            text += f" No effect on this outcome ({OUTCOMES[outcome]}): {names}."
+        self.note.value = f'<div style="line-height: 1.3">{escape(text)}</div>'
+
+
+class AblationPanel:
+    """Sliders, the figure of the runs they select, and buttons to train the runs that are missing.
+
+    Callbacks may come from several threads (this depends on the version of ipykernel), so a lock guards them.
 
     Args:
-        lab: the settings and what is recorded.
+        lab: the settings and the recorded runs.
         outcome: what is measured at first.
         along: the setting on the horizontal axis at first.
     """
 
     def __init__(self, lab: Ablation, outcome: str = "finetuned", along: str = "tap_layer") -> None:
         self.lab, self.lock = lab, threading.RLock()
-        self.published_of = ""
         outcomes = [(text, name) for name, text in OUTCOMES.items()]
         self.outcome = controls.choice("outcome", outcomes, outcome)
         self.along = controls.choice("horizontal axis", axes_of(outcome), along)
         self.both = w.Checkbox(description="compare A with B", indent=False)
         self.columns = [Column(lab, name, self.redraw) for name in ("A", "B")]
         self.warning = controls.status()
-        self.figure, self.published, self.beside = w.HTML(), w.HTML(), w.HTML()
+        self.figure, self.published, self.findings = w.HTML(), w.HTML(), w.HTML()
         self.training = TrainingControls(lab.recorded.store, self.redraw)
         self.outcome.observe(self.choose_outcome, "value")
         for control in (self.along, self.both):
@@ -225,33 +221,25 @@ class AblationPanel:
 
     @property
     def box(self) -> w.VBox:
-        """Everything, to be shown."""
-        first = w.HBox([self.outcome, self.along, self.both], layout=WRAPPED)
-        columns = [column.box for column in self.columns]
-        return w.VBox(
-            [
-                first,
-                self.warning,
-                self.figure,  # above the sliders: on a small screen it is seen while one moves
-                w.HBox(columns, layout=WRAPPED),
-                self.training.box,
-                self.beside,
-                self.published,
-            ]
-        )
+        """The whole panel, for `clrkit.notebook.controls.show`."""
+        choices = w.HBox([self.outcome, self.along, self.both], layout=WRAPPED)
+        sliders = w.HBox([column.box for column in self.columns], layout=WRAPPED)
+        # The figure is above the sliders: it stays in view on a small screen while a slider moves.
+        shown = [self.figure, sliders, self.training.box, self.findings, self.published]
+        return w.VBox([choices, self.warning, *shown])
 
     def choose_outcome(self, _: Any) -> None:
-        """Offer the axes that the outcome depends on, the present one if it is among them."""
+        """Offer the axes that the new outcome depends on, and keep the present one if possible."""
         with self.lock:
             options, along = axes_of(self.outcome.value), self.along.value
-            self.along.unobserve(self.redraw, "value")  # else the first option would be drawn too
+            self.along.unobserve(self.redraw, "value")  # setting options selects the first one
             self.along.options = options
             self.along.value = along if along in dict(options).values() else "temperature"
             self.along.observe(self.redraw, "value")
         self.redraw()
 
     def redraw(self, _: Any = None) -> None:
-        """Draw the runs of the chosen settings, and say how many are missing, or why this cannot be done."""
+        """Draw the selected runs and offer to train the missing ones, or report why this is impossible."""
         with self.lock:
             try:
                 self.lab.recorded.refresh()
@@ -260,41 +248,44 @@ class AblationPanel:
             except (ConfigError, OSError) as error:
                 controls.say(self.warning, str(error))
             except Exception as error:
-                # Jupyter shows a callback's traceback in its log alone; the figure is of the last settings.
-                failed = f"{type(error).__name__}: {error}. The figure is not of these settings."
+                # Jupyter shows the traceback of a callback only in its log.
+                failed = f"{type(error).__name__}: {error}. The figure does not show these settings."
                 controls.say(self.warning, failed)
                 raise
 
     def draw(self, outcome: str, along: str) -> None:
-        self.columns[1].box.layout.display = SHOWN if self.both.value else HIDDEN
-        columns = self.columns if self.both.value else self.columns[:1]
+        self.columns[1].box.layout.display = "" if self.both.value else "none"
         for column in self.columns:
             column.enable(outcome, along)
-        points = [column.point for column in columns]
-        found = [self.lab.series(outcome, along, **point) for point in points]
-        drawing = compare(self.lab, outcome, along, points)
-        self.figure.value = controls.figure(encode(drawing.figure, "png", DPI), drawing.alt)
-        self.beside.value = table(beside(self.lab, found))
-        self.show_published(along)
-        wanted = list(dict.fromkeys(config for series in found for _, config in series.missing))
-        self.training.offer(wanted, self.lab.recorded.todo(wanted)[1])
+        columns = self.columns if self.both.value else self.columns[:1]
+        found = [self.lab.series(outcome, along, **column.point) for column in columns]
+        self.figure.value = as_html(compare(self.lab, found))
+        self.findings.value = table(findings(self.lab, found))
+        self.published.value = published_html(along)
+        missing = list(dict.fromkeys(config for series in found for _, config in series.missing))
+        self.training.offer(len(missing), *self.lab.recorded.todo(missing))
 
-    def show_published(self, along: str) -> None:
-        if along != self.published_of:
-            drawing, self.published_of = as_published(along), along
-            png = encode(drawing.figure, "png", DPI) if drawing else b""
-            self.published.value = controls.figure(png, drawing.alt) if drawing else ""
+
+def as_html(drawing: FigureWithData) -> str:
+    return controls.figure(encode(drawing.figure, "png", DPI), drawing.alt)
+
+
+@cache
+def published_html(along: str) -> str:
+    """The published numbers of a setting as an image, or "" if none were published."""
+    drawing = as_published(along)
+    return as_html(drawing) if drawing else ""
 
 
 def axes_of(outcome: str) -> list[tuple[str, str]]:
-    """The settings that an outcome depends on, by the name of their control."""
+    """The settings that an outcome depends on, as pairs of label and name."""
     return [(setting.name, name) for name, setting in FACTORS.items() if depends(outcome, name)]
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Who found what, as an HTML table."""
+    """HTML table of findings: published, A, B."""
     cells = "".join(
-        f'<tr><th scope="row" {CELL}>{escape(who)}</th><td {CELL}>{escape(what)}</td></tr>'
-        for who, what in rows
+        f'<tr><th scope="row" {CELL}>{escape(source)}</th><td {CELL}>{escape(text)}</td></tr>'
+        for source, text in rows
     )
     return f"<table>{cells}</table>"

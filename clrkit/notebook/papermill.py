@@ -1,8 +1,8 @@
-"""Papermill, made strict: notebooks run one after another, each in a kernel of its own.
+"""Run notebooks headless with Papermill, and refuse unknown parameters before anything runs.
 
-Papermill only warns of a parameter that a notebook does not have; here that is an error before anything runs.
-(Types, and names with plain Papermill, are checked by `clrkit.notebook.parameters` within the notebook.) An
-executed copy holds no time stamps and no path of the machine it was made on.
+Papermill itself only warns of an unknown parameter. (`clrkit.notebook.parameters` checks types inside the
+notebook, and names too if Papermill is used directly.) An executed copy holds no
+time stamps and no machine paths.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from clrkit.config import known
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
-HEADLESS = {"interactive": False}  # for the notebooks that have it: figures in place of widgets
-OUTPUT_SECONDS = 120  # Papermill gives a cell's last output 4 s to arrive, too few on a busy machine
-INJECTED = "injected-parameters"  # tag of the cell that Papermill puts parameters into
-QUIET = ["--log-level=CRITICAL"]  # the kernel's own log, which would come between our lines
+OUTPUT_SECONDS = 120  # Papermill waits 4 s for the last output of a cell: too short on a busy machine
+INJECTED = "injected-parameters"  # tag of the cell that Papermill adds with the given values
 
 
 class NotebookError(ConfigError):
@@ -34,7 +31,7 @@ class NotebookError(ConfigError):
 
 
 def notebooks(folder: Path) -> list[Path]:
-    """The numbered notebooks of a folder, in their order. Raises NotebookError where there are none."""
+    """The numbered notebooks of a folder, in order. Raises NotebookError if it has none."""
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise NotebookError(f"There are no numbered notebooks in {folder}.")
@@ -42,33 +39,35 @@ def notebooks(folder: Path) -> list[Path]:
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: Path) -> None:
-    """Run a notebook headless and store the executed copy, whole or not at all.
+    """Run a notebook headless and write the executed copy atomically, even if a cell fails.
 
     Args:
         source: the notebook, without outputs.
-        target: where the executed copy goes; it is written there when it fails, too.
-        parameters: values for its `parameters` cell.
+        target: path of the executed copy.
+        parameters: values for its `parameters` cell; `interactive` is False unless given.
         results: folder of results that its runs read and write.
 
     Raises:
-        ConfigError: for a parameter the notebook does not have, naming the nearest, or a value that is no
-            text, number, true, false, None or list of them.
-        NotebookError: for a file that is no notebook, a cell that fails, or a copy that cannot be written.
+        ConfigError: for an unknown parameter, naming the nearest.
+        NotebookError: for a file that is not a notebook, a cell that fails, or a copy that cannot be written.
     """
     from papermill.exceptions import PapermillExecutionError
 
     from clrkit.files import write_atomically
 
     given = checked_parameters(source, parameters)
+    # The number of threads must not depend on the machine. A user's own choice has priority.
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    variables = {RESULTS_VARIABLE: str(results.resolve()), "OMP_NUM_THREADS": threads}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="clrkit-") as folder:  # Papermill writes the copy as it goes along
+        with TemporaryDirectory(prefix="clrkit-") as folder:  # Papermill writes the copy while it runs
             copy = Path(folder).resolve() / target.name
             try:
-                with environment(**{RESULTS_VARIABLE: str(results.resolve()), **one_thread()}):
+                with environment(variables):
                     run_papermill(source.resolve(), copy, given)
             except PapermillExecutionError as error:
-                raise NotebookError(failure(source, target, error)) from None
+                raise NotebookError(describe_failure(source, target, error)) from None
             finally:
                 if copy.exists():
                     write_atomically(target, cleaned(copy))
@@ -77,35 +76,35 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
 
 
 def checked_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, with what the notebook is told of having no reader. Raises as `execute`."""
+    """The parameters, plus `interactive=False` if the notebook has it. Raises as `execute`."""
     names = parameter_names(source)
-    for name, value in parameters.items():
+    for name in parameters:
         known(name, names, f"parameter of {source.name}")
-        check_value(name, value)
-    return {name: value for name, value in HEADLESS.items() if name in names} | dict(parameters)
+    headless = {"interactive": False} if "interactive" in names else {}
+    return headless | dict(parameters)
 
 
 def parameter_names(source: Path) -> list[str]:
-    """Names in a notebook's `parameters` cell. Raises NotebookError for a file that is no notebook."""
-    import papermill  # loaded where it is used: notebooks import this module for its variable alone
+    """Names in the `parameters` cell. Raises NotebookError for a file that is not a notebook."""
+    import papermill
 
-    with refused(source):
+    with naming(source):
         read(source)
         return list(papermill.inspect_notebook(literal(source.resolve())))
 
 
 def own_dataset(source: Path) -> str | None:
-    """The data set that a notebook shows whatever the preset, which its metadata name; None: the preset's.
+    """The data set that a notebook shows whatever the preset, from its metadata; None: the preset's.
 
-    Raises NotebookError for a file that is no notebook.
+    Raises NotebookError for a file that is not a notebook.
     """
-    with refused(source):
+    with naming(source):
         found: str | None = read(source).metadata.get("clrkit", {}).get("dataset")
         return found
 
 
 def read(path: Path) -> NotebookNode:
-    """A notebook's content, valid."""
+    """Read and validate a notebook."""
     import nbformat
 
     document = nbformat.read(path, as_version=4)
@@ -114,40 +113,17 @@ def read(path: Path) -> NotebookNode:
 
 
 @contextmanager
-def refused(source: Path) -> Iterator[None]:
-    """Within, what goes wrong is told as a NotebookError that names the notebook."""
+def naming(source: Path) -> Iterator[None]:
+    """Re-raise any error as a NotebookError that names the notebook."""
     try:
         yield
     except Exception as error:  # nbformat and Papermill raise nearly anything on a malformed file
         why = reason(error).strip().partition("\n")[0].rstrip(".:")
-        raise NotebookError(f"{source} is no notebook that can be run: {why}.") from None
-
-
-def check_value(name: str, value: Any) -> None:
-    """Refuse what Papermill would not quote: it writes parameters into a cell as Python source."""
-    if type(value) is list:
-        for each in value:
-            check_value(name, each)
-    elif type(value) not in (str, int, float, bool, NoneType):
-        raise ConfigError(
-            f"{name} must be a text, a number, true, false, None or a list of them, "
-            f"not a {type(value).__name__}."
-        )
-    elif isinstance(value, str) and not encodable(value):
-        raise ConfigError(f"{name} must be a text of Unicode characters, not {value!r}.")
-
-
-def encodable(text: str) -> bool:
-    """Whether a text can be written to a file; one that holds half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        raise NotebookError(f"{source} is not a valid notebook: {why}.") from None
 
 
 def literal(path: Path) -> str:
-    """A path as Papermill takes it, which would put the values of parameters in place of {names}."""
+    """A path for Papermill, which would replace {names} by the values of parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -164,39 +140,34 @@ def run_papermill(source: Path, target: Path, parameters: dict[str, Any]) -> Non
             progress_bar=False,
             record_timing=False,
             iopub_timeout=OUTPUT_SECONDS,
-            extra_arguments=QUIET,
+            extra_arguments=["--log-level=CRITICAL"],
         )
-    except RuntimeError as error:  # a kernel that died or did not start
-        raise NotebookError(f"{source.name} was not run to its end: {error}") from None
+    except RuntimeError as error:  # the kernel died or did not start
+        raise NotebookError(f"{source.name} did not run to the end: {error}") from None
 
 
-def failure(source: Path, target: Path, error: PapermillExecutionError) -> str:
-    """The failure in a sentence: notebook, number of the failed cell in the copy, first line of the error."""
+def describe_failure(source: Path, target: Path, error: PapermillExecutionError) -> str:
+    """Notebook, number of the failed cell in the copy, and first line of the error, in one sentence."""
     what = f"{error.ename}: {error.evalue}".strip().splitlines()[0].rstrip(".")
     return f"{source.name} failed in cell [{error.exec_count}]: {what} (see {target})."
 
 
-def one_thread() -> dict[str, str]:
-    """One thread, as a run has: the same numbers on any machine. A user's own choice stays."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-
-
 @contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Within, these environment variables are set, for the processes that are started."""
-    before = {name: os.environ.get(name) for name in variables}
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started inside."""
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def cleaned(copy: Path) -> bytes:
-    """An executed copy without Papermill's notes (paths, times)."""
+    """An executed copy without Papermill's metadata (paths, times)."""
     import nbformat
 
     document = nbformat.read(copy, as_version=4)
@@ -204,11 +175,10 @@ def cleaned(copy: Path) -> bytes:
     for cell in document.cells:
         cell.metadata.pop("papermill", None)
         if injected(cell):
-            cell.id = INJECTED  # Papermill draws a new one each time
-    content: str = nbformat.writes(document)
-    return f"{content}\n".encode()
+            cell.id = INJECTED  # Papermill draws a random one
+    return f"{nbformat.writes(document)}\n".encode()
 
 
 def injected(cell: NotebookNode) -> bool:
-    """Whether Papermill put the cell there, with the values of parameters."""
+    """Whether Papermill added this cell."""
     return INJECTED in cell.metadata.get("tags", [])

@@ -1,6 +1,6 @@
-"""A notebook's parameters, checked where they are used: with and without Papermill.
+"""Check a notebook's parameters in the notebook itself, so that this works with and without Papermill.
 
-Papermill only warns of a name that a notebook does not have, and takes a value of any type.
+Papermill only warns of an unknown name, and accepts a value of any type.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any, get_args, get_origin
 from clrkit.config import KINDS, known
 from clrkit.errors import ConfigError
 
-INJECTED = "# Parameters\n"  # how the cell begins that Papermill puts behind the parameters' own
+INJECTED = "# Parameters\n"  # first line of the cell that Papermill adds after the notebook's own
 WORDS = {**KINDS, bool: "True or False", NoneType: "None"}
 HINTS = {
-    str: "; Papermill passes a text with -r in place of -p",
-    list: "; Papermill passes one with -y '{name}: [one, two]'",
+    str: "; with Papermill, pass a text by -r instead of -p",
+    list: "; with Papermill, pass one by -y '{name}: [one, two]'",
 }
 
 
 def check(names: Mapping[str, Any], /, **kinds: Any) -> None:
-    """Refuse a parameter that the notebook does not have, or of another type than it takes.
+    """Refuse an unknown parameter, and a value of the wrong type.
 
     Args:
-        names: the notebook's own, `globals()`. Names that Papermill set are those of the cell before the
-            present one, if Papermill put it there.
-        kinds: what each parameter takes, such as `int`, `float | None` or `list[str]`. A float may be given
-            as a whole number; True and False are no numbers.
+        names: `globals()` of the notebook. The names that Papermill set are read from the cell before the
+            present one, if Papermill added it.
+        kinds: type of each parameter, such as `int`, `float | None` or `list[str]`. A float may be given as a
+            whole number. True and False are not numbers.
 
     Raises:
         ConfigError: naming the parameter.
@@ -43,7 +43,7 @@ def check(names: Mapping[str, Any], /, **kinds: Any) -> None:
 
 
 def names_injected(inputs: Sequence[str]) -> list[str]:
-    """What Papermill's cell sets, if that is the one before the last of the cells that were run."""
+    """The names that Papermill's cell sets, if it is the last but one of the executed cells."""
     before = inputs[-2] if len(inputs) > 1 else ""
     lines = ast.parse(before).body if before.startswith(INJECTED) else []
     targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
@@ -51,7 +51,7 @@ def names_injected(inputs: Sequence[str]) -> list[str]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind: a type, a union of kinds, or a list of one."""
+    """Whether a value has a type; a type may be a union or a list of one type."""
     if get_origin(kind) is list:
         return type(value) is list and all(fits(each, get_args(kind)[0]) for each in value)
     if get_args(kind):
@@ -60,13 +60,13 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """A kind as a sentence names it."""
+    """A type in words, such as "a number or None"."""
     if get_origin(kind) is list:
         return f"a list of {in_words(get_args(kind)[0]).removeprefix('a ')}s"
     return " or ".join(map(in_words, get_args(kind))) or WORDS[kind]
 
 
 def hint_of(kind: Any) -> str:
-    """How Papermill passes a kind that -p does not give."""
+    """How to pass a type for which Papermill's -p is not suitable."""
     kinds = [list] if get_origin(kind) is list else [kind, *get_args(kind)]
     return next((HINTS[each] for each in kinds if each in HINTS), "")

@@ -1,4 +1,4 @@
-"""Controls: what they say is text, not markup. (tests/ui looks at their names in a browser.)"""
+"""Controls: texts are escaped, panels have a static picture. (tests/ui checks their names in a browser.)"""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Images(HTMLParser):
         self.found.append(dict(attributes))
 
 
-def test_a_figure_is_an_image_with_its_sentence() -> None:
+def test_a_figure_is_an_image_with_alt_text() -> None:
     (image,) = Images(controls.figure(b"\x89PNG", HOSTILE)).found
     source = image["src"] or ""
     assert image["alt"] == HOSTILE
     assert b64decode(source.removeprefix("data:image/png;base64,")) == b"\x89PNG"
 
 
-def test_what_a_status_says_is_no_markup() -> None:
+def test_the_text_of_a_status_line_is_escaped() -> None:
     line = controls.status()
     controls.say(line, HOSTILE)
     assert "<b>" not in line.value
 
 
 @pytest.mark.parametrize("make", [controls.slider, controls.choice])
-def test_a_control_has_the_values_behind_its_options(make: Any) -> None:
+def test_a_control_has_the_values_of_its_options(make: Any) -> None:
     control = make("label fraction", [("1%", 0.01), ("10%", 0.1)], 0.1)
     assert (control.description, control.label, control.value) == ("label fraction", "10%", 0.1)
 
@@ -69,7 +69,7 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], dic
     return sent
 
 
-def test_a_panel_s_output_has_its_picture_beside_the_widget(displayed: Any) -> None:
+def test_a_panel_is_displayed_with_its_static_picture(displayed: Any) -> None:
     controls.show(w.HTML("x"), PICTURE)
     (data, metadata), _ = displayed
     assert set(data) == {WIDGET, "image/png", "text/plain"}
@@ -78,7 +78,7 @@ def test_a_panel_s_output_has_its_picture_beside_the_widget(displayed: Any) -> N
     assert metadata["image/png"] == {"width": 96, "height": 96, "alt": HOSTILE}
 
 
-def test_what_is_shown_is_the_panel_with_the_script_that_names_its_sliders(displayed: Any) -> None:
+def test_a_panel_is_displayed_with_the_script_that_names_its_sliders(displayed: Any) -> None:
     panel = controls.status()
     controls.show(panel, PICTURE)
     model = displayed[0][0][WIDGET]["model_id"]
@@ -92,7 +92,7 @@ def test_what_is_shown_is_the_panel_with_the_script_that_names_its_sliders(displ
     assert controls.STATUS in panel._dom_classes
 
 
-def test_where_styles_are_taken_out_the_panel_s_second_output_is_empty(displayed: Any) -> None:
+def test_the_second_output_of_a_panel_is_empty_if_styles_are_removed(displayed: Any) -> None:
     controls.show(w.HTML("x"), PICTURE)
     (data, _) = displayed[1]
     left = re.sub("<style>.*</style>", "", data["text/html"])
@@ -101,7 +101,7 @@ def test_where_styles_are_taken_out_the_panel_s_second_output_is_empty(displayed
     assert data["text/plain"] == ""
 
 
-def test_a_page_made_of_a_saved_panel_has_its_picture_once(displayed: Any) -> None:
+def test_an_html_export_of_a_saved_panel_has_its_picture_once(displayed: Any) -> None:
     controls.show(w.HTML("x"), PICTURE)
     saved = [new_output("display_data", data=data, metadata=about) for data, about in displayed]
     page, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[new_code_cell("", outputs=saved)]))
@@ -129,7 +129,7 @@ class Shell:
         (None, False),
     ],
 )
-def test_a_notebook_is_attended_where_somebody_can_be_asked(
+def test_a_notebook_is_attended_if_its_requests_allow_input(
     monkeypatch: pytest.MonkeyPatch, shell: Any, somebody: bool
 ) -> None:
     monkeypatch.setattr(controls, "get_ipython", lambda: shell)

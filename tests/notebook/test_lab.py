@@ -1,4 +1,4 @@
-"""The ablation panel without a browser: what its controls show, and what its thread makes."""
+"""The ablation panel without a browser: its controls, its figure, and the thread that trains."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as w
 import pytest
@@ -17,9 +18,10 @@ from clrkit.config import Stage
 from clrkit.experiments.ablation_settings import FACTORS, depends, run_at
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
+from clrkit.notebook import ablation_figures, progress
 from clrkit.notebook import lab as module
 from clrkit.notebook.lab import TURN, AblationPanel
-from clrkit.results.ablation import ablation
+from clrkit.results.ablation import Ablation, Series, ablation
 from clrkit.runs.run import run_or_load
 from clrkit.runs.store import Progress, Store, working_folder
 
@@ -54,7 +56,7 @@ def standard(seed: int = 0) -> Stage:
     return config
 
 
-def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: AblationPanel) -> None:
+def test_every_setting_has_a_slider_over_its_recorded_values(panel: AblationPanel) -> None:
     sliders = panel.columns[0].sliders
     assert list(sliders) == list(FACTORS)
     assert [value for _, value in sliders["fraction"].options] == [0.01, 0.1]
@@ -64,7 +66,9 @@ def test_every_setting_has_a_slider_that_stops_at_the_values_there_are(panel: Ab
 
 
 @pytest.mark.parametrize("outcome", ["linear", "finetuned", "distilled"])
-def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel, outcome: str) -> None:
+def test_sliders_without_effect_are_disabled_and_the_note_explains_why(
+    panel: AblationPanel, outcome: str
+) -> None:
     panel.outcome.value = outcome
     along = panel.along.value
     for column in panel.columns:
@@ -73,8 +77,8 @@ def test_sliders_that_do_not_count_are_disabled_and_say_why(panel: AblationPanel
             assert not slider.disabled or FACTORS[name].name in column.note.value
 
 
-def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None:
-    panel.outcome.value = "linear"  # of which the start layer is no setting
+def test_the_horizontal_axis_offers_the_settings_that_the_outcome_depends_on(panel: AblationPanel) -> None:
+    panel.outcome.value = "linear"  # does not depend on the start layer
     assert panel.along.value == "temperature"
     assert "fraction" not in dict(panel.along.options).values()
     panel.outcome.value = "distilled"
@@ -82,7 +86,9 @@ def test_the_axes_are_those_the_outcome_depends_on(panel: AblationPanel) -> None
     assert panel.along.value == "temperature"
 
 
-def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel) -> None:
+def test_a_second_point_is_drawn_beside_the_first_and_its_missing_runs_are_offered(
+    panel: AblationPanel,
+) -> None:
     _, other = panel.columns
     assert other.box.layout.display == "none"
     assert panel.training.run.description.startswith("Run the missing 2")
@@ -91,23 +97,23 @@ def test_a_second_point_is_shown_and_made_beside_the_first(panel: AblationPanel)
     assert panel.training.run.description.startswith("Run the missing 2,")  # the same runs
     other.sliders["fraction"].value = 0.1
     assert panel.training.run.description.startswith("Run the missing 4")
-    assert "A: label fraction 1%" in panel.beside.value
-    assert "B: label fraction 10%" in panel.beside.value
+    assert "A: label fraction 1%" in panel.findings.value
+    assert "B: label fraction 10%" in panel.findings.value
 
 
-def test_what_is_published_is_a_picture_of_its_own(panel: AblationPanel) -> None:
-    assert panel.published.value == ""  # of the start layer there is a sentence
-    assert "SimCLRv2, Fig. 5, as recalled" in panel.beside.value
+def test_published_numbers_have_their_own_picture(panel: AblationPanel) -> None:
+    assert panel.published.value == ""  # for the start layer only a sentence is published
+    assert "SimCLRv2, Fig. 5, as recalled" in panel.findings.value
     panel.along.value = "temperature"
     assert 'alt="As published, ImageNet: temperature' in panel.published.value
     assert "As published" not in panel.figure.value
 
 
 @pytest.mark.slow
-def test_run_makes_the_missing_runs_and_says_when_it_is_done(
+def test_run_trains_the_missing_runs_and_reports_when_it_is_done(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     watched: list[int] = []
     monkeypatch.setattr(panel.training, "show", lambda course, progress: watched.append(len(course.knn)))
     before = panel.figure.value
@@ -116,8 +122,8 @@ def test_run_makes_the_missing_runs_and_says_when_it_is_done(
     join(panel)
     assert "Done." in panel.training.status.value
     assert sorted(run.record["stage"] for run in store.all()) == ["finetune", "finetune", "pretrain"]
-    told = (panel.training.run.description, panel.training.run.disabled, panel.training.stop.disabled)
-    assert told == ("Nothing is missing", True, True)
+    buttons = (panel.training.run.description, panel.training.run.disabled, panel.training.stop.disabled)
+    assert buttons == ("Nothing is missing", True, True)
     assert panel.figure.value != before
     assert max(watched) > 0
 
@@ -125,19 +131,19 @@ def test_run_makes_the_missing_runs_and_says_when_it_is_done(
 def test_stop_leaves_a_partial_run(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(panel.training, "show", lambda *told: panel.training.stop.click())
+    monkeypatch.setattr(panel.training, "show", lambda *_: panel.training.stop.click())
     panel.training.run.click()
     join(panel)
-    assert "Stopped; Run goes on from there." in panel.training.status.value
+    assert "Stopped. Press Run to resume from here." in panel.training.status.value
     assert store.state(SMOKE.pretrain)[0] == "partial"
     assert not panel.training.run.disabled
 
 
-def test_what_ends_the_kernel_waits_for_the_state(
+def test_the_end_of_the_kernel_waits_until_the_state_is_saved(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()
-    monkeypatch.setattr(panel.training, "show", lambda *told: begun.set())
+    monkeypatch.setattr(panel.training, "show", lambda *_: begun.set())
     panel.training.run.click()
     assert begun.wait(60)
     module.end_all()
@@ -160,9 +166,9 @@ def test_two_panels_take_turns(panel: AblationPanel, store: Store, monkeypatch: 
             lock.release()
 
     monkeypatch.setattr(module, "run_or_load", alone)
-    monkeypatch.setattr(module, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     begun = threading.Event()
-    monkeypatch.setattr(panel.training, "show", lambda *told: (begun.set(), said.wait(60)))
+    monkeypatch.setattr(panel.training, "show", lambda *_: (begun.set(), said.wait(60)))
     panel.training.run.click()
     assert begun.wait(60)
     other.training.run.click()
@@ -193,7 +199,7 @@ def test_a_panel_that_is_closed_is_released(store: Store) -> None:
     assert closed() is None
 
 
-def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Store) -> None:
+def test_a_damaged_record_is_left_out_and_reported_and_the_panel_still_works(store: Store) -> None:
     folder = synthetic.put(store, standard(), lambda stage: 50.0)
     (folder / "record.json").write_text("{}")
     panel = AblationPanel(ablation(SMOKE, store))
@@ -204,7 +210,7 @@ def test_a_damaged_record_is_left_out_and_said_and_the_panel_goes_on(store: Stor
     assert "see: python -m clrkit check" in panel.warning.value
 
 
-def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
+def test_an_unreadable_file_is_reported_and_training_still_ends(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for made in (SMOKE.pretrain, with_fields(standard(), {"tap_layer": 0})):
@@ -216,17 +222,17 @@ def test_what_cannot_be_read_is_said_and_training_ends_all_the_same(
     assert "progress.json cannot be read; delete it." in panel.warning.value
     at_end: list[tuple[bool, str]] = []
     training = panel.training
-    monkeypatch.setattr(training, "make", lambda configs: False)
+    monkeypatch.setattr(training, "train", lambda configs: False)
     monkeypatch.setattr(
-        training, "made", lambda: at_end.append((training.stop.disabled, training.status.value))
+        training, "redraw", lambda: at_end.append((training.stop.disabled, training.status.value))
     )
     training.run.click()
     join(panel)
-    assert at_end == [(True, "Stopped; Run goes on from there.")]
+    assert at_end == [(True, "Stopped. Press Run to resume from here.")]
     assert not training.run.disabled
 
 
-def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
+def test_an_unreadable_folder_is_reported_and_the_panel_still_works(
     panel: AblationPanel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(self: Store) -> list[Path]:
@@ -243,21 +249,23 @@ def test_a_folder_that_cannot_be_listed_is_said_and_the_panel_goes_on(
     assert panel.figure.value != before
 
 
-def test_an_error_of_the_kits_is_shown_where_the_figure_is_not_drawn_and_raised(
+def test_an_unexpected_error_is_shown_above_the_figure_and_raised(
     panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "compare", lambda *_: {}["figure"])
     with pytest.raises(KeyError):
         panel.redraw()
     assert "KeyError: " in panel.warning.value
-    assert "The figure is not of these settings." in panel.warning.value
+    assert "The figure does not show these settings." in panel.warning.value
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_makes_is_waited_for_and_said(panel: AblationPanel, store: Store) -> None:
+def test_the_panel_waits_for_a_run_in_another_process_and_reports_it(
+    panel: AblationPanel, store: Store
+) -> None:
     said = threading.Event()
     panel.training.status.observe(
-        lambda change: said.set() if "made by another process" in change["new"] else None, "value"
+        lambda change: said.set() if "in training by another process" in change["new"] else None, "value"
     )
     with working_folder(store.path(SMOKE.pretrain)):
         panel.training.run.click()
@@ -274,7 +282,43 @@ def test_an_error_in_the_thread_is_shown(panel: AblationPanel, store: Store) -> 
     assert not panel.training.run.disabled
 
 
-def test_runs_that_appear_are_seen_at_the_next_move(panel: AblationPanel, store: Store) -> None:
+def test_a_redraw_reads_every_series_once_and_published_numbers_once_in_all(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel.along.value = "temperature"
+    asked: list[str] = []
+    series = Ablation.series
+
+    def noting(lab: Ablation, outcome: str, along: str, **held: Any) -> Series:
+        asked.append(along)
+        return series(lab, outcome, along, **held)
+
+    def refuse(setting: str) -> Any:
+        raise AssertionError(f"what was published about {setting} is read again")
+
+    monkeypatch.setattr(Ablation, "series", noting)
+    monkeypatch.setattr(ablation_figures, "finding", refuse)
+    panel.columns[0].sliders["fraction"].value = 0.1
+    assert asked == ["temperature"]
+    assert "published" in panel.findings.value
+    panel.both.value = True
+    assert asked == ["temperature"] * 3
+
+
+@pytest.mark.slow
+def test_the_figure_is_drawn_once_after_every_run(
+    panel: AblationPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[int] = []
+    monkeypatch.setattr(
+        panel.training, "redraw", lambda: finished.append(len(panel.training.store.folders()))
+    )
+    panel.training.run.click()
+    join(panel)
+    assert finished == [1, 2, 3]
+
+
+def test_new_runs_are_found_at_the_next_redraw(panel: AblationPanel, store: Store) -> None:
     synthetic.put(store, standard(), lambda stage: 50.0)
     panel.redraw()
     assert "1 50.0%" in panel.figure.value

@@ -1,4 +1,4 @@
-"""The labelling panel without a browser: every label is on disk at once, and a new panel goes on there."""
+"""The labelling panel without a browser: every label is on disk at once, and a new panel resumes there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_label_is_on_disk_at_once_and_the_next_image_is_shown(images):
     assert 'alt="image b.png"' in shown.picture.value
 
 
-def test_a_class_is_typed_or_its_number_and_a_new_one_gets_a_button(images):
+def test_a_class_or_its_number_can_be_typed_and_a_new_class_gets_a_button(images):
     shown = panel(images, "cat", "dog")
     for text in ("2", "horse", "  cat ", "3"):
         shown.entry.value = text
@@ -57,7 +57,32 @@ def test_a_class_is_typed_or_its_number_and_a_new_one_gets_a_button(images):
     assert "All 4 have labels" in shown.progress.value
 
 
-def test_a_digit_that_is_a_class_is_the_class(images):
+def test_at_the_end_no_image_is_shown_and_no_label_is_replaced_until_back_is_pressed(images):
+    shown = panel(images, "cat", "dog")
+    for _ in range(4):
+        press(shown, "cat")
+    assert "All images have labels" in shown.picture.value
+    press(shown, "dog")
+    shown.skip.click()
+    shown.entry.value = "dog"
+    assert given(images) == ["cat"] * 4
+    assert "press Back" in shown.status.value
+    shown.back.click()
+    assert 'alt="image d.png, now cat"' in shown.picture.value
+    press(shown, "dog")
+    assert given(images) == ["cat", "cat", "cat", "dog"]
+    assert "All images have labels" in panel(images).picture.value
+
+
+def test_a_finished_panel_goes_back_to_the_last_row_after_a_restart(images):
+    for name in "abcd":
+        set_label(images / "labels.csv", f"{name}.png", "cat", seen="")
+    shown = panel(images)
+    shown.back.click()
+    assert 'alt="image d.png, now cat"' in shown.picture.value
+
+
+def test_a_typed_digit_is_the_class_of_that_name_if_there_is_one(images):
     shown = panel(images, "7", "1")
     assert [each.description for each in shown.buttons.children] == ["7", "1"]
     assert "number" not in shown.entry.placeholder
@@ -66,17 +91,17 @@ def test_a_digit_that_is_a_class_is_the_class(images):
     assert given(images)[:2] == ["1", "2"]
 
 
-def test_a_name_much_like_another_is_remarked(images):
+def test_a_new_name_similar_to_another_is_reported(images):
     shown = panel(images, "horse")
     shown.entry.value = "hosre"
-    assert re.search("A new class, much like horse; Back changes it", shown.status.value)
+    assert re.search("New class, similar to horse; press Back to change it", shown.status.value)
     shown.back.click()
     assert "a.png, now hosre" in shown.progress.value
     press(shown, "horse")
     assert given(images)[0] == "horse"
 
 
-def test_what_is_skipped_comes_again_at_the_end(images):
+def test_a_skipped_image_is_shown_again_at_the_end(images):
     shown = panel(images, "cat")
     shown.skip.click()
     for _ in range(3):
@@ -85,7 +110,7 @@ def test_what_is_skipped_comes_again_at_the_end(images):
     assert 'alt="image a.png"' in shown.picture.value
 
 
-def test_a_new_panel_goes_on_where_the_last_was_with_its_classes(images):
+def test_a_new_panel_resumes_at_the_first_unlabelled_image_with_the_same_classes(images):
     shown = panel(images)
     for text in ("cat", "dog"):
         shown.entry.value = text
@@ -95,7 +120,7 @@ def test_a_new_panel_goes_on_where_the_last_was_with_its_classes(images):
     assert [each.description for each in again.buttons.children] == ["1  cat", "2  dog"]
 
 
-def test_what_another_writes_meanwhile_stays(images):
+def test_labels_written_by_another_process_are_kept(images):
     shown = panel(images, "cat")
     set_label(images / "labels.csv", "b.png", "dog", seen="")
     press(shown, "cat")
@@ -103,7 +128,7 @@ def test_what_another_writes_meanwhile_stays(images):
     assert 'alt="image c.png"' in shown.picture.value
 
 
-def test_what_cannot_be_written_is_said_and_the_image_stays(images, monkeypatch):
+def test_a_failed_write_is_reported_and_the_image_stays(images, monkeypatch):
     shown = panel(images, "cat")
 
     def refuse(*_: object) -> None:
@@ -123,7 +148,7 @@ def labels_of(images: Path) -> dict[str, str]:
     return {row["file"]: row["label"] for row in read_table(images / "labels.csv")}
 
 
-def test_a_label_goes_to_the_image_on_the_screen_in_whatever_order_the_rows_are(images):
+def test_a_label_goes_to_the_image_on_the_screen_even_if_the_rows_were_reordered(images):
     shown = panel(images, "cat")
     rewrite(images, *"dcba")
     press(shown, "cat")
@@ -133,7 +158,7 @@ def test_a_label_goes_to_the_image_on_the_screen_in_whatever_order_the_rows_are(
     assert 'alt="image a.png, now cat"' in shown.picture.value
 
 
-def test_a_broken_image_is_named_can_be_skipped_and_takes_no_label_of_another(images):
+def test_a_broken_image_is_named_and_can_be_skipped_without_taking_a_label(images):
     (images / "b.png").write_bytes(b"no image")
     shown = panel(images, "cat")
     press(shown, "cat")
@@ -147,7 +172,7 @@ def test_a_broken_image_is_named_can_be_skipped_and_takes_no_label_of_another(im
     assert labels_of(images) == {"a.png": "cat", "b.png": "", "c.png": "cat", "d.png": ""}
 
 
-def test_an_image_whose_row_is_gone_takes_no_label_and_the_next_is_shown(images):
+def test_an_image_without_a_row_takes_no_label_and_the_next_one_is_shown(images):
     shown = panel(images, "cat")
     rewrite(images, "c", "d")
     press(shown, "cat")
@@ -157,10 +182,10 @@ def test_an_image_whose_row_is_gone_takes_no_label_and_the_next_is_shown(images)
     rewrite(images)
     for act in (shown.skip.click, shown.back.click, lambda: press(shown, "cat")):
         act()
-        assert "names no image to label" in shown.status.value
+        assert "has no images to label" in shown.status.value
 
 
-def test_of_two_panels_the_second_is_told_what_the_first_wrote(images):
+def test_a_second_panel_does_not_overwrite_a_label_that_it_has_not_shown(images):
     first, second = panel(images, "cat", "dog"), panel(images, "cat", "dog")
     press(first, "cat")
     press(second, "dog")
@@ -171,7 +196,7 @@ def test_of_two_panels_the_second_is_told_what_the_first_wrote(images):
     assert labels_of(images)["a.png"] == "dog"
 
 
-def test_names_and_labels_are_text_not_markup(images):
+def test_names_and_labels_are_escaped(images):
     (images / "a.png").rename(images / "<b>.png")
     text = (images / "labels.csv").read_text().replace("a.png", "<b>.png")
     (images / "labels.csv").write_text(text)
@@ -179,8 +204,8 @@ def test_names_and_labels_are_text_not_markup(images):
     assert "<b>.png" not in shown.picture.value + shown.progress.value.replace("<b>0", "")
 
 
-def test_there_must_be_something_to_label(tmp_path):
-    with pytest.raises(DataError, match="names no image to label; `fit` proposes some"):
+def test_a_csv_without_images_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has no images to label; `fit` proposes some"):
         LabellingPanel(tmp_path, tmp_path / "labels.csv")
 
 

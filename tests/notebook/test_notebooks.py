@@ -79,7 +79,7 @@ def test_a_notebook_is_stored_without_outputs(source: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code(source))
 
 
-def test_the_first_cell_holds_the_parameters_and_they_are_fields(source: Path) -> None:
+def test_the_first_code_cell_holds_the_parameters_and_their_names_are_fields(source: Path) -> None:
     cells = code(source)
     assert [cell.metadata.get("tags") for cell in cells].index(["parameters"]) == 0
     names = {target.id for line in ast.parse(cells[0].source).body for target in line.targets}
@@ -96,7 +96,7 @@ def test_cells_are_short_and_define_nothing(source: Path) -> None:
         assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.While}, cell.source
 
 
-def test_no_notebook_names_an_absolute_path(source: Path) -> None:
+def test_a_notebook_has_no_absolute_path(source: Path) -> None:
     for cell in code(source):
         nodes = list(ast.walk(ast.parse(cell.source)))
         inner = {id(piece) for node in nodes if isinstance(node, ast.JoinedStr) for piece in node.values}
@@ -147,14 +147,14 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "knobs", "message"), WRONG)
-def test_a_parameter_of_another_type_is_refused(name: str, knobs: dict[str, Any], message: str) -> None:
+def test_a_parameter_of_the_wrong_type_is_refused(name: str, knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         prepared(SOURCES[NAMES.index(name)], knobs, cells=2)
 
 
 @pytest.mark.parametrize("make", PRESETS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_runs_of_a_seed_are_the_preset_s_own(make: Callable[[], Preset], seed: int) -> None:
+def test_the_runs_of_a_seed_are_runs_of_the_preset(make: Callable[[], Preset], seed: int) -> None:
     preset = make()
     runs = {*replace(preset, grid=replace(preset.grid, seeds=(seed,))).runs}
     start, one, two, three = (prepared(path, {"preset": preset.name, "seed": seed}) for path in SOURCES[:4])
@@ -162,8 +162,8 @@ def test_the_runs_of_a_seed_are_the_preset_s_own(make: Callable[[], Preset], see
 
 
 @pytest.mark.parametrize("source", SOURCES[:6], ids=NAMES[:6])
-def test_no_network_looks_at_a_whole_part_of_the_images(source: Path) -> None:
-    """A big network takes hours for tens of thousands of images where there is no GPU."""
+def test_networks_are_applied_to_samples_of_the_images_only(source: Path) -> None:
+    """Without a GPU, a big network takes hours for tens of thousands of images."""
     nodes = [node for cell in code(source) for node in ast.walk(ast.parse(cell.source))]
     subsets = set()
     for node in nodes:
@@ -223,7 +223,7 @@ def test_every_notebook_runs_from_the_root_and_shows_figures(executed: Path) -> 
 
 @pytest.mark.notebooks
 @pytest.mark.timeout(600)
-def test_a_panel_is_a_picture_where_nobody_is_and_in_html_too(executed: Path) -> None:
+def test_a_panel_is_a_picture_in_headless_runs_and_in_html(executed: Path) -> None:
     panels = {"01_pretrain": 3, "03_distill": 1, "05_ablations": 1, "07_your_images": 1}
     for name, count in panels.items():
         cells = [cell for cell in code(executed / f"{name}.ipynb") if "controls.show(" in cell.source]
@@ -243,7 +243,9 @@ def test_a_knob_of_plain_papermill_reaches_the_runs(executed: Path) -> None:
 
 @pytest.mark.notebooks
 @pytest.mark.timeout(600)
-def test_a_headless_execution_trains_nothing_again_and_shows_the_same_without_a_trace(executed: Path) -> None:
+def test_a_second_headless_run_trains_nothing_shows_the_same_and_holds_no_machine_path(
+    executed: Path,
+) -> None:
     before = records(executed / "results")
     assert before
     for source, knobs in zip(SOURCES[1:4], ({"temperature": 0.1}, {}, {}), strict=True):
@@ -263,7 +265,7 @@ def test_a_headless_execution_trains_nothing_again_and_shows_the_same_without_a_
         (["-p", "width", "wide"], "width must be a number or None, not 'wide'."),
     ],
 )
-def test_plain_papermill_refuses_what_a_notebook_does_not_take_from_any_folder(
+def test_plain_papermill_refuses_a_wrong_parameter_in_any_folder(
     tmp_path: Path, knobs: list[str], sentence: str
 ) -> None:
     done = papermill(tmp_path, tmp_path / "results", str(SOURCES[1]), "out.ipynb", *knobs)

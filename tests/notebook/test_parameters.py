@@ -1,4 +1,4 @@
-"""A notebook's parameters: what is mistyped or of another type is one sentence."""
+"""A notebook's parameters: a misspelt name or a wrong type is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CALL = "check(globals())"
 
 
 def names(*cells: str, **values: Any) -> dict[str, Any]:
-    """What a notebook holds whose cells were run, the last of which is the present one."""
+    """The globals of a notebook after these cells; the present cell is the last one."""
     return {"In": ["", *cells, CALL], "preset": "mini", "temperature": None, **values}
 
 
 def injected(**values: Any) -> dict[str, Any]:
-    """The same where Papermill set these values."""
+    """The same after Papermill has set these values."""
     lines = [f"{name} = {value!r}" for name, value in values.items()]
     return names(OWN, "\n".join(["# Parameters", *lines, ""]), **values)
 
@@ -28,18 +28,18 @@ def injected(**values: Any) -> dict[str, Any]:
 KINDS: dict[str, Any] = {"preset": str, "temperature": float | None}
 
 
-def test_what_the_notebook_itself_says_is_taken() -> None:
+def test_the_notebooks_own_values_are_accepted() -> None:
     check(names(OWN), **KINDS)
     check({"preset": "mini", "temperature": None}, **KINDS)  # without IPython
 
 
-def test_an_unknown_name_that_papermill_sets_is_refused_with_the_near_one() -> None:
+def test_an_unknown_name_set_by_papermill_is_refused_and_the_nearest_is_suggested() -> None:
     with pytest.raises(ConfigError, match=r"^Unknown parameter 'temprature'; did you mean temperature\?$"):
         check(injected(preset="smoke", temprature=0.1), **KINDS)
 
 
 @pytest.mark.parametrize("cell", ["scratch = 3", "# a note\nscratch = 3", "import os\n%matplotlib inline"])
-def test_other_names_and_cells_of_a_person_s_are_let_alone(cell: str) -> None:
+def test_other_names_and_cells_are_ignored(cell: str) -> None:
     check(names(OWN, cell, scratch=3), **KINDS)
     check(names(OWN, "# Parameters\nscratch = 3", "another = 4", scratch=3, another=4), **KINDS)
 
@@ -57,7 +57,7 @@ def test_other_names_and_cells_of_a_person_s_are_let_alone(cell: str) -> None:
         (list[str], ["cat", "dog"]),
     ],
 )
-def test_values_of_the_type_are_taken(kind: Any, value: Any) -> None:
+def test_values_of_the_right_type_are_accepted(kind: Any, value: Any) -> None:
     check(injected(value=value), preset=str, temperature=float | None, value=kind)
 
 
@@ -80,7 +80,7 @@ def test_values_of_the_type_are_taken(kind: Any, value: Any) -> None:
         (list[str], ("cat",), "a list of texts, not ('cat',)"),
     ],
 )
-def test_a_value_of_another_type_is_refused_in_a_sentence(kind: Any, value: Any, words: str) -> None:
+def test_a_value_of_the_wrong_type_is_refused_in_one_sentence(kind: Any, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=rf"^value must be {re.escape(words)}\.$"):
         check(names(OWN, value=value), **KINDS, value=kind)
 
@@ -93,7 +93,7 @@ def test_a_value_of_another_type_is_refused_in_a_sentence(kind: Any, value: Any,
         (int, "x", "not 'x'."),
     ],
 )
-def test_where_papermill_set_it_the_sentence_says_how_to_pass_the_type(
+def test_for_a_value_from_papermill_the_sentence_explains_how_to_pass_the_type(
     kind: Any, value: Any, hint: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"{re.escape(hint)}$"):

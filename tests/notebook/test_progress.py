@@ -1,4 +1,4 @@
-"""What notebooks show while they work, without a browser: plan, and course of a run."""
+"""What notebooks show while they work: the plan, and the course of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import preset
 from clrkit.notebook import progress
 from clrkit.notebook.illustrations import Picture
-from clrkit.notebook.progress import Course, Interrupted, follow, name_of, plan, told
+from clrkit.notebook.progress import Course, Interrupted, describe_progress, follow, name_of, plan
 from clrkit.results.records import network_name
 from clrkit.runs.run import finish, run_or_load
 from clrkit.runs.store import Progress, Store
@@ -69,11 +69,11 @@ def texts(display: Handle) -> list[str]:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_run_is_named_by_what_sets_it_apart(config: Any, name: str) -> None:
+def test_the_name_of_a_run_has_its_distinguishing_settings(config: Any, name: str) -> None:
     assert name_of(config) == name
 
 
-def test_a_plan_says_what_is_there_and_what_will_be_trained(
+def test_a_plan_lists_cached_partial_and_missing_runs(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = SMOKE.resolve("supervised", fraction=0.1, epochs=6)
@@ -93,7 +93,7 @@ def test_a_plan_says_what_is_there_and_what_will_be_trained(
         "will train, time not known yet",
         "time not known yet",
         "cached",
-        "partial 10%, will go on, about N s",
+        "partial 10%, will resume, about N s",
         "about N s",
     ]
 
@@ -105,19 +105,19 @@ def test_following_a_run_ends_with_the_picture_that_a_cached_run_shows(
     again = follow(SHORT, store)
     first, second = displays
     assert run.folder == again.folder == store.path(SHORT)
-    assert "beginning" in texts(first)[0]
+    assert "starting" in texts(first)[0]
     assert texts(first)[-1] == texts(second)[-1]
     assert f"accuracy {run.metrics['top1']:.1%}" in texts(first)[-1]
 
 
-def test_an_interrupted_run_is_one_line_and_goes_on(
+def test_an_interrupted_run_is_reported_in_one_line_and_can_be_resumed(
     store: Store, displays: list[Handle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
     monkeypatch.setattr(Handle, "update", lambda self, picture: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(
-        Interrupted, match=r"^Stopped, supervised .*; run this cell again and it goes on"
+        Interrupted, match=r"^Stopped, supervised .*\. Run this cell again to resume"
     ) as caught:
         follow(SHORT, store)
     assert caught.value._render_traceback_() == [str(caught.value)]
@@ -128,10 +128,10 @@ def test_an_interrupted_run_is_one_line_and_goes_on(
     assert store.state(SHORT)[0] == "cached"
 
 
-def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() -> None:
+def test_a_course_starts_again_with_another_run_and_keeps_what_was_monitored() -> None:
     course = Course(SHORT)
     config = with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
-    at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # which is no reason to leave the last out
+    at_first, at_last = {"knn": 0.5}, {"knn": 0.5}  # the last step is kept although it is equal
     for step, loss, metrics in ((1, 3.0, {}), (4, 3.0, at_first), (5, 2.0, at_first), (8, 2.0, at_last)):
         course.note(Progress(config, step, 8, loss, 1.0, 1.0, metrics))
     assert (course.steps, course.loss, course.knn) == ([1, 5], [3.0, 2.0], [[4, 0.5], [8, 0.5]])
@@ -139,26 +139,26 @@ def test_a_course_begins_anew_with_another_run_and_keeps_what_was_monitored() ->
     assert (course.config, course.loss, course.knn) == (SHORT, [1.0], [])
 
 
-def test_a_course_that_goes_on_tells_where_it_was_monitored() -> None:
+def test_a_resumed_course_has_the_step_of_the_last_monitoring() -> None:
     course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 2})
     course.note(Progress(config, 7, 8, 2.0, 1.0, 1.0, {"knn": 0.5}))
     assert course.knn == [[4, 0.5]]
 
 
-def test_a_course_has_the_random_weights_and_the_last_step_whatever_is_monitored_between() -> None:
+def test_a_course_always_has_the_random_weights_and_the_last_step() -> None:
     course, config = Course(SMOKE.pretrain), with_fields(SMOKE.pretrain, {"epochs": 4, "monitor_epochs": 3})
     for step, knn in ((1, 0.1), (6, 0.4), (7, 0.4), (8, 0.5)):
         course.note(Progress(config, step, 8, 2.0, 1.0, 1.0, {"knn": knn}))
     assert course.knn == [[0, 0.1], [6, 0.4], [8, 0.5]]
 
 
-def test_a_loss_that_is_not_known_is_no_point_of_the_course() -> None:
+def test_an_unknown_loss_is_not_a_point_of_the_course() -> None:
     course = Course(SHORT)
     for step in (1, 2, 3):
         course.note(Progress(SHORT, step, 4, math.nan, 0.0, math.nan, {}, elsewhere=True))
     assert (course.steps, course.loss) == ([], [])
 
 
-def test_a_run_made_elsewhere_is_said_to_be() -> None:
+def test_a_run_in_another_process_is_reported() -> None:
     progress = Progress(SHORT, 1, 4, math.nan, 0.0, math.nan, {}, elsewhere=True)
-    assert told(progress).endswith("seed 0: 25%, made by another process; waiting for it")
+    assert describe_progress(progress).endswith("seed 0: 25%, in training by another process; waiting for it")

@@ -25,7 +25,6 @@ from clrkit.experiments.presets import preset
 from clrkit.notebook import (
     embedding_map,
     illustrations,
-    illustrations_images,
     illustrations_losses,
     playground,
     publish,
@@ -44,7 +43,7 @@ SOURCES = [path for path in notebooks(ROOT / "notebooks") if own_dataset(path) i
 SMOKE = preset("smoke")
 NAME = "00_start.ipynb"
 PIXELS = "iVBORw0KGgo="
-SHOWING = (illustrations, illustrations_images, illustrations_losses, embedding_map, playground)
+SHOWING = (illustrations, illustrations_losses, embedding_map, playground)
 MARKS = ("Images", "height width", "side side")  # in the annotations of what takes images
 
 
@@ -97,7 +96,7 @@ def test_no_cell_shows_images_that_is_tagged_as_showing_none(source: Path) -> No
 
 def test_the_scan_knows_what_takes_images() -> None:
     assert {"illustrations.image_rows", "playground.augmentation", "embedding_map.embedding_map"} < takers()
-    assert not {"illustrations.similarities", "illustrations.embeddings"} & takers()
+    assert not {"illustrations.course", "illustrations.embeddings"} & takers()
 
 
 # What stays of them

@@ -41,6 +41,7 @@ from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
 from clrkit.notebook import illustrations
+from clrkit.notebook.illustrations_losses import teacher_and_student
 from clrkit.notebook.lab import TrainingControls
 from clrkit.results import curves
 from clrkit.results.claims import evaluate
@@ -314,9 +315,10 @@ def test_class_names_are_drawn_as_they_are() -> None:
     assert drawing._repr_png_()[0]
     shown = {label.get_text() for label in drawing.figure.axes[0].get_xticklabels()}
     assert shown == set(HOSTILE)
-    images = np.zeros((count, 3, 8, 8))
+    images = torch.zeros(count, 3, 8, 8)
     assert illustrations.image_rows({"": images}, "", titles=HOSTILE).png()
-    assert illustrations.soft_targets(images[0], {"a": np.ones(count) / count}, HOSTILE, "").png()
+    logits = torch.zeros(count)
+    assert teacher_and_student(images[0], logits, logits, 0, HOSTILE, temperature=1.0).png()
     points = np.random.RandomState(0).rand(2 * count, 2)
     assert illustrations.embeddings(
         {"a": points}, np.arange(2 * count) % count, HOSTILE, "t", HOSTILE[0]
@@ -351,12 +353,12 @@ def test_an_index_shows_what_records_say_as_text(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_panel_is_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = TrainingControls(Store(tmp_path / "results", "smoke"), made=lambda: None)
+    training = TrainingControls(Store(tmp_path / "results", "smoke"), redraw=lambda: None)
 
     def fail(configs: list[Stage]) -> bool:
         raise ConfigError("<img src=x onerror=alert(1)>")
 
-    monkeypatch.setattr(training, "make", fail)
+    monkeypatch.setattr(training, "train", fail)
     training.work([])
     assert training.status.value == "&lt;img src=x onerror=alert(1)&gt;"
 

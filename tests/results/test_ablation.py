@@ -11,12 +11,12 @@ import pytest
 import synthetic
 
 from clrkit.config import Distill, Finetune, Stage
-from clrkit.experiments.fields import with_fields
 from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import FACTORS
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule
 from clrkit.experiments.presets import preset
-from clrkit.notebook.ablation_figures import as_published, compare, crossed, found, side_by_side
+from clrkit.notebook.ablation_figures import as_published, compare, crossed, findings_table, side_by_side
 from clrkit.results import ablation as ablations
 from clrkit.results.ablation import Ablation, ablation, leads_by_more
 from clrkit.results.style import FigureWithData
@@ -138,7 +138,7 @@ def test_a_layer_the_head_does_not_have_is_neither_recorded_nor_missing(lab: Abl
 
 def test_a_point_is_the_mean_over_seeds_with_its_standard_error(lab: Ablation, store: Store) -> None:
     put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0]})
-    drawing = compare(lab, "finetuned", "tap_layer", [{}])
+    drawing = compare(lab, [lab.series("finetuned", "tap_layer")])
     (cell,) = drawing.data.to_dict("records")
     assert (cell["value"], cell["mean"], cell["seeds"]) == (1, pytest.approx(60), 3)
     assert cell["stderr"] == pytest.approx(10 / 3**0.5)
@@ -147,7 +147,7 @@ def test_a_point_is_the_mean_over_seeds_with_its_standard_error(lab: Ablation, s
 
 def test_markers_are_hollow_where_seeds_are_missing(lab: Ablation, store: Store) -> None:
     put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0], 2: [40.0, 44.0]})
-    drawing = compare(lab, "finetuned", "tap_layer", [{}])
+    drawing = compare(lab, [lab.series("finetuned", "tap_layer")])
     assert hollow(drawing) == [(2, 42), (0, 0.0), (3, 0.0)]  # the latter on the axis
 
 
@@ -220,7 +220,7 @@ def test_a_student_stands_beside_its_teacher(lab: Ablation, store: Store) -> Non
         config = with_fields(EXPERIMENT.distill, {"seed": seed, "network.width": 0.5})
         assert isinstance(config, Distill)
         synthetic.put(store, config, lambda stage: level[stage.name])
-    data = compare(refreshed(lab), "distilled", "distill_temperature", [{}]).data
+    data = compare(lab, [refreshed(lab).series("distilled", "distill_temperature")]).data
     assert data.set_index("line")["mean"].to_dict() == pytest.approx(
         {"distilled student": 80.0, "its teacher": 70.0}
     )
@@ -228,14 +228,22 @@ def test_a_student_stands_beside_its_teacher(lab: Ablation, store: Store) -> Non
 
 def test_two_points_stand_side_by_side_on_one_scale_under_what_differs(lab: Ablation, store: Store) -> None:
     put_along(lab, store, "finetuned", "tap_layer", {1: [50.0, 60.0, 70.0]})
-    drawing = compare(lab, "finetuned", "tap_layer", [{"fraction": 0.01}, {"fraction": 0.1, "tap_layer": 2}])
+    drawing = compare(
+        lab,
+        [
+            lab.series("finetuned", "tap_layer", **held)
+            for held in ({"fraction": 0.01}, {"fraction": 0.1, "tap_layer": 2})
+        ],
+    )
     one, other = drawing.figure.axes
     assert [axes.get_title(loc="left") for axes in (one, other)] == [
         "A: label fraction 1%",
         "B: label fraction 10%",
     ]
     assert one.get_ylim() == other.get_ylim()
-    same = compare(lab, "finetuned", "tap_layer", [{}, {"label_weight": 0.5}])  # of no effect
+    same = compare(  # the label weight has no effect
+        lab, [lab.series("finetuned", "tap_layer", **held) for held in ({}, {"label_weight": 0.5})]
+    )
     assert same.figure.axes[1].get_title(loc="left") == "B, the same as A"
 
 
@@ -255,7 +263,7 @@ def test_crossed_settings_are_lines_and_panels_of_what_is_recorded(lab: Ablation
 
 
 def test_an_ablation_without_records_draws_what_is_missing(lab: Ablation) -> None:
-    drawing = compare(lab, "finetuned", "fraction", [{"tap_layer": 0}])
+    drawing = compare(lab, [lab.series("finetuned", "fraction", tap_layer=0)])
     assert hollow(drawing) == [(0, 0.0), (1, 0.0)]
     assert "nothing is recorded, 6 runs missing" in drawing.alt
     assert lab.says(lab.series("finetuned", "fraction")) == "Nothing is recorded here."
@@ -383,7 +391,7 @@ def test_damaged_runs_are_left_out_and_named_until_they_are_whole(lab: Ablation,
 
 
 def test_what_the_paper_found_stands_beside_and_says_where(lab: Ablation) -> None:
-    text = found(lab, "distilled", "temperature", "label_weight").data
+    text = findings_table(lab, "distilled", "temperature", "label_weight").data
     assert "(SimCLR, Table 5). For small batches" in text
     assert "(SimCLRv2, Table 2, as recalled). | Nothing is recorded here. |" in text
 

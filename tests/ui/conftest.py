@@ -1,4 +1,4 @@
-"""A JupyterLab of its own, driven in Chromium. Skipped where Playwright or the browser is missing.
+"""A separate JupyterLab, driven in Chromium. Skipped if Playwright or the browser is missing.
 
 JupyterLab serves 127.0.0.1 behind a token, in a folder of the test's; nothing else is asked of the network.
 """
@@ -65,7 +65,7 @@ def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 
 @pytest.fixture
 def page(browser: Any, lab: Lab, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A tall page in a context of its own; a failed test's report says what the browser saw."""
+    """A tall page in a new context; the report of a failed test shows what the browser saw."""
     context = browser.new_context(viewport={"width": 1280, "height": 2400})
     page = context.new_page()
     events: list[str] = []

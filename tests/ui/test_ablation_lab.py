@@ -26,7 +26,7 @@ def panel(page: Any) -> Any:
 
 
 def figure(page: Any) -> Any:
-    """The picture of own records: another `src` for every new one."""
+    """The picture of own records; every new one has another `src`."""
     return panel(page).locator("img.clrkit-figure").first
 
 
@@ -39,7 +39,7 @@ def button(page: Any, name: str) -> Any:
 
 
 def status(page: Any) -> Any:
-    """What is said of training; the line before it says what is damaged."""
+    """The status line of training; the one before it reports damaged records."""
     return panel(page).get_by_role("status").last
 
 
@@ -50,7 +50,7 @@ def seconds_until_redrawn(page: Any, act: Callable[[], None]) -> float:
     return time.monotonic() - begun
 
 
-def test_a_slider_redraws_and_run_makes_the_missing_records_once(
+def test_a_slider_redraws_and_run_trains_the_missing_runs_once(
     notebook: Opener, page: Any, lab: Lab, screenshot: Screenshot
 ) -> None:
     book = notebook("05_ablations", preset="smoke", temperature=0.3)
@@ -72,14 +72,16 @@ def test_a_slider_redraws_and_run_makes_the_missing_records_once(
     times = {path: path.stat().st_mtime_ns for path in made}
     book.run_all(restart=True)
     seconds_until_redrawn(page, lambda: slider(page, "A temperature").press("ArrowRight"))
-    expect(button(page, "Nothing is missing")).to_be_disabled()  # what was made is found, none is made anew
+    expect(button(page, "Nothing is missing")).to_be_disabled()  # finished runs are found again
     assert {path: path.stat().st_mtime_ns for path in lab.records("finetune")} == times
 
 
-def test_everything_has_a_name_and_a_story_needs_no_mouse(
+def test_every_control_has_a_name_and_can_be_used_by_keyboard(
     notebook: Opener, page: Any, lab: Lab, screenshot: Screenshot
 ) -> None:
-    book = notebook("05_ablations", preset="mini", temperature=0.3)  # which the reference does not have
+    book = notebook(
+        "05_ablations", preset="mini", temperature=0.3
+    )  # a value that the reference does not have
     book.run_all()
     for role in ("combobox", "checkbox", "slider", "button"):
         for control in panel(page).get_by_role(role).all():

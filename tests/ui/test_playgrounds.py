@@ -25,17 +25,17 @@ def panel_of(page: Any, control: Any) -> Any:
 
 
 def move(page: Any, slider: Any) -> None:
-    """By a key; the panel's picture changes, and the words below are the picture's."""
+    """Press a key: the picture changes, and the text below is its alt text."""
     figure = panel_of(page, slider).locator("img.clrkit-figure")
-    before, told = figure.get_attribute("src"), figure.get_attribute("alt")
+    before, text = figure.get_attribute("src"), figure.get_attribute("alt")
     slider.press("ArrowRight")
     expect(figure).not_to_have_attribute("src", before)
-    expect(figure).not_to_have_attribute("alt", told)
+    expect(figure).not_to_have_attribute("alt", text)
     expect(panel_of(page, slider).get_by_role("status")).to_have_text(figure.get_attribute("alt"))
 
 
 def point_at_the_map(page: Any) -> Any:
-    """The image pointed at and its six neighbours are shown, and no others; returns the map."""
+    """Only the image pointed at and its six neighbours are shown; returns the map."""
     plane = page.frame_locator("iframe[title*='images in the plane']").locator("svg")
     expect(plane.locator(".hint")).to_be_visible()
     plane.locator(".point > circle").last.hover()  # which no other covers

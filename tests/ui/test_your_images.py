@@ -1,4 +1,4 @@
-"""The labelling panel in a real JupyterLab, by mouse and keyboard: labels are on disk, a restart goes on."""
+"""The labelling panel in a real JupyterLab, by mouse and keyboard: labels are on disk, a restart resumes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ expect = sync_api.expect
 pytestmark = pytest.mark.ui
 
 CELL = """from pathlib import Path
-from clrkit import controls, label_file, labelling
+from clrkit.notebook import controls, labelling_panel
+from clrkit.own_images.label_csv import read_table
 root = Path({root!r})
-still = labelling.proposals(root, label_file.read_table(root / "labels.csv"))
-controls.show(labelling.LabellingPanel(root, root / "labels.csv").box, still)"""
+still = labelling_panel.proposals(root, read_table(root / "labels.csv"))
+controls.show(labelling_panel.LabellingPanel(root, root / "labels.csv").box, still)"""
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def opened(page: Any, lab: Lab, own: Path) -> Notebook:
     return Notebook(page, lab, "labelling.ipynb")
 
 
-def test_images_are_labelled_by_keyboard_and_mouse_and_a_restart_goes_on(
+def test_images_are_labelled_by_keyboard_and_mouse_and_a_restart_resumes(
     page: Any, lab: Lab, own: Path, screenshot: Any
 ) -> None:
     book = opened(page, lab, own)
