@@ -1,4 +1,4 @@
-"""Commands that take a model away: export it as files that need no clrkit, and name what is in images."""
+"""Commands for using a model elsewhere: export it, and classify images with it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clrkit.cli.options import AddCommand, UsageError
 from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clrkit.export.predict import Prediction
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-Command = Callable[[argparse.Namespace], int]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one
 
 
-def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+def add(command: AddCommand) -> None:
     """Add these commands to the parser that `command` makes parsers for."""
     exported = command(
         "export", export_model, "Write a model as ONNX, torch.export and safetensors, with a model card."
     )
     exported.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of a model")
-    about = "folder to write (default exports/ and the name of the run)"
+    about = "folder to write (default: exports/ and the name of the run)"
     exported.add_argument("--out", type=Path, metavar="DIR", help=about)
-    about = "pixels, for a model folder that does not say it"
-    exported.add_argument("--image_size", "--image-size", type=int, help=about)
-    predicted = command("predict", predict, "Name what is in images, with probabilities.")
+    about = "side of the images in pixels, for a model folder without it"
+    exported.add_argument("--image_size", "--image-size", type=int, metavar="N", help=about)
+    predicted = command("predict", predict, "Classify images, with probabilities.")
     about = "folder of an export (runs without PyTorch), of a finished run, or of a model"
     predicted.add_argument("model", type=Path, metavar="MODEL", help=about)
-    about = "image files, and folders that are searched with all below them"
+    about = "image files, and folders to search with their subfolders"
     predicted.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help=about)
-    about = "classes to tell of each image (default 2)"
+    about = "classes to show per image (default 2)"
     predicted.add_argument("--top", type=int, default=2, metavar="K", help=about)
     written = predicted.add_mutually_exclusive_group()
-    written.add_argument("--csv", metavar="FILE", help="write a CSV in place of the table; - for the screen")
-    written.add_argument("--json", metavar="FILE", help="write JSON in place of the table; - for the screen")
+    written.add_argument("--csv", metavar="FILE", help="write a CSV instead of the table; - for the screen")
+    written.add_argument("--json", metavar="FILE", help="write JSON instead of the table; - for the screen")
 
 
 def export_model(options: argparse.Namespace) -> int:
-    """Write the folder, then tell what is in it."""
+    """Write the export and print its contents."""
     from clrkit.cli.progress import aligned
     from clrkit.export.export import export
 
@@ -57,14 +57,14 @@ def export_model(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print or write what is found; 1 where a file could not be read, which is told in a line of its own."""
+    """Print or write the predictions; return 1 if a file could not be read, after a line that names it."""
     from clrkit.cli.progress import ProgressLine
     from clrkit.export.predict import image_files, open_classifier, predictions
 
     if place := options.csv or options.json:
         refuse_target(place)
     if options.top < 1:
-        raise ConfigError(f"--top must be at least 1, not {options.top}.")
+        raise UsageError(f"--top must be at least 1, not {options.top}.")
     classifier, files = open_classifier(options.model), image_files(options.images)
     top, found, progress = min(options.top, len(classifier.classes)), [], ProgressLine()
     widths = [max(len(shown(name)) for name in ("file", *files))]
@@ -93,30 +93,26 @@ def line(cells: Sequence[str], widths: Sequence[int]) -> None:
 
 
 def say(text: str) -> None:
-    """Print at once.
-
-    Raises:
-        ConfigError: where it leads to a file that cannot take it.
-    """
+    """Print at once. Raises ConfigError if the output cannot be written."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at exit
         raise ConfigError(f"The output cannot be written: {error.strerror}.") from None
 
 
 def shown(name: str) -> str:
-    """A name as a text, whatever bytes a file is called by."""
+    """A file name that can be printed, whatever its bytes."""
     from clrkit.data.folders import UNSHOWABLE
 
     return UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", name)
 
 
 def as_csv(found: Sequence[Prediction], top: int) -> str:
-    """Columns file, class, probability, class_2, probability_2 and so on, and what is wrong with an image."""
+    """Columns file, class, probability, class_2, probability_2, ..., problem."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     ends = ["", *(f"_{place}" for place in range(2, top + 1))]
@@ -129,12 +125,12 @@ def as_csv(found: Sequence[Prediction], top: int) -> str:
 
 
 def harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula: an apostrophe before what would begin one (OWASP)."""
+    """A name that no spreadsheet takes for a formula: an apostrophe comes before it (OWASP)."""
     return f"'{text}" if (text := shown(name)).startswith(FORMULA) else text
 
 
 def as_json(found: Sequence[Prediction], top: int) -> str:
-    """A list of objects: `file`, `classes` that have `class` and `probability`, and `problem` (a text)."""
+    """A list of objects: `file`, `classes` (each `class` and `probability`), and `problem` (a text)."""
     content = [
         {
             "file": shown(each.file),
@@ -147,21 +143,23 @@ def as_json(found: Sequence[Prediction], top: int) -> str:
 
 
 def refuse_target(place: str) -> None:
-    """Raise ConfigError, before any work is done, where a file cannot be written."""
+    """Raise UsageError if a file cannot be written, before any work is done."""
     path = Path(place)
-    why = "there is no such folder" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
+    why = (
+        "its folder does not exist" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
+    )
     if place != "-" and why:
-        raise ConfigError(f"{place} cannot be written: {why}.")
+        raise UsageError(f"{place} cannot be written: {why}.")
 
 
 def write(place: str, text: str) -> None:
-    """To a file, whole or not at all, or for - to the screen."""
+    """Write a file atomically, or print for -."""
     from clrkit.files import write_atomically
 
     if place == "-":
         return say(text)
     path = Path(place).resolve()
-    special = path.exists() and not path.is_file()  # a device or a pipe is no file to replace
+    special = path.exists() and not path.is_file()  # a device or a pipe, which cannot be replaced
     try:
         if special:
             path.write_text(text, encoding="utf-8")

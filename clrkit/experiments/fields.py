@@ -2,14 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from clrkit.config import KINDS, Config, Stage, from_dict, known, to_dict
+from clrkit.config import KINDS, STAGES, Config, Stage, from_dict, known, to_dict
 from clrkit.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
+Path = tuple[str, ...]  # of field names, from a stage to a field
+
+
+@dataclass(frozen=True)
+class Place:
+    """A field of a chain of stages.
+
+    Attributes:
+        path: leads to it from the last stage of the chain.
+        stage: the stage that it belongs to.
+        names: what each stage and group on the way may be called, the last stage first.
+    """
+
+    path: Path
+    stage: str
+    names: tuple[tuple[str, ...], ...]
+
+    @property
+    def address(self) -> str:
+        """The stage and the field, as `finetune.epochs`."""
+        return f"{self.stage}.{self.path[-1]}"
+
+    def is_called(self, parts: list[str]) -> bool:
+        """Whether a dotted name ends in this field and names stages and groups on the way to it, in order."""
+        way = iter(self.names)
+        return parts[-1] == self.path[-1] and all(any(part in names for names in way) for part in parts[:-1])
+
+    def is_of(self, parts: list[str]) -> bool:
+        """Whether a dotted name names the field's own stage."""
+        return any(self.stage in names for part in parts[:-1] for names in self.names if part in names)
+
+
+def places(stage: Stage) -> list[Place]:
+    """Every field of a chain of stages, those of the last stage first."""
+    return sorted(places_in(stage, stage, (), ((stage.name,),)), key=lambda place: len(place.path))
+
+
+def places_in(node: Config, stage: Stage, path: Path, names: tuple[tuple[str, ...], ...]) -> Iterator[Place]:
+    for name in field_names(node):
+        value = getattr(node, name)
+        if isinstance(value, Stage):
+            called = (value.name,) if name == value.name else (value.name, name)
+            yield from places_in(value, value, (*path, name), (*names, called))
+        elif isinstance(value, Config):
+            yield from places_in(value, stage, (*path, name), (*names, (name,)))
+        else:
+            yield Place((*path, name), stage.name, names)
+
+
+def address(stage: Stage, name: str) -> Path:
+    """Path to the only field of a chain that `name` can mean: `epochs`, `finetune.epochs`, `teacher.epochs`.
+
+    Raises ConfigError for a name that several fields have, naming all, or that none has, naming the nearest.
+    """
+    parts = name.split(".")
+    found = [place for place in places(stage) if place.is_called(parts)]
+    found = [place for place in found if place.is_of(parts)] or found
+    if len(found) > 1:
+        meant = " or ".join(place.address for place in found)
+        raise ConfigError(f"{name} means {meant} here; write one of them.")
+    if found:
+        return found[0].path
+    if owners := {place.stage: 0 for kind in STAGES for place in places(kind()) if place.is_called(parts)}:
+        raise ConfigError(f"{name} is a field of {' and '.join(owners)}, not of {stage.name}.")
+    return locate(stage, name)  # a group of fields, or unknown
 
 
 def locate(config: Config, name: str) -> tuple[str, ...]:
@@ -52,10 +117,11 @@ def value_at(config: Config, path: tuple[str, ...]) -> Any:
     return config
 
 
-def with_fields(config: C, settings: Mapping[str, Any]) -> C:
+def with_fields(config: C, settings: Mapping[str, Any], find: Callable[[C, str], Path] = locate) -> C:
     """A copy with single fields changed by name; a text is read as the field's type, None changes nothing.
 
-    `seed` is set along the whole chain; any other name goes to the nearest stage that has it.
+    `seed` is set along the whole chain. Any other name goes to the nearest stage that has it, or, with
+    `find=address`, is refused if several stages have it.
     Raises ConfigError naming an unknown field or an impossible value.
     """
     values = to_dict(config)
@@ -66,7 +132,7 @@ def with_fields(config: C, settings: Mapping[str, Any]) -> C:
         if name == "seed":
             paths = [(*path, "seed") for path, node in walk(config) if isinstance(node, Stage)]
         else:
-            paths = [locate(config, name)]
+            paths = [find(config, name)]
         for path in paths:
             inner = values
             for step in path[:-1]:

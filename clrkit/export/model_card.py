@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clrkit.cli.models import in_words
 from clrkit.config import (
     Augmentation,
     Distill,
@@ -20,7 +19,7 @@ from clrkit.config import (
 from clrkit.data.folders import UNSHOWABLE
 from clrkit.data.images import WHOLE
 from clrkit.evaluate import interval
-from clrkit.export.source import ModelSource
+from clrkit.export.source import ModelSource, describe_model
 from clrkit.results.records import DATASETS, network_name
 from clrkit.results.table import Table, duration, verbatim
 
@@ -74,7 +73,7 @@ def card(origin: ModelSource, table: Table) -> str:
 
 def title(origin: ModelSource) -> str:
     given = f"{len(origin.classes):,} classes" if origin.classes else "features"
-    return f"{in_words(origin.model.config).partition(',')[0]}: {given}" + (
+    return f"{describe_model(origin.model.config).partition(',')[0]}: {given}" + (
         f" of {dataset(origin)}" if origin.stage else ""
     )
 
@@ -98,7 +97,7 @@ def what(origin: ModelSource) -> str:
     how = trained[type(origin.stage)] if origin.stage else "not trained by clrkit, or without its record"
     if isinstance(origin.stage, Finetune) and origin.stage.fraction == 1 and not origin.stage.label_list:
         how = how.replace("few labels", "all labels")
-    return f"{in_words(origin.model.config)}; {parameters:,} parameters; {how}."
+    return f"{describe_model(origin.model.config)}; {parameters:,} parameters; {how}."
 
 
 def use(origin: ModelSource) -> str:

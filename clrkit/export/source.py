@@ -10,7 +10,8 @@ from typing import Any
 from clrkit import config as configs
 from clrkit.config import Stage, stage_class
 from clrkit.errors import ConfigError
-from clrkit.model import Model
+from clrkit.model import Model, ModelConfig
+from clrkit.results.records import network_name
 from clrkit.runs.checksums import read_sums
 from clrkit.runs.model_files import DESCRIPTION, RECORD, ModelError, read_classes, read_model
 from clrkit.runs.store import read_json, read_object
@@ -120,3 +121,11 @@ def described_size(folder: Path) -> int | None:
     about = (read_json(folder / DESCRIPTION) or {}).get("about")
     size = about.get("image_size") if isinstance(about, dict) else None
     return size if isinstance(size, int) else None
+
+
+def describe_model(model: ModelConfig) -> str:
+    """Network, head and classifier in words."""
+    head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"
+    tapped = f"head layer {model.tap_layer}" if model.tap_layer else "the encoder's output"
+    classifier = f"{model.classes:,} classes on {tapped}" if model.classes else "no classifier"
+    return f"{network_name(configs.to_dict(model.network))}, {head}, {classifier}"

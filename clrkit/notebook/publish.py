@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from clrkit.cli.progress import ProgressLine, describe
 from clrkit.errors import reason
 from clrkit.experiments.ablation_settings import with_ablations
+from clrkit.experiments.describe import describe
 from clrkit.experiments.grid import Preset
 from clrkit.files import HOUR, discard_left_over
 from clrkit.notebook.papermill import NotebookError, execute, executed_whole, notebooks, own_dataset
@@ -50,7 +50,7 @@ NAMED = 10  # missing runs that are named one by one
 INDEX, REPORT = "INDEX.md", "report.html"
 
 
-def publish(preset: Preset, store: Store) -> str:
+def publish(preset: Preset, store: Store, show: Callable[[str], None] = lambda text: None) -> str:
     """Execute the notebooks, draw figures and index; returns how the numbers compare with the reference.
 
     A notebook is executed anew where it, its library or the runs are younger than the executed copy, or the
@@ -61,7 +61,7 @@ def publish(preset: Preset, store: Store) -> str:
         NotebookError: for a notebook that fails.
     """
     with publishing(store):
-        execute_notebooks(preset, store)
+        execute_notebooks(preset, store, show)
     index, verdict = draw(preset, store)
     return f"{verdict}; see {index}"
 
@@ -88,16 +88,16 @@ def publishing(store: Store) -> Iterator[None]:
         raise RunError(f"{error.filename or store.results} cannot be written: {reason(error)}.") from None
 
 
-def execute_notebooks(preset: Preset, store: Store) -> None:
+def execute_notebooks(preset: Preset, store: Store, show: Callable[[str], None] = lambda text: None) -> None:
     """Those of the preset that are not up to date. Raises NotebookError for one that fails."""
-    line, folder = ProgressLine(), store.folder / "notebooks"
+    folder = store.folder / "notebooks"
     youngest = max(youngest_run(preset, store), *map(modified, sources()))
     whole = {name for name, digest in sums_of(folder).items() if is_whole(folder / name, digest)}
     for source in notebooks_of(preset):
         target = folder / source.name
         if target.name in whole and up_to_date(source, target, youngest):
             continue
-        line.show(f"notebook {source.name}", always=True)
+        show(f"notebook {source.name}")
         try:
             execute(source, target, {"preset": preset.name}, store.results)
         except NotebookError:
@@ -106,7 +106,6 @@ def execute_notebooks(preset: Preset, store: Store) -> None:
                 write_sums(folder, [target.name], sums_of(folder))
             raise
         write_sums(folder, [target.name], sums_of(folder))
-    line.clear()
 
 
 def notebooks_of(preset: Preset) -> list[Path]:

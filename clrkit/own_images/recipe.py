@@ -8,9 +8,9 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from clrkit.cli.progress import duration
 from clrkit.config import Augmentation, Data, Distill, Finetune, Network, Pretrain
 from clrkit.errors import ConfigError
+from clrkit.experiments.describe import duration
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.presets import adamw
 from clrkit.own_images.scan import FolderScan

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clrkit.cli.progress import ProgressLine, SweepLine
 from clrkit.config import Stage, to_dict
 from clrkit.data.datasets import fingerprint, prepare
 from clrkit.device import available_cores
 from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import RESULTS_VARIABLE
+from clrkit.runs.status import SweepStatus
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
 from clrkit.scale.local_workers import missing, run_all, runs_at_once
@@ -121,28 +121,29 @@ def make_runs(
     device: str,
     stopped: Sequence[int],
     cluster: Cluster | None = None,
+    show: Callable[[str], None] = lambda text: None,
 ) -> bool:
-    """Make the missing runs, showing a progress line; False if `stopped` fills before the end."""
-    show = ProgressLine().show
+    """Make the missing runs, showing where they stand; False if `stopped` fills before the end."""
     for images in dict.fromkeys(stage.images for stage in stages):
         fingerprint(images, show)
     store.find_all(complete(stages))  # a damaged one is named before anything is trained
     todo = missing(stages, store)
     if not todo:
+        show("")
         print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
         return True
     for images in dict.fromkeys(stage.images for stage in todo):
         prepare(images, show)
     on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
     at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
-    line, made = SweepLine(todo, store, at_once), True
+    status, made = SweepStatus(todo, store, at_once), True
     with closing(run_all(stages, store, workers, device, cluster)) as news:
         for progress in news:
             if stopped:
                 made = False
                 break
-            line.show(progress)
-        line.clear()
+            show(status.text(progress))
+    show("")
     if made:
-        print(f"{len(todo)} runs made in {line.elapsed()}.", file=sys.stderr)
+        print(f"{len(todo)} runs made in {status.elapsed()}.", file=sys.stderr)
     return made

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from clrkit.cli.progress import describe
 from clrkit.config import Stage
 from clrkit.errors import ConfigError
+from clrkit.experiments.describe import describe
 from clrkit.runs.store import Progress, RunError, Store, partial_of, progress_noted, unused
 from clrkit.scale.local_workers import runs_at_once
 
