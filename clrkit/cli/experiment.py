@@ -10,20 +10,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from clrkit.cli.options import (
-    FIELDS_HELP,
-    AddCommand,
-    UsageError,
-    add_device,
-    add_fields,
-    resolved,
-    stage_name,
-)
-from clrkit.config import STAGES, Stage
+from clrkit.cli.options import AddCommand, UsageError, add_device, add_option, add_stage, resolved
+from clrkit.config import Stage
 from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.grid import Preset
-from clrkit.experiments.presets import PRESETS, preset
+from clrkit.experiments.presets import preset
 
 if TYPE_CHECKING:
     from clrkit.cli.progress import ProgressLine
@@ -38,54 +30,40 @@ MOST_PARENTS = 3  # that are named before they are trained
 def add(command: AddCommand, arguments: Sequence[str]) -> None:
     """Add these commands to the parser that `command` makes parsers for."""
     planned = command("plan", show_plan, "List the runs of a preset: finished, still to train, and how long.")
-    planned.add_argument("--json", action="store_true", help="one object per run")
+    add_option(planned, "json", "one object per run", action="store_true")
     run = command("run", run_stage, "Train one stage and the stages it builds on; resume where it stopped.")
     add_stage(run, arguments)
     add_minutes(run)
     add_device(run)
     whole = command("reproduce", reproduce, "Train all runs, execute the notebooks, draw figures, compare.")
     for made in (planned, whole):
-        made.add_argument("--ablations", action="store_true", help="include the runs of the ablation lab")
+        add_option(made, "ablations", "include the runs of the ablation lab", action="store_true")
     add_workers(whole)
     add_minutes(whole)
     add_device(whole)
     command("figures", draw_figures, "Draw figures, tables and INDEX.md from the records, without training.")
     claimed = command("claims", show_claims, "Check the paper's claims against the records.")
-    claimed.add_argument("--json", action="store_true", help="one object per claim")
+    add_option(claimed, "json", "one object per claim", action="store_true")
     cleaned = command("clean", clean, "Delete partial runs; with --all, all your results of the preset.")
     cleaned.add_argument(
         "--all", action="store_true", help="also delete finished runs, figures and notebooks"
     )
 
 
-def add_stage(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Add a stage and the options of its fields, with the defaults of the preset in the arguments."""
-    names = [stage.name for stage in STAGES]
-    parser.add_argument("stage", type=stage_name, choices=names, metavar="STAGE", help=", ".join(names))
-    parser.usage = "%(prog)s [OPTION ...] STAGE [OPTION ...]"
-    words = [word for each in arguments for word in each.split("=", 1)]
-    asked = words[words.index("--preset") + 1 :][:1] if "--preset" in words else []
-    shown = asked[0] if asked and asked[0] in [make.__name__ for make in PRESETS] else "mini"
-    add_fields(parser, preset(shown))
-    parser.epilog = FIELDS_HELP.format(preset=shown)
-
-
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options for training several runs at once."""
     about = "runs at a time (default: one per core, or one on a GPU; on SLURM, as many as it takes)"
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help=about)
+    add_option(parser, "workers", about, type=int, default=0, metavar="N")
     about = "train each run as a job: of SLURM, or of this machine to try it out (docs/sweeps.md)"
-    parser.add_argument("--cluster", choices=("slurm", "local"), help=about)
+    add_option(parser, "cluster", about, choices=("slurm", "local"))
     about = "a submitit parameter of the jobs, such as slurm_partition=gpu; repeatable"
-    parser.add_argument(
-        "--cluster_set", "--cluster-set", action="append", default=[], metavar="NAME=VALUE", help=about
-    )
+    add_option(parser, "cluster_set", about, action="append", default=[], metavar="NAME=VALUE")
 
 
 def add_minutes(parser: argparse.ArgumentParser) -> None:
     """Add the option that limits the time of a command."""
     about = "stop after this time with exit status 75 and all states saved; the same command resumes"
-    parser.add_argument("--minutes", type=minutes, default=0.0, metavar="X", help=about)
+    add_option(parser, "minutes", about, type=minutes, default=0.0, metavar="X")
 
 
 def minutes(text: str) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit.cli.options import AddCommand, UsageError
+from clrkit.cli.options import AddCommand, UsageError, add_option
 from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ def add(command: AddCommand) -> None:
     )
     exported.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of a model")
     about = "folder to write (default: exports/ and the name of the run)"
-    exported.add_argument("--out", type=Path, metavar="DIR", help=about)
+    add_option(exported, "out", about, type=Path, metavar="DIR")
     about = "side of the images in pixels, for a model folder without it"
-    exported.add_argument("--image_size", "--image-size", type=int, metavar="N", help=about)
+    add_option(exported, "image_size", about, type=int, metavar="N")
     predicted = command("predict", predict, "Classify images, with probabilities.")
     about = "folder of an export (runs without PyTorch), of a finished run, or of a model"
     predicted.add_argument("model", type=Path, metavar="MODEL", help=about)
     about = "image files, and folders to search with their subfolders"
     predicted.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help=about)
     about = "classes to show per image (default 2)"
-    predicted.add_argument("--top", type=int, default=2, metavar="K", help=about)
+    add_option(predicted, "top", about, type=int, default=2, metavar="K")
     written = predicted.add_mutually_exclusive_group()
     written.add_argument("--csv", metavar="FILE", help="write a CSV instead of the table; - for the screen")
     written.add_argument("--json", metavar="FILE", help="write JSON instead of the table; - for the screen")
@@ -143,13 +143,13 @@ def as_json(found: Sequence[Prediction], top: int) -> str:
 
 
 def refuse_target(place: str) -> None:
-    """Raise UsageError if a file cannot be written, before any work is done."""
+    """Raise ConfigError if a file cannot be written, before any work is done."""
     path = Path(place)
     why = (
         "its folder does not exist" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
     )
     if place != "-" and why:
-        raise UsageError(f"{place} cannot be written: {why}.")
+        raise ConfigError(f"{place} cannot be written: {why}.")
 
 
 def write(place: str, text: str) -> None:

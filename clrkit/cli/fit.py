@@ -7,10 +7,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clrkit.cli.options import AddCommand, UsageError, add_device, add_fields, add_results, refuse_repeated
+from clrkit.cli.options import (
+    AddCommand,
+    UsageError,
+    add_device,
+    add_fields,
+    add_option,
+    add_results,
+    paths_of,
+)
 from clrkit.config import Distill, Stage
-from clrkit.errors import ConfigError
-from clrkit.experiments.fields import address
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     from clrkit.runs.store import Progress, Run, Store
 
 BUDGET = 50
-STUDENT = {"student_width": "distill.width", "student_depth": "distill.depth"}
 WHOLE_CHAIN = ("seed", "flip")  # fields that hold in every stage
 EPILOG = (
     "Fields of the recipe are options as of `run distill`: --pretrain.epochs 50, --image_size 48, "
@@ -33,36 +38,29 @@ def add(command: AddCommand) -> None:
     made = command("fit", fit, about)
     made.epilog = EPILOG
     made.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images (or zip, tar)")
-    made.add_argument("--name", help="name of the results (default: that of the folder)")
+    add_option(made, "name", "name of the results (default: that of the folder)")
     add_results(made)
     about = "CSV of labels, with columns file and label (default: labels.csv in FOLDER)"
-    made.add_argument("--labels", type=Path, metavar="CSV", help=about)
+    add_option(made, "labels", about, type=Path, metavar="CSV")
     about = f"number of labelled images to reach; missing ones are proposed (default {BUDGET})"
-    made.add_argument("--budget", type=int, default=BUDGET, metavar="N", help=about)
-    made.add_argument("--classes", default="", help="names of all classes, separated by commas")
+    add_option(made, "budget", about, type=int, default=BUDGET, metavar="N")
+    add_option(made, "classes", "names of all classes, separated by commas", default="")
     about = "without a CSV, take class folders as labels (default true)"
-    names = ("--folders_are_labels", "--folders-are-labels")
-    made.add_argument(*names, choices=("true", "false"), default="true", help=about)
-    for option, about in (("width", "channel multiplier of the student"), ("depth", "layers of the student")):
-        made.add_argument(f"--student_{option}", f"--student-{option}", help=about)
+    add_option(made, "folders_are_labels", about, choices=("true", "false"), default="true")
+    add_option(made, "student_width", "channel multiplier of the student", metavar="X")
+    add_option(made, "student_depth", "layers of the student", metavar="N")
     add_device(made)
-    add_fields(made, None)
+    add_fields(made)
 
 
 def recipe_fields(options: argparse.Namespace) -> dict[str, str]:
     """The fields that were given, by their paths in the chain. Raises UsageError."""
-    student = {name: options.__dict__[option] for option, name in STUDENT.items()}
+    student = {"distill.width": options.student_width, "distill.depth": options.student_depth}
     given = {name: text for name, text in student.items() if text is not None}
-    chain = Distill()
-    try:
-        refuse_repeated(chain, [name for name in (*given, *options.fields) if name not in WHOLE_CHAIN])
-        given |= options.fields
-        return {
-            name if name in WHOLE_CHAIN else ".".join(address(chain, name)): text
-            for name, text in given.items()
-        }
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
+    whole = {name: text for name, text in options.fields.items() if name in WHOLE_CHAIN}
+    single = [name for name in (*given, *options.fields) if name not in whole]
+    paths = paths_of(Distill(), single)
+    return whole | {".".join(path): (given | options.fields)[name] for name, path in paths.items()}
 
 
 def fit(options: argparse.Namespace) -> int:

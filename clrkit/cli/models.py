@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrkit import config as configs
-from clrkit.cli.options import AddCommand, UsageError, add_device
+from clrkit.cli.options import AddCommand, UsageError, add_device, add_option
 from clrkit.config import known
 from clrkit.errors import ConfigError
 
@@ -30,23 +30,23 @@ def add(command: AddCommand) -> None:
     imported.add_argument("checkpoint", type=Path, metavar="PATH", help=about)
     imported.add_argument("folder", type=Path, metavar="OUT", help="model folder to write")
     about = "head layer under the classifier (default 0, the encoder's output; see docs/checkpoints.md)"
-    imported.add_argument("--tap_layer", "--tap-layer", type=int, metavar="N", help=about)
+    add_option(imported, "tap_layer", about, type=int, metavar="N")
     about = "selective-kernel ratio, if the variables do not show it (depth 18 or 34 with a CIFAR stem)"
-    imported.add_argument("--sk_ratio", "--sk-ratio", type=float, metavar="X", help=about)
-    imported.add_argument("--ema", action="store_true", help="take the weights of the momentum encoder")
+    add_option(imported, "sk_ratio", about, type=float, metavar="X")
+    add_option(imported, "ema", "take the weights of the momentum encoder", action="store_true")
     evaluated = command("evaluate", evaluate_model, "Measure a model with the official evaluation view.")
     about = "model folder, or the folder of a finished run"
     evaluated.add_argument("model", type=Path, metavar="MODEL", help=about)
     about = f"data set: {', '.join(SIDES)} or folder"
-    evaluated.add_argument("--dataset", required=True, metavar="NAME", help=about)
+    add_option(evaluated, "dataset", about, required=True, metavar="NAME")
     about = "folder of its images; for ImageNet, the one that contains val"
-    evaluated.add_argument("--root", default="", metavar="DIR", help=about)
+    add_option(evaluated, "root", about, default="", metavar="DIR")
     about = "pixels (default: the data set's usual size, or the model's)"
-    evaluated.add_argument("--image_size", "--image-size", type=int, metavar="N", help=about)
+    add_option(evaluated, "image_size", about, type=int, metavar="N")
     about = "bicubic resize of TensorFlow 2 or 1 (default tf2)"
-    evaluated.add_argument("--resize", choices=("tf2", "tf1"), default="tf2", help=about)
+    add_option(evaluated, "resize", about, choices=("tf2", "tf1"), default="tf2")
     add_device(evaluated)
-    evaluated.add_argument("--json", action="store_true", help="one JSON object, with accuracies from 0 to 1")
+    add_option(evaluated, "json", "one JSON object, with accuracies from 0 to 1", action="store_true")
 
 
 def import_official(options: argparse.Namespace) -> int:

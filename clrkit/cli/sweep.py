@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from clrkit.cli.experiment import (
     add_minutes,
-    add_stage,
     add_workers,
     announce,
     chosen_cluster,
@@ -21,7 +20,7 @@ from clrkit.cli.experiment import (
     opened,
     status_of,
 )
-from clrkit.cli.options import AddCommand, add_device, resolved
+from clrkit.cli.options import AddCommand, add_device, add_option, add_stage, resolved
 from clrkit.config import Augmentation, Data, Stage
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import preset
@@ -45,7 +44,7 @@ def add(command: AddCommand, arguments: Sequence[str]) -> None:
     """Add the command to the parser that `command` makes parsers for."""
     made = command("sweep", sweep, ABOUT)
     add_stage(made, arguments)
-    made.add_argument("--json", action="store_true", help="one object per run instead of the table")
+    add_option(made, "json", "one object per run instead of the table", action="store_true")
     add_workers(made)
     add_minutes(made)
     add_device(made)

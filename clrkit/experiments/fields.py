@@ -59,20 +59,25 @@ def places_in(node: Config, stage: Stage, path: Path, names: tuple[tuple[str, ..
             yield Place((*path, name), stage.name, names)
 
 
+def called(name: str, stage: Stage) -> list[Place]:
+    """The fields of a chain that a name can mean, those of the stage in the name first of all."""
+    parts = name.split(".")
+    found = [place for place in places(stage) if place.is_called(parts)]
+    return [place for place in found if place.is_of(parts)] or found
+
+
 def address(stage: Stage, name: str) -> Path:
     """Path to the only field of a chain that `name` can mean: `epochs`, `finetune.epochs`, `teacher.epochs`.
 
     Raises ConfigError for a name that several fields have, naming all, or that none has, naming the nearest.
     """
-    parts = name.split(".")
-    found = [place for place in places(stage) if place.is_called(parts)]
-    found = [place for place in found if place.is_of(parts)] or found
+    found = called(name, stage)
     if len(found) > 1:
         meant = " or ".join(place.address for place in found)
         raise ConfigError(f"{name} means {meant} here; write one of them.")
     if found:
         return found[0].path
-    if owners := {place.stage: 0 for kind in STAGES for place in places(kind()) if place.is_called(parts)}:
+    if owners := {place.stage: 0 for kind in STAGES for place in called(name, kind())}:
         raise ConfigError(f"{name} is a field of {' and '.join(owners)}, not of {stage.name}.")
     return locate(stage, name)  # a group of fields, or unknown
 

@@ -78,7 +78,7 @@ def test_the_command_can_be_told_that_folders_are_no_labels(tmp_path, capsys, mo
     root = write(tmp_path / "own", *each("2023-01", "2023-02"))
     said = []
     for told in ("true", "false"):
-        assert main(["fit", str(root), "--folders_are_labels", told, "--no_such_field", "1"]) == 1
+        assert main(["fit", str(root), "--folders_are_labels", told, "--fraction", "1"]) == 1
         said.append("taken for classes" in capsys.readouterr().out)
     assert said == [True, False]
 
