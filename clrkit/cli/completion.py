@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from clrkit.cli.options import AddCommand
 from clrkit.config import STAGES
 from clrkit.experiments.fields import places
 
+ABOUT = 'Print a completion script for `clrkit`: eval "$(clrkit completion bash)".'
 BASH = """\
 _clrkit() {{
-    local words="{commands}" word="${{COMP_WORDS[COMP_CWORD]}}" last="${{COMP_WORDS[COMP_CWORD-1]}}"
-    case "${{COMP_WORDS[1]}}" in
+    local words="{commands}"
+    (( COMP_CWORD > 1 )) && case "${{COMP_WORDS[1]}} ${{COMP_WORDS[COMP_CWORD-1]}}" in
 {cases}
     esac
-    (( COMP_CWORD == 1 )) && words="{commands}"
-    case "${{COMP_WORDS[1]}} $last" in
-{values}
-    esac
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
 }}
 complete -o default -F _clrkit clrkit
 """
-ABOUT = 'Print a completion script for `clrkit`: eval "$(clrkit completion bash)".'
+START = {"bash": "", "zsh": "autoload -U bashcompinit && bashcompinit\n"}  # zsh runs the script of bash
 
 
 def add(command: AddCommand, parser: argparse.ArgumentParser) -> None:
@@ -35,62 +32,42 @@ def add(command: AddCommand, parser: argparse.ArgumentParser) -> None:
 
 
 def completion(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Print the script; zsh runs that of bash."""
-    commands = commands_of(parser)
+    """Print the script."""
+    (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    values = {name: values_by_option(each) for name, each in commands.choices.items()}
     if options.shell == "fish":
-        print("\n".join(fish(commands)))
+        print("\n".join(fish(values)))
         return 0
-    cases = [
-        f'        {name}) words="{" ".join([*options_of(each), *positional_values(each)])}";;'
-        for name, each in commands.items()
-    ]
-    values = [
-        f'        "{name} {option}") words="{" ".join(texts)}";;'
-        for name, each in commands.items()
-        for option, texts in options_of(each).items()
-        if texts
-    ]
-    start = "autoload -U bashcompinit && bashcompinit\n" if options.shell == "zsh" else ""
-    names = " ".join(commands)
-    print(start + BASH.format(commands=names, cases="\n".join(cases), values="\n".join(values)), end="")
+    cases = []
+    for name, found in values.items():
+        cases += [f'"{name} {option}") words="{" ".join(texts)}"' for option, texts in found.items() if texts]
+        cases.append(f'"{name} "*) words="{" ".join(found)}"')
+    indented = "\n".join(f"        {case};;" for case in cases)
+    print(START[options.shell] + BASH.format(commands=" ".join(values), cases=indented), end="")
     return 0
 
 
-def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-    return dict(commands.choices)
+def values_by_option(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """The words that can follow a command, and the values that can follow each of them."""
+    found: dict[str, list[str]] = {}
+    for action in parser._actions:
+        braces = re.fullmatch(r"{(.*)}", str(action.metavar))
+        values = list(map(str, action.choices or ())) or (braces[1].split(",") if braces else [])
+        if not action.option_strings:
+            found |= {value: [] for value in values}
+        elif action.help != argparse.SUPPRESS:
+            found[action.option_strings[-1 if action.option_strings[0] == "-h" else 0]] = values
+    if parser.get_default("fields") is not None:
+        for address in sorted({place.address for kind in STAGES for place in places(kind())}):
+            found.setdefault(f"--{address}", found.get(f"--{address.partition('.')[2]}", []))
+    return found
 
 
-def options_of(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
-    """One spelling of every option with the values it can have, and the fields with their stages."""
-    found = {
-        next(text for text in action.option_strings if text.startswith("--")): values_of(action)
-        for action in parser._actions
-        if action.option_strings and action.help != argparse.SUPPRESS
-    }
-    if parser.get_default("fields") is None:
-        return found
-    addresses = {place.address for kind in STAGES for place in places(kind())}
-    return {f"--{text}": found.get(f"--{text.partition('.')[2]}", []) for text in sorted(addresses)} | found
-
-
-def positional_values(parser: argparse.ArgumentParser) -> list[str]:
-    return [text for each in parser._actions if not each.option_strings for text in values_of(each)]
-
-
-def values_of(action: argparse.Action) -> list[str]:
-    """The values of an option: its choices, or those in the braces of its help."""
-    braces = re.fullmatch(r"{(.*)}", action.metavar if isinstance(action.metavar, str) else "")
-    return (
-        [str(each) for each in action.choices] if action.choices else braces[1].split(",") if braces else []
-    )
-
-
-def fish(commands: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
+def fish(commands: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
+    """The lines of the script for fish."""
     yield f"complete -c clrkit -n __fish_use_subcommand -f -a '{' '.join(commands)}'"
-    for name, parser in commands.items():
-        start = f"complete -c clrkit -n '__fish_seen_subcommand_from {name}'"
-        for option, texts in options_of(parser).items():
-            yield f"{start} -l {option[2:]}" + (f" -x -a '{' '.join(texts)}'" if texts else "")
-        if values := positional_values(parser):
-            yield f"{start} -a '{' '.join(values)}'"
+    for name, found in commands.items():
+        for word, values in found.items():
+            what = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+            only = f" -x -a '{' '.join(values)}'" if values else ""
+            yield f"complete -c clrkit -n '__fish_seen_subcommand_from {name}' {what}{only}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
 import os
 import sys
@@ -61,35 +62,33 @@ def predict(options: argparse.Namespace) -> int:
     from clrkit.cli.progress import ProgressLine
     from clrkit.export.predict import image_files, open_classifier, predictions
 
-    if place := options.csv or options.json:
-        refuse_target(place)
+    place = options.csv or options.json or "-"
+    refuse_target(place)
     if options.top < 1:
         raise UsageError(f"--top must be at least 1, not {options.top}.")
     classifier, files = open_classifier(options.model), image_files(options.images)
     top, found, progress = min(options.top, len(classifier.classes)), [], ProgressLine()
-    widths = [max(len(shown(name)) for name in ("file", *files))]
-    widths += [max(len(shown(name)) for name in ("runner-up", *classifier.classes)), len("probability")] * top
-    if not place:
-        line(["file", "class", "probability", *(["runner-up", "probability"] * (top - 1))], widths)
     for prediction in predictions(classifier, files):
         found.append(prediction)
         if prediction.problem:
             progress.clear()
             print(f"clrkit: {shown(prediction.problem)}", file=sys.stderr)
-        elif not place:
-            cells = [text for label, share in prediction.found[:top] for text in (label, f"{share:.1%}")]
-            line([prediction.file, *cells], widths)
-        if place and progress.live:
-            progress.show(f"predict: {len(found):,} of {len(files):,} images")
-    if place:
-        progress.clear()
-        write(place, (as_csv if options.csv else as_json)(found, top))
+        if progress.live:
+            progress.show(f"predict: {len(found):,} of {len(files):,} images", len(found) / len(files))
+    progress.clear()
+    write(place, (as_csv if options.csv else as_json if options.json else as_table)(found, top))
     return 1 if any(prediction.problem for prediction in found) else 0
 
 
-def line(cells: Sequence[str], widths: Sequence[int]) -> None:
-    """Print a row of the table."""
-    say("  ".join(map(str.ljust, map(shown, cells), widths)).rstrip() + "\n")
+def as_table(found: Sequence[Prediction], top: int) -> str:
+    """Aligned columns: file, class, probability, runner-up, probability, ..., without unreadable files."""
+    from clrkit.cli.progress import aligned
+
+    rows = [["file", "class", "probability", *(["runner-up", "probability"] * (top - 1))]]
+    for each in found:
+        pairs = [(shown(label), f"{share:.1%}") for label, share in each.found[:top]]
+        rows += [[shown(each.file), *itertools.chain(*pairs)]] if pairs else []
+    return "".join(f"{line}\n" for line in aligned(rows))
 
 
 def say(text: str) -> None:
@@ -119,8 +118,7 @@ def as_csv(found: Sequence[Prediction], top: int) -> str:
     rows.writerow(["file", *(f"{name}{end}" for end in ends for name in ("class", "probability")), "problem"])
     for each in found:
         pairs = [(harmless(label), f"{share:.6f}") for label, share in each.found[:top]] or [("", "")] * top
-        values = [value for pair in pairs for value in pair]
-        rows.writerow([harmless(each.file), *values, harmless(each.problem)])
+        rows.writerow([harmless(each.file), *itertools.chain(*pairs), harmless(each.problem)])
     return text.getvalue()
 
 
@@ -145,23 +143,20 @@ def as_json(found: Sequence[Prediction], top: int) -> str:
 def refuse_target(place: str) -> None:
     """Raise ConfigError if a file cannot be written, before any work is done."""
     path = Path(place)
-    why = (
-        "its folder does not exist" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
-    )
-    if place != "-" and why:
+    if place != "-" and (path.is_dir() or not path.parent.is_dir()):
+        why = "it is a folder" if path.is_dir() else "its folder does not exist"
         raise ConfigError(f"{place} cannot be written: {why}.")
 
 
 def write(place: str, text: str) -> None:
-    """Write a file atomically, or print for -."""
+    """Write a file atomically, or print for -. Raises ConfigError if it cannot be written."""
     from clrkit.files import write_atomically
 
     if place == "-":
         return say(text)
     path = Path(place).resolve()
-    special = path.exists() and not path.is_file()  # a device or a pipe, which cannot be replaced
     try:
-        if special:
+        if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())
