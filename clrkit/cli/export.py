@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import itertools
-import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clrkit.cli.options import AddCommand, UsageError, add_option
 from clrkit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from clrkit.export.predict import Prediction
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one
+from clrkit.experiments.describe import aligned
 
 
 def add(command: AddCommand) -> None:
@@ -46,7 +36,6 @@ def add(command: AddCommand) -> None:
 
 def export_model(options: argparse.Namespace) -> int:
     """Write the export and print its contents."""
-    from clrkit.cli.progress import aligned
     from clrkit.export.export import export
 
     out = options.out or Path("exports") / options.run.resolve().name
@@ -61,6 +50,7 @@ def predict(options: argparse.Namespace) -> int:
     """Print or write the predictions; return 1 if a file could not be read, after a line that names it."""
     from clrkit.cli.progress import ProgressLine
     from clrkit.export.predict import image_files, open_classifier, predictions
+    from clrkit.export.prediction_text import as_csv, as_json, as_table, shown
 
     place = options.csv or options.json or "-"
     refuse_target(place)
@@ -80,17 +70,6 @@ def predict(options: argparse.Namespace) -> int:
     return 1 if any(prediction.problem for prediction in found) else 0
 
 
-def as_table(found: Sequence[Prediction], top: int) -> str:
-    """Aligned columns: file, class, probability, runner-up, probability, ..., without unreadable files."""
-    from clrkit.cli.progress import aligned
-
-    rows = [["file", "class", "probability", *(["runner-up", "probability"] * (top - 1))]]
-    for each in found:
-        pairs = [(shown(label), f"{share:.1%}") for label, share in each.found[:top]]
-        rows += [[shown(each.file), *itertools.chain(*pairs)]] if pairs else []
-    return "".join(f"{line}\n" for line in aligned(rows))
-
-
 def say(text: str) -> None:
     """Print at once. Raises ConfigError if the output cannot be written."""
     try:
@@ -101,43 +80,6 @@ def say(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at exit
         raise ConfigError(f"The output cannot be written: {error.strerror}.") from None
-
-
-def shown(name: str) -> str:
-    """A file name that can be printed, whatever its bytes."""
-    from clrkit.data.folders import UNSHOWABLE
-
-    return UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", name)
-
-
-def as_csv(found: Sequence[Prediction], top: int) -> str:
-    """Columns file, class, probability, class_2, probability_2, ..., problem."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    ends = ["", *(f"_{place}" for place in range(2, top + 1))]
-    rows.writerow(["file", *(f"{name}{end}" for end in ends for name in ("class", "probability")), "problem"])
-    for each in found:
-        pairs = [(harmless(label), f"{share:.6f}") for label, share in each.found[:top]] or [("", "")] * top
-        rows.writerow([harmless(each.file), *itertools.chain(*pairs), harmless(each.problem)])
-    return text.getvalue()
-
-
-def harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula: an apostrophe comes before it (OWASP)."""
-    return f"'{text}" if (text := shown(name)).startswith(FORMULA) else text
-
-
-def as_json(found: Sequence[Prediction], top: int) -> str:
-    """A list of objects: `file`, `classes` (each `class` and `probability`), and `problem` (a text)."""
-    content = [
-        {
-            "file": shown(each.file),
-            "classes": [{"class": shown(label), "probability": share} for label, share in each.found[:top]],
-            "problem": shown(each.problem),
-        }
-        for each in found
-    ]
-    return json.dumps(content, indent=1) + "\n"
 
 
 def refuse_target(place: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Sequence
 from time import monotonic
 
 from tqdm import tqdm
@@ -53,9 +52,3 @@ class ProgressLine:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, with every column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -1,8 +1,9 @@
-"""Put runs and times into words."""
+"""Put runs and times into words, and words into columns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from clrkit.config import Stage
 
@@ -30,3 +31,9 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, with every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from clrkit.cli.progress import ProgressLine, aligned
+from clrkit.cli.progress import ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -48,7 +48,3 @@ def test_a_terminal_has_one_line_with_a_bar_that_is_cleared(monkeypatch: pytest.
     line.show("again")
     assert terminal.getvalue().endswith("again")
     line.clear()
-
-
-def test_columns_are_as_wide_as_their_widest_cell() -> None:
-    assert aligned([("a", "bb"), ("ccc", "d")]) == ["a    bb", "ccc  d"]
