@@ -193,16 +193,15 @@ def show_plan(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train the missing runs of a preset, then publish the results."""
-    from clrkit.cli.progress import ProgressLine
+    from clrkit.cli.progress import ProgressLine, make_runs
     from clrkit.notebook.publish import publish
-    from clrkit.runs import reproduce as whole
     from clrkit.runs.signals import STOPPING, catch_signals
 
     chosen, store = opened(options)
     cluster, line = chosen_cluster(options), ProgressLine()
     runs = with_ablations(chosen, options.ablations)
     with catch_signals(*STOPPING, until=deadline(options)) as stopped:
-        if not whole.make_runs(runs, store, options.workers, options.device, stopped, cluster, line.show):
+        if not make_runs(runs, store, options.workers, options.device, stopped, cluster):
             return status_of(stopped)
     verdict = publish(chosen, store, line.show)
     line.clear()

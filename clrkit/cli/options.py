@@ -76,11 +76,13 @@ def add_option(parser: argparse.ArgumentParser, name: str, help: str, **settings
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the folder of results."""
     about = "folder of results (default results)"
     add_option(parser, "results", about, type=Path, default=Path("results"), metavar="DIR")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the device."""
     add_option(parser, "device", "auto, cpu, cuda or mps (default auto)", default="auto")
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import closing
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+from clrkit.config import Stage
+
+if TYPE_CHECKING:
+    from clrkit.runs.store import Store
+    from clrkit.scale.slurm import Cluster
 
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 
@@ -52,3 +61,43 @@ class ProgressLine:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def make_runs(
+    stages: Sequence[Stage],
+    store: Store,
+    workers: int,
+    device: str,
+    stopped: Sequence[int],
+    cluster: Cluster | None = None,
+) -> bool:
+    """Train the missing runs, with a progress line; return False if `stopped` fills before the end."""
+    from clrkit.data.datasets import fingerprint, prepare
+    from clrkit.device import available_cores
+    from clrkit.runs.reproduce import complete
+    from clrkit.runs.status import SweepStatus
+    from clrkit.scale.local_workers import missing, run_all, runs_at_once
+
+    line = ProgressLine()
+    for images in dict.fromkeys(stage.images for stage in stages):
+        fingerprint(images, line.show)
+    store.find_all(complete(stages))  # raises for a damaged run before anything is trained
+    todo = missing(stages, store)
+    for images in dict.fromkeys(stage.images for stage in todo):
+        prepare(images, line.show)
+    line.clear()
+    if not todo:
+        print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
+        return True
+    on_slurm = cluster is not None and cluster.kind == "slurm"  # which decides how many run at once
+    at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
+    status = SweepStatus(todo, store, at_once)
+    with closing(run_all(stages, store, workers, device, cluster)) as news:
+        for progress in news:
+            if stopped:
+                line.clear()
+                return False
+            line.show(status.text(progress), len(status.done) / len(todo))
+    line.clear()
+    print(f"{len(todo)} runs made in {status.elapsed()}.", file=sys.stderr)
+    return True

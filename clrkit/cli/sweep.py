@@ -43,9 +43,8 @@ def add(command: AddCommand, arguments: Sequence[str]) -> None:
 
 def sweep(options: argparse.Namespace) -> int:
     """Train the runs of a grid, then print their results."""
-    from clrkit.cli.progress import ProgressLine
+    from clrkit.cli.progress import ProgressLine, make_runs
     from clrkit.results.sweep_table import beside_reference, sweep_table
-    from clrkit.runs.reproduce import make_runs
     from clrkit.runs.signals import STOPPING, catch_signals
     from clrkit.runs.status import missing_parents
 
@@ -56,7 +55,7 @@ def sweep(options: argparse.Namespace) -> int:
     check_all(stages, store, line)
     announce(missing_parents([stage for stage in stages if not store.find(stage)], store))
     with catch_signals(*STOPPING, until=deadline(options)) as stopped:
-        if not make_runs(stages, store, options.workers, options.device, stopped, cluster, line.show):
+        if not make_runs(stages, store, options.workers, options.device, stopped, cluster):
             return status_of(stopped)
     made = [(settings, found(stage, store)) for stage, settings in points.items()]
     if options.json:

@@ -116,7 +116,8 @@ def subconfigs(config: Config) -> list[tuple[str, Config]]:
     return [(name, value) for name, value in values if isinstance(value, Config)]
 
 
-def value_at(config: Config, path: tuple[str, ...]) -> Any:
+def value_at(config: Config, path: Path) -> Any:
+    """The value of the field that a path leads to."""
     for name in path:
         config = getattr(config, name)
     return config

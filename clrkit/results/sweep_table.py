@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-
-import numpy as np
+from math import sqrt
+from statistics import fmean, stdev
 
 from clrkit.config import Augmentation, Data, from_dict, stage_class
 from clrkit.experiments.describe import aligned
 from clrkit.experiments.presets import preset
 from clrkit.results.comparison import NOT_RUN, compare, summary_line
 from clrkit.results.records import records_to_frame
-from clrkit.results.statistics import standard_error
 from clrkit.results.table import decimal
 from clrkit.results.tables import cells_table
 from clrkit.runs.store import Run, Store
@@ -72,5 +71,5 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
 
 def spread(values: Sequence[float], decimals: int) -> str:
     """A mean, with its standard error if there are several values."""
-    mean = decimal(float(np.mean(values)), decimals)
-    return f"{mean} ± {decimal(standard_error(np.array(values)), decimals)}" if len(values) > 1 else mean
+    mean = decimal(fmean(values), decimals)
+    return f"{mean} ± {decimal(stdev(values) / sqrt(len(values)), decimals)}" if len(values) > 1 else mean

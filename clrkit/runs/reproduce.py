@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clrkit.config import Stage, to_dict
-from clrkit.data.datasets import fingerprint, prepare
-from clrkit.device import available_cores
 from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.notebook.papermill import RESULTS_VARIABLE
-from clrkit.runs.status import SweepStatus
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch
-from clrkit.scale.local_workers import missing, run_all, runs_at_once
-
-if TYPE_CHECKING:
-    from clrkit.scale.slurm import Cluster
 
 
 def project_root() -> Path:
@@ -112,38 +103,3 @@ def plan(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def make_runs(
-    stages: Sequence[Stage],
-    store: Store,
-    workers: int,
-    device: str,
-    stopped: Sequence[int],
-    cluster: Cluster | None = None,
-    show: Callable[[str], None] = lambda text: None,
-) -> bool:
-    """Make the missing runs, showing where they stand; False if `stopped` fills before the end."""
-    for images in dict.fromkeys(stage.images for stage in stages):
-        fingerprint(images, show)
-    store.find_all(complete(stages))  # a damaged one is named before anything is trained
-    todo = missing(stages, store)
-    if not todo:
-        show("")
-        print(f"All {len(complete(stages))} runs are there; nothing is trained.", file=sys.stderr)
-        return True
-    for images in dict.fromkeys(stage.images for stage in todo):
-        prepare(images, show)
-    on_slurm = cluster is not None and cluster.kind == "slurm"  # how many it takes is not known
-    at_once = workers or (available_cores() if on_slurm else runs_at_once(device))
-    status, made = SweepStatus(todo, store, at_once), True
-    with closing(run_all(stages, store, workers, device, cluster)) as news:
-        for progress in news:
-            if stopped:
-                made = False
-                break
-            show(status.text(progress))
-    show("")
-    if made:
-        print(f"{len(todo)} runs made in {status.elapsed()}.", file=sys.stderr)
-    return made

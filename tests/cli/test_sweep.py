@@ -47,7 +47,7 @@ def test_a_comma_in_a_path_is_a_part_of_it() -> None:
 def test_a_run_that_is_gone_at_the_end_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("clrkit.runs.reproduce.make_runs", lambda *_: True)
+    monkeypatch.setattr("clrkit.cli.progress.make_runs", lambda *_: True)
     assert run("pretrain", "--seed", "0,1", results=tmp_path) == 1
     path = Store(tmp_path, "smoke").path(SMOKE.pretrain)
     assert f"clrkit: {path} was deleted during the sweep" in capsys.readouterr().err

@@ -513,7 +513,7 @@ def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, m
     monkeypatch.setattr("clrkit.cli.fit.make", lambda *_: None)
     monkeypatch.setattr(place, lambda *_: signal.raise_signal(number))
     assert main(["fit", str(images), "--results", str(tmp_path / "results")]) == 130
-    assert "stopped; what was done is kept" in capsys.readouterr().err
+    assert "stopped; finished steps are kept" in capsys.readouterr().err
     assert signal.getsignal(number) is before
 
 

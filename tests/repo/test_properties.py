@@ -27,10 +27,10 @@ from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import value_at, with_fields
 from clrkit.experiments.presets import preset
-from clrkit.runs import reproduce
 from clrkit.runs import run as making
 from clrkit.runs.keys import key
 from clrkit.runs.store import Run, RunError, Store, partial_of, read_run, write_run_sums
+from clrkit.scale import local_workers
 
 T = TypeVar("T")
 
@@ -321,7 +321,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         place = tmp_path_factory.mktemp("sandbox")
         patched.chdir(place)
         patched.setattr(making, "run_or_load", made_elsewhere)
-        patched.setattr(reproduce, "run_all", made_elsewhere)
+        patched.setattr(local_workers, "run_all", made_elsewhere)
         patched.setattr(socket.socket, "connect", unreachable)
         yield place
 
