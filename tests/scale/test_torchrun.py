@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_from_where_it_was(undisturbed, tmp_path, fault):
     assert process.returncode != 0
     (partial,) = tmp_path.glob("smoke/runs/*.partial")
     step = json.loads((partial / "progress.json").read_text())["step"]
-    assert said.count("clrkit: stopped; what was done is kept") == 1, said
+    assert said.count("clrkit: stopped; finished steps are kept") == 1, said
     assert step > 0
     status, said = launch(tmp_path)
     assert status == 0, said
