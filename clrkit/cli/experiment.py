@@ -129,9 +129,11 @@ def run_stage(options: argparse.Namespace) -> int:
         if first:
             announce(missing_parents([stage], store))
     status = train(stage, store, options, line)
-    if status or not first:
+    if status:
         return status
-    run = cached or find(stage, store)
+    run = cached or find(stage, store)  # all processes ask together
+    if not first:
+        return 0
     assert run is not None
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     print(f"{'cached' if cached else 'done'}: {run.folder} ({metrics})")
