@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,29 +23,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit status: 0, 1 for an error, 2 for a wrong command line, 75 at the end of --minutes, 130 if
     stopped by a signal.
     """
-    begun, options = monotonic(), argparse.Namespace(command="")
+    words = sys.argv[1:] if arguments is None else arguments
+    options, begun, refusal = argparse.Namespace(command=""), monotonic(), None
     try:
-        options = make_parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
-        options.begun = begun
+        options = make_parser(words).parse_args(words)
+    except UsageError as error:
+        refusal = error
+    try:
         with processes(options), needs_extra(options.command):
+            if refusal:
+                raise refusal  # here, so that one process of several prints it
+            options.begun = begun
             status: int = options.do(options)
             return status
-    except UsageError as error:
-        if first_process():
-            print(f"clrkit: {error}", file=sys.stderr)
-        return 2
     except ConfigError as error:
         print(f"clrkit: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return experiment.interrupted(options.command in RESUMABLE)
     except BrokenPipeError:
         return 0
-
-
-def first_process() -> bool:
-    """True in the process that reports a wrong command line."""
-    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextmanager
@@ -60,7 +56,7 @@ def processes(options: argparse.Namespace) -> Iterator[None]:
     from clrkit.scale import distributed
 
     with distributed.group(torch.cuda.is_available() and options.__dict__.get("device") in ("auto", "cuda")):
-        if options.command != "run":
+        if options.command not in ("", "run"):
             raise ConfigError(f"torchrun is for `run`; start {options.command} without it.")
         yield
 
