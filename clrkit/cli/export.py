@@ -1,51 +1,41 @@
-"""Commands that take a model away: export it as files that need no clrkit, and name what is in images."""
+"""Commands for using a model elsewhere: export it, and classify images with it."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from clrkit.cli.options import AddCommand, UsageError, add_option
 from clrkit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from clrkit.export.predict import Prediction
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-Command = Callable[[argparse.Namespace], int]
+from clrkit.experiments.describe import aligned
 
 
-def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+def add(command: AddCommand) -> None:
     """Add these commands to the parser that `command` makes parsers for."""
     exported = command(
         "export", export_model, "Write a model as ONNX, torch.export and safetensors, with a model card."
     )
     exported.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of a model")
-    about = "folder to write (default exports/ and the name of the run)"
-    exported.add_argument("--out", type=Path, metavar="DIR", help=about)
-    about = "pixels, for a model folder that does not say it"
-    exported.add_argument("--image_size", "--image-size", type=int, help=about)
-    predicted = command("predict", predict, "Name what is in images, with probabilities.")
+    about = "folder to write (default: exports/ and the name of the run)"
+    add_option(exported, "out", about, type=Path, metavar="DIR")
+    about = "side of the images in pixels, for a model folder without it"
+    add_option(exported, "image_size", about, type=int, metavar="N")
+    predicted = command("predict", predict, "Classify images, with probabilities.")
     about = "folder of an export (runs without PyTorch), of a finished run, or of a model"
     predicted.add_argument("model", type=Path, metavar="MODEL", help=about)
-    about = "image files, and folders that are searched with all below them"
+    about = "image files, and folders to search with their subfolders"
     predicted.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help=about)
-    about = "classes to tell of each image (default 2)"
-    predicted.add_argument("--top", type=int, default=2, metavar="K", help=about)
+    about = "classes to show per image (default 2)"
+    add_option(predicted, "top", about, type=int, default=2, metavar="K")
     written = predicted.add_mutually_exclusive_group()
-    written.add_argument("--csv", metavar="FILE", help="write a CSV in place of the table; - for the screen")
-    written.add_argument("--json", metavar="FILE", help="write JSON in place of the table; - for the screen")
+    written.add_argument("--csv", metavar="FILE", help="write a CSV instead of the table; - for the screen")
+    written.add_argument("--json", metavar="FILE", help="write JSON instead of the table; - for the screen")
 
 
 def export_model(options: argparse.Namespace) -> int:
-    """Write the folder, then tell what is in it."""
-    from clrkit.cli.progress import aligned
+    """Write the export and print its contents."""
     from clrkit.export.export import export
 
     out = options.out or Path("exports") / options.run.resolve().name
@@ -57,113 +47,58 @@ def export_model(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print or write what is found; 1 where a file could not be read, which is told in a line of its own."""
+    """Print or write the predictions; return 1 if a file could not be read, after a line that names it."""
     from clrkit.cli.progress import ProgressLine
     from clrkit.export.predict import image_files, open_classifier, predictions
+    from clrkit.export.prediction_text import as_csv, as_json, as_table, shown
 
-    if place := options.csv or options.json:
-        refuse_target(place)
+    place = options.csv or options.json or "-"
+    refuse_target(place)
     if options.top < 1:
-        raise ConfigError(f"--top must be at least 1, not {options.top}.")
+        raise UsageError(f"--top must be at least 1, not {options.top}.")
     classifier, files = open_classifier(options.model), image_files(options.images)
     top, found, progress = min(options.top, len(classifier.classes)), [], ProgressLine()
-    widths = [max(len(shown(name)) for name in ("file", *files))]
-    widths += [max(len(shown(name)) for name in ("runner-up", *classifier.classes)), len("probability")] * top
-    if not place:
-        line(["file", "class", "probability", *(["runner-up", "probability"] * (top - 1))], widths)
     for prediction in predictions(classifier, files):
         found.append(prediction)
         if prediction.problem:
             progress.clear()
             print(f"clrkit: {shown(prediction.problem)}", file=sys.stderr)
-        elif not place:
-            cells = [text for label, share in prediction.found[:top] for text in (label, f"{share:.1%}")]
-            line([prediction.file, *cells], widths)
-        if place and progress.live:
-            progress.show(f"predict: {len(found):,} of {len(files):,} images")
-    if place:
-        progress.clear()
-        write(place, (as_csv if options.csv else as_json)(found, top))
+        if progress.live:
+            progress.show(f"predict: {len(found):,} of {len(files):,} images", len(found) / len(files))
+    progress.clear()
+    write(place, (as_csv if options.csv else as_json if options.json else as_table)(found, top))
     return 1 if any(prediction.problem for prediction in found) else 0
 
 
-def line(cells: Sequence[str], widths: Sequence[int]) -> None:
-    """Print a row of the table."""
-    say("  ".join(map(str.ljust, map(shown, cells), widths)).rstrip() + "\n")
-
-
 def say(text: str) -> None:
-    """Print at once.
-
-    Raises:
-        ConfigError: where it leads to a file that cannot take it.
-    """
+    """Print at once. Raises ConfigError if the output cannot be written."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at exit
         raise ConfigError(f"The output cannot be written: {error.strerror}.") from None
 
 
-def shown(name: str) -> str:
-    """A name as a text, whatever bytes a file is called by."""
-    from clrkit.data.folders import UNSHOWABLE
-
-    return UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", name)
-
-
-def as_csv(found: Sequence[Prediction], top: int) -> str:
-    """Columns file, class, probability, class_2, probability_2 and so on, and what is wrong with an image."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    ends = ["", *(f"_{place}" for place in range(2, top + 1))]
-    rows.writerow(["file", *(f"{name}{end}" for end in ends for name in ("class", "probability")), "problem"])
-    for each in found:
-        pairs = [(harmless(label), f"{share:.6f}") for label, share in each.found[:top]] or [("", "")] * top
-        values = [value for pair in pairs for value in pair]
-        rows.writerow([harmless(each.file), *values, harmless(each.problem)])
-    return text.getvalue()
-
-
-def harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula: an apostrophe before what would begin one (OWASP)."""
-    return f"'{text}" if (text := shown(name)).startswith(FORMULA) else text
-
-
-def as_json(found: Sequence[Prediction], top: int) -> str:
-    """A list of objects: `file`, `classes` that have `class` and `probability`, and `problem` (a text)."""
-    content = [
-        {
-            "file": shown(each.file),
-            "classes": [{"class": shown(label), "probability": share} for label, share in each.found[:top]],
-            "problem": shown(each.problem),
-        }
-        for each in found
-    ]
-    return json.dumps(content, indent=1) + "\n"
-
-
 def refuse_target(place: str) -> None:
-    """Raise ConfigError, before any work is done, where a file cannot be written."""
+    """Raise ConfigError if a file cannot be written, before any work is done."""
     path = Path(place)
-    why = "there is no such folder" if not path.parent.is_dir() else "it is a folder" if path.is_dir() else ""
-    if place != "-" and why:
+    if place != "-" and (path.is_dir() or not path.parent.is_dir()):
+        why = "it is a folder" if path.is_dir() else "its folder does not exist"
         raise ConfigError(f"{place} cannot be written: {why}.")
 
 
 def write(place: str, text: str) -> None:
-    """To a file, whole or not at all, or for - to the screen."""
+    """Write a file atomically, or print for -. Raises ConfigError if it cannot be written."""
     from clrkit.files import write_atomically
 
     if place == "-":
         return say(text)
     path = Path(place).resolve()
-    special = path.exists() and not path.is_file()  # a device or a pipe is no file to replace
     try:
-        if special:
+        if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())

@@ -1,54 +1,113 @@
-"""Find and change fields of a config by name, as the command line and the lab address them.
-
-Every field of a chain of stages has one address: its stage and its name, as in `pretrain.temperature`. The
-group of the field may stand in between: `pretrain.optimizer.momentum`.
-"""
+"""Find and change fields of a config by name, as the command line and the lab address them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from clrkit.config import KINDS, Config, Stage, from_dict, known, to_dict
+from clrkit.config import KINDS, STAGES, Config, Stage, from_dict, known, to_dict
 from clrkit.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
+Path = tuple[str, ...]  # of field names, from a stage to a field
 
 
-def locate(config: Config, name: str, strict: bool = False) -> tuple[str, ...]:
-    """Find the path of field names to a field.
+@dataclass(frozen=True)
+class Place:
+    """A field of a chain of stages.
+
+    Attributes:
+        path: leads to it from the last stage of the chain.
+        stage: the stage that it belongs to.
+        names: what each stage and group on the way may be called, the last stage first.
+    """
+
+    path: Path
+    stage: str
+    names: tuple[tuple[str, ...], ...]
+
+    @property
+    def address(self) -> str:
+        """The stage and the field, as `finetune.epochs`."""
+        return f"{self.stage}.{self.path[-1]}"
+
+    def is_called(self, parts: list[str]) -> bool:
+        """True if a dotted name ends in this field and names stages and groups on the way, in order."""
+        way = iter(self.names)
+        return parts[-1] == self.path[-1] and all(any(part in names for names in way) for part in parts[:-1])
+
+    def is_of(self, parts: list[str]) -> bool:
+        """True if a dotted name names the field's own stage."""
+        return any(self.stage in names for part in parts[:-1] for names in self.names if part in names)
+
+
+def places(stage: Stage) -> list[Place]:
+    """Every field of a chain of stages, those of the last stage first."""
+    return sorted(places_in(stage, stage, (), ((stage.name,),)), key=lambda place: len(place.path))
+
+
+def places_in(node: Config, stage: Stage, path: Path, names: tuple[tuple[str, ...], ...]) -> Iterator[Place]:
+    for name in field_names(node):
+        value = getattr(node, name)
+        if isinstance(value, Stage):
+            called = (value.name,) if name == value.name else (value.name, name)
+            yield from places_in(value, value, (*path, name), (*names, called))
+        elif isinstance(value, Config):
+            yield from places_in(value, stage, (*path, name), (*names, (name,)))
+        else:
+            yield Place((*path, name), stage.name, names)
+
+
+def called(name: str, stage: Stage) -> list[Place]:
+    """The fields of a chain that a name can mean, those of the stage in the name first of all."""
+    parts = name.split(".")
+    found = [place for place in places(stage) if place.is_called(parts)]
+    return [place for place in found if place.is_of(parts)] or found
+
+
+def address(stage: Stage, name: str) -> Path:
+    """Path to the only field of a chain that `name` can mean: `epochs`, `finetune.epochs`, `teacher.epochs`.
+
+    Raises ConfigError for a name that several fields have, naming all, or that none has, naming the nearest.
+    """
+    found = called(name, stage)
+    if len(found) > 1:
+        meant = " or ".join(place.address for place in found)
+        raise ConfigError(f"{name} means {meant} here; write one of them.")
+    if found:
+        return found[0].path
+    if owners := {place.stage: 0 for kind in STAGES for place in called(name, kind())}:
+        raise ConfigError(f"{name} is a field of {' and '.join(owners)}, not of {stage.name}.")
+    return locate(stage, name)  # a group of fields, or unknown
+
+
+def locate(config: Config, name: str) -> Path:
+    """Find the path of field names to a field; a short name goes to the stage nearest to `config`.
 
     Args:
         config: usually a stage with its parents.
-        name: an address, a path (`teacher.pretrain.epochs`), or a short name (`epochs`).
-        strict: refuse a short name that several stages have; otherwise the stage nearest to `config` counts.
+        name: an address (`pretrain.epochs`), a path (`teacher.pretrain.epochs`), or a short name (`epochs`).
 
     Raises:
-        ConfigError: for an unknown or ambiguous name.
+        ConfigError: for an unknown name, or two equally near.
     """
     stages = {node.name: path for path, node in walk(config) if isinstance(node, Stage)}
     first, _, rest = name.partition(".")
     if rest and first in stages:
-        path = stages[first]
-        return (*path, *nearest(value_at(config, path), rest, strict))
-    if strict:
-        owners = {stage: path for stage, path in stages.items() if owns(value_at(config, path), first)}
-        if len(owners) > 1:
-            raise ambiguous(name, [f"{stage}.{name}" for stage in owners])
-        for path in owners.values():
-            return (*path, *nearest(value_at(config, path), name, strict))
+        return (*stages[first], *nearest(value_at(config, stages[first]), rest))
     return nearest(config, name)
 
 
-def nearest(config: Config, name: str, within: bool = False) -> tuple[str, ...]:
-    """The path to a field by breadth-first search; `within` leaves out the parents of a stage."""
+def nearest(config: Config, name: str) -> Path:
+    """The path to a field by breadth-first search."""
     first, _, rest = name.partition(".")
-    level: list[tuple[tuple[str, ...], Config]] = [((), config)]
+    level: list[tuple[Path, Config]] = [((), config)]
     while level:
         hits = [path for path, node in level if first in field_names(node)]
         if len(hits) > 1:
-            raise ambiguous(name, [".".join((*path, name)) for path in hits])
+            options = " or ".join(".".join((*path, name)) for path in hits)
+            raise ConfigError(f"{name} is in more than one place; write {options}.")
         if hits:
             path = (*hits[0], first)
             inner = value_at(config, path)
@@ -56,61 +115,45 @@ def nearest(config: Config, name: str, within: bool = False) -> tuple[str, ...]:
                 raise ConfigError(f"{first} is not a group of fields, so {name} does not exist.")
             if isinstance(inner, Config) and not rest and first in field_names(inner):
                 rest = first  # optimizer means optimizer.optimizer
-            return (*path, *nearest(inner, rest, within)) if rest else path
-        level = [((*path, key), inner) for path, node in level for key, inner in groups(node, within)]
+            return (*path, *nearest(inner, rest)) if rest else path
+        level = [((*path, key), inner) for path, node in level for key, inner in groups(node)]
     known(first, sorted({key for _, node in walk(config) for key in field_names(node)}), "field")
-    raise ConfigError(f"{config.__class__.__name__.lower()} has no field {name}.")
+    raise AssertionError(first)
 
 
-def ambiguous(name: str, addresses: list[str]) -> ConfigError:
-    return ConfigError(f"{name} is in more than one place; write {' or '.join(addresses)}.")
-
-
-def owns(stage: Config, name: str) -> bool:
-    """True if a stage has a field of this name, itself or in one of its groups."""
-    return name in field_names(stage) or any(owns(inner, name) for _, inner in groups(stage, within=True))
-
-
-def groups(config: Config, within: bool = False) -> list[tuple[str, Config]]:
-    """The nested configs by field name; `within` leaves out stages."""
+def groups(config: Config) -> list[tuple[str, Config]]:
+    """The nested configs by field name."""
     values = [(name, getattr(config, name)) for name in field_names(config)]
-    return [
-        (name, value)
-        for name, value in values
-        if isinstance(value, Config) and not (within and isinstance(value, Stage))
-    ]
+    return [(name, value) for name, value in values if isinstance(value, Config)]
 
 
-def value_at(config: Config, path: tuple[str, ...]) -> Any:
+def value_at(config: Config, path: Path) -> Any:
+    """The value of the field that a path leads to."""
     for name in path:
         config = getattr(config, name)
     return config
 
 
-def with_fields(config: C, settings: Mapping[str, Any], strict: bool = False) -> C:
+def with_fields(config: C, settings: Mapping[str, Any], find: Callable[[C, str], Path] = locate) -> C:
     """Copy a config with single fields changed by name. Texts are parsed; None changes nothing.
-
-    `seed` is set along the whole chain, `pretrain.seed` in one stage.
 
     Args:
         config: usually a stage with its parents.
-        settings: values by name, see `locate`.
-        strict: refuse ambiguous names and a field that is given twice, as the command line does.
+        settings: values by name, see `locate`; `seed` is set along the whole chain, `pretrain.seed` in one
+            stage.
+        find: `address` refuses a name that several fields have.
 
     Raises:
         ConfigError: for an unknown or ambiguous name, or an impossible value.
     """
     values = to_dict(config)
-    given: dict[tuple[str, ...], str] = {}
     for name, value in sorted(settings.items(), key=lambda setting: setting[0] != "seed"):  # seed first
         if value is None:
             continue
         if name == "seed":
             paths = [(*path, "seed") for path, node in walk(config) if isinstance(node, Stage)]
         else:
-            paths = [locate(config, name, strict)]
-            if strict and (other := given.setdefault(paths[0], name)) != name:
-                raise ConfigError(f"{other} and {name} are the same field; give one of them.")
+            paths = [find(config, name)]
         for path in paths:
             inner = values
             for step in path[:-1]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from IPython.display import display
 
-from clrkit.cli.progress import duration, noting
 from clrkit.config import Pretrain, Stage, to_dict
+from clrkit.experiments.describe import duration
 from clrkit.notebook import illustrations
 from clrkit.results.records import chain_columns, fraction_name
 from clrkit.runs.reproduce import plan as planned
 from clrkit.runs.run import finish, run_or_load
+from clrkit.runs.signals import catch_signals
 from clrkit.runs.store import Progress, Run, Store
 
 REDRAW_SECONDS = 1.5  # between pictures of a run under way
@@ -80,7 +81,7 @@ def follow(config: Stage, store: Store, device: str = "auto") -> Run:
     course = Course(config)
     handle = display(course.picture(f"{name_of(config)}: starting", 1), display_id=True)
 
-    with noting(signal.SIGINT) as stopped, closing(run_or_load(config, store, device)) as work:
+    with catch_signals(signal.SIGINT) as stopped, closing(run_or_load(config, store, device)) as work:
 
         def show(progress: Progress) -> None:
             if stopped:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from clrkit.errors import reason
-from clrkit.experiments.grid import Preset, describe
+from clrkit.experiments.describe import describe
+from clrkit.experiments.grid import Preset
 from clrkit.files import HOUR, discard_left_over, file_lock
 from clrkit.notebook.papermill import execute, notebooks, own_dataset
 from clrkit.runs.checksums import SUMS

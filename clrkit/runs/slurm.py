@@ -20,7 +20,7 @@ import psutil
 
 from clrkit.config import Stage
 from clrkit.errors import ConfigError
-from clrkit.experiments.grid import describe
+from clrkit.experiments.describe import describe
 from clrkit.runs.local_workers import runs_at_once
 from clrkit.runs.store import Progress, RunError, Store, partial_of, progress_noted, unused
 

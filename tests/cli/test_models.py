@@ -80,7 +80,7 @@ def test_accuracy_is_that_of_the_official_evaluation_view(checkpoint, imagenet, 
     out = tmp_path / "model"
     main(["import-official", str(checkpoint), str(out)])
     capsys.readouterr()
-    words = ["evaluate", str(out), "--data", "imagenet", "--root", str(imagenet), "--image_size", "40"]
+    words = ["evaluate", str(out), "--dataset", "imagenet", "--root", str(imagenet), "--image_size", "40"]
     assert main([*words, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     model, right, losses = read_model(out), 0, []
@@ -99,7 +99,7 @@ def test_accuracy_is_that_of_the_official_evaluation_view(checkpoint, imagenet, 
 
 def test_the_older_resize_gives_other_logits(checkpoint, imagenet, tmp_path, capsys):
     main(["import-official", str(checkpoint), str(tmp_path / "model")])
-    words = ["evaluate", str(tmp_path / "model"), "--data", "imagenet", "--root", str(imagenet)]
+    words = ["evaluate", str(tmp_path / "model"), "--dataset", "imagenet", "--root", str(imagenet)]
     losses = []
     for resize in ("tf1", "tf2"):
         capsys.readouterr()
@@ -108,9 +108,9 @@ def test_the_older_resize_gives_other_logits(checkpoint, imagenet, tmp_path, cap
     assert losses[0] != losses[1]
 
 
-def refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str], status: int = 1) -> None:
     capsys.readouterr()
-    assert main(words) == 1
+    assert main(words) == status
     said = capsys.readouterr().err
     assert said.startswith("clrkit: ")
     assert message in said
@@ -132,11 +132,16 @@ def test_what_cannot_be_imported_is_refused_in_one_sentence_and_leaves_nothing(c
 def test_a_model_that_does_not_fit_the_data_is_refused(checkpoint, imagenet, tmp_path, capsys):
     model = str(tmp_path / "model")
     main(["import-official", str(checkpoint), model])
-    refused(["evaluate", model, "--data", "tinted_mnist"], "3 classes apart; tinted_mnist has 10", capsys)
-    refused(["evaluate", model, "--data", "imagenets"], "did you mean imagenet?", capsys)
-    refused(["evaluate", model, "--data", "folder", "--root", str(imagenet)], "needs --image_size", capsys)
-    refused(["evaluate", model, "--data", "imagenet"], "--root DIR", capsys)
-    refused(["evaluate", str(imagenet), "--data", "imagenet"], "is not a model", capsys)
+    refused(["evaluate", model, "--dataset", "tinted_mnist"], "has 3 classes; tinted_mnist has 10", capsys)
+    refused(["evaluate", model, "--dataset", "imagenets"], "did you mean imagenet?", capsys, status=2)
+    refused(
+        ["evaluate", model, "--dataset", "folder", "--root", str(imagenet)],
+        "needs --image_size",
+        capsys,
+        status=2,
+    )
+    refused(["evaluate", model, "--dataset", "imagenet"], "--root DIR", capsys)
+    refused(["evaluate", str(imagenet), "--dataset", "imagenet"], "is not a model", capsys)
 
 
 def test_a_model_that_says_its_size_is_measured_at_it_on_a_folder(tmp_path, capsys):
@@ -146,7 +151,7 @@ def test_a_model_that_says_its_size_is_measured_at_it_on_a_folder(tmp_path, caps
     for name in about["classes"]:
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (24, 24), "red").save(tmp_path / "val" / name / "0.png")
-    words = ["evaluate", str(tmp_path / "model"), "--data", "folder", "--root", str(tmp_path), "--json"]
+    words = ["evaluate", str(tmp_path / "model"), "--dataset", "folder", "--root", str(tmp_path), "--json"]
     for asked, size in (([], 20), (["--image_size", "16"], 16)):
         assert main([*words, *asked]) == 0
         found = json.loads(capsys.readouterr().out)
@@ -158,7 +163,7 @@ def test_a_model_without_classifier_is_refused(tmp_path, imagenet, capsys):
     write_bundle(tmp_path / "bare", bare)
     assert main(["import-official", str(tmp_path / "bare"), str(tmp_path / "model")]) == 0
     assert "no classifier" in capsys.readouterr().out
-    words = ["evaluate", str(tmp_path / "model"), "--data", "imagenet", "--root", str(imagenet)]
+    words = ["evaluate", str(tmp_path / "model"), "--dataset", "imagenet", "--root", str(imagenet)]
     refused(words, "has no classifier", capsys)
 
 

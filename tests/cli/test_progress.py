@@ -1,22 +1,50 @@
-"""The line that the command line shows of a run under way."""
+"""The line that shows what a command is doing."""
 
 from __future__ import annotations
 
-import math
+import io
+import sys
+import threading
 
 import pytest
 
 from clrkit.cli.progress import ProgressLine
-from clrkit.experiments.presets import preset
-from clrkit.runs.store import Progress
 
 
-def line_of(capsys: pytest.CaptureFixture[str], loss: float, **metrics: float) -> str:
-    ProgressLine().run(Progress(preset("smoke").pretrain, 1, 4, loss, 200.0, 30.0, metrics))
-    return capsys.readouterr().err.strip()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
-def test_a_run_s_line_has_no_loss_before_the_first_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    early = line_of(capsys, math.nan, knn=0.25)
-    assert early == "pretrain seed 0: 25%, knn 0.250, 200 images/s, 30 s left"
-    assert line_of(capsys, 2.5) == "pretrain seed 0: 25%, loss 2.500, 200 images/s, 30 s left"
+def test_without_a_terminal_a_line_is_printed_every_15_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("clrkit.cli.progress.monotonic", lambda: now)
+    line = ProgressLine()
+    for now in (100.0, 101.0, 114.9, 115.0):
+        line.show(f"at {now:g}", 0.5)
+        line.clear()
+    assert capsys.readouterr().err == "at 100\nat 115\n"
+
+
+def test_a_terminal_has_one_line_with_a_bar_that_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("clrkit.cli.progress.REDRAW_SECONDS", 0.0)
+    threads = threading.active_count()
+    line = ProgressLine()
+    line.show("decoding")
+    line.show("training", 0.5)
+    assert threading.active_count() == threads
+    drawn = terminal.getvalue().split("\r")
+    assert drawn[-2].strip() == "decoding"
+    assert "training" in drawn[-1]
+    assert drawn[-1].count("#") == 8
+    assert "\n" not in terminal.getvalue()
+    line.show("")
+    assert terminal.getvalue().split("\r")[-2].strip() == ""
+    line.show("again")
+    assert terminal.getvalue().endswith("again")
+    line.clear()

@@ -128,7 +128,7 @@ def test_the_onnx_file_alone_names_the_classes(exported: Exported) -> None:
 @pytest.mark.slow
 def test_an_export_is_evaluated_as_the_run(run: Path, exported: Exported, capsys) -> None:
     ours, theirs = (
-        measured([str(each), "--data", "tinted_mnist"], capsys) for each in (exported.folder, run)
+        measured([str(each), "--dataset", "tinted_mnist"], capsys) for each in (exported.folder, run)
     )
     assert ours["top1"] == theirs["top1"]
     assert ours["loss"] == theirs["loss"]
@@ -144,7 +144,7 @@ def test_predict_is_right_as_often_as_evaluate_says(exported: Exported, tmp_path
         image = image.resize((28 + index % 40, 28 + index % 30)).convert(("RGB", "P", "CMYK")[index % 3])
         image.save(folder / f"{index}{('.png', '.gif', '.jpg')[index % 3]}")
     found = measured(
-        [str(exported.folder), "--data", "folder", "--root", str(tmp_path), "--image_size", "28"], capsys
+        [str(exported.folder), "--dataset", "folder", "--root", str(tmp_path), "--image_size", "28"], capsys
     )
     assert main(["predict", str(exported.folder), str(tmp_path), "--json", "-", "--top", "1"]) == 0
     images = json.loads(capsys.readouterr().out)

@@ -58,8 +58,8 @@ def told(words: list[object], capsys: pytest.CaptureFixture[str], status: int = 
     return said.out, said.err
 
 
-def refused(words: list[object], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = told(words, capsys, status=1)
+def refused(words: list[object], message: str, capsys: pytest.CaptureFixture[str], status: int = 1) -> None:
+    out, err = told(words, capsys, status)
     assert out == ""
     assert err.startswith("clrkit: ")
     assert message in err
@@ -233,7 +233,7 @@ def test_an_impossible_prediction_is_refused_in_one_sentence(model, pictures, tm
     (tmp_path / "empty").mkdir()
     refused([model, tmp_path / "empty"], "has no images", capsys)
     refused([tmp_path / "empty", pictures], "is not a model", capsys)
-    refused([model, pictures, "--top", 0], "--top must be at least 1", capsys)
+    refused([model, pictures, "--top", 0], "--top must be at least 1", capsys, status=2)
     refused([model / "model.onnx", pictures], f"is a file; give the folder of the model, {model}", capsys)
     refused([model, pictures, "--csv", tmp_path], "cannot be written: it is a folder", capsys)
     pretrained = finished_run(Store(tmp_path, "smoke"), preset("smoke").finetune.pretrain)
@@ -243,7 +243,7 @@ def test_an_impossible_prediction_is_refused_in_one_sentence(model, pictures, tm
 def test_an_unwritable_target_is_refused_before_the_work(model, pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("clrkit.export.predict.open_classifier", lambda _: pytest.fail("it works already"))
     target = tmp_path / "gone" / "x.csv"
-    refused([model, pictures, "--csv", target], "cannot be written: there is no such folder", capsys)
+    refused([model, pictures, "--csv", target], "cannot be written: its folder does not exist", capsys)
 
 
 def test_a_file_is_replaced_whole_or_stays(model, pictures, tmp_path, capsys, monkeypatch):

@@ -20,7 +20,6 @@ from PIL import Image
 
 from clrkit.cli import fit as command
 from clrkit.cli.main import main
-from clrkit.cli.progress import interrupting
 from clrkit.data.datasets import fingerprint, load
 from clrkit.data.folders import list_images
 from clrkit.errors import ConfigError, DataError
@@ -30,10 +29,20 @@ from clrkit.own_images import active_learning, cross_validation, evaluation_repo
 from clrkit.own_images.label_csv import add_rows, editing, rare_labels, read_table, set_label
 from clrkit.own_images.recipe import recipe
 from clrkit.runs.run import finish, run_or_load
+from clrkit.runs.signals import raise_on_signals
 from clrkit.runs.store import Run, Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
-QUICK = ["--pretrain.epochs", "1", "--teacher.epochs", "2", "--epochs", "1", "--pretrain.width", "0.25"]
+QUICK = [
+    "--pretrain.epochs",
+    "1",
+    "--teacher.epochs",
+    "2",
+    "--distill.epochs",
+    "1",
+    "--pretrain.width",
+    "0.25",
+]
 
 
 def write(root: Path, *names: str, side: int = 12) -> Path:
@@ -485,8 +494,8 @@ def test_a_wrong_command_is_refused_in_one_sentence(tmp_path, capsys, monkeypatc
     assert capsys.readouterr().err.endswith("/none does not exist.\n")
     assert main(["fit", str(unlabelled(tmp_path / "own") / "red-00.png")]) == 1
     assert "is a single image; give the folder that contains it" in capsys.readouterr().err
-    assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 1
-    assert "did you mean epochs" in capsys.readouterr().err
+    assert main(["fit", str(unlabelled(tmp_path / "own")), "--epoch", "3"]) == 2
+    assert "did you mean --epochs?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -503,7 +512,7 @@ def test_a_signal_between_the_runs_stops_the_command(images, tmp_path, capsys, m
     monkeypatch.setattr("clrkit.cli.fit.make", lambda *_: None)
     monkeypatch.setattr(place, lambda *_: signal.raise_signal(number))
     assert main(["fit", str(images), "--results", str(tmp_path / "results")]) == 130
-    assert "stopped; what was done is kept" in capsys.readouterr().err
+    assert "stopped; finished steps are kept" in capsys.readouterr().err
     assert signal.getsignal(number) is before
 
 
@@ -513,9 +522,9 @@ def test_an_import_error_caused_by_a_signal_becomes_the_signal():
             signal.raise_signal(signal.SIGINT)
         raise ImportError("initialization failed")
 
-    with pytest.raises(KeyboardInterrupt), interrupting(signal.SIGINT):
+    with pytest.raises(KeyboardInterrupt), raise_on_signals(signal.SIGINT):
         load_module()
-    with pytest.raises(ImportError), interrupting(signal.SIGINT):
+    with pytest.raises(ImportError), raise_on_signals(signal.SIGINT):
         raise ImportError("missing")
 
 

@@ -78,7 +78,7 @@ def test_the_command_can_ignore_class_folders(tmp_path, capsys, monkeypatch):
     root = write(tmp_path / "own", *each("2023-01", "2023-02"))
     said = []
     for told in ("true", "false"):
-        assert main(["fit", str(root), "--folders_are_labels", told, "--no_such_field", "1"]) == 1
+        assert main(["fit", str(root), "--folders_are_labels", told, "--fraction", "1"]) == 1
         said.append("class folders count as labels" in capsys.readouterr().out)
     assert said == [True, False]
 

@@ -337,6 +337,7 @@ COMMANDS = [
     "evaluate",
     "import-official",
     "check",
+    "completion",
 ]
 OPTIONS = [
     "--json",
@@ -346,7 +347,7 @@ OPTIONS = [
     "--results",
     "--preset",
     "--help",
-    "--data",
+    "--dataset",
     "--",
     "-1",
 ]
@@ -373,8 +374,7 @@ def end_of(words: list[str]) -> tuple[int | str | None, str]:
 def test_any_words_end_in_one_line(sandbox: Path, words: list[str]) -> None:
     status, line = end_of(words)
     assert status in (0, 1, 2)
-    assert status != 1 or line.startswith("clrkit: ")
-    assert status != 2 or ": error: " in line
+    assert status == 0 or line.startswith("clrkit: ")
 
 
 @settings(max_examples=80)
@@ -386,4 +386,4 @@ def test_any_settings_of_a_run_end_in_one_line(
 ) -> None:
     status, line = end_of([command, stage, *itertools.chain(*fields)])
     assert status in (1, 2)
-    assert line.startswith("clrkit: ") if status == 1 else ": error: " in line
+    assert line.startswith("clrkit: ")

@@ -285,7 +285,7 @@ def test_no_field_of_the_command_line_is_executed(
     nowhere = ["--dataset", "folder", "--root", "nowhere", "--results", "results", "--preset", "smoke"]
     for name in names_of(SMOKE.distill):  # its chain has nearly all that there are
         for text in (TEXTS[0], "\n".join(TEXTS)):
-            assert main(["run", "distill", *nowhere, f"--{name}={text}"]) == 1, (name, text)
+            assert main(["run", "distill", *nowhere, f"--{name}={text}"]) in (1, 2), (name, text)
             error = capsys.readouterr().err
             assert error.startswith("clrkit: ")
             assert "Traceback" not in error
@@ -300,7 +300,7 @@ def test_no_other_option_is_executed(
     monkeypatch.chdir(tmp_path)
     rest = ["--dataset", "folder", "--root", "nowhere"]
     preset = [] if option == "--preset" else ["--preset", "smoke"]
-    assert main(["run", "pretrain", *preset, *rest, f"{option}={text}"]) == 1
+    assert main(["run", "pretrain", *preset, *rest, f"{option}={text}"]) in (1, 2)
     assert not list(tmp_path.rglob("executed"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from clrkit.cli.main import read_fields
+from clrkit.cli.main import make_parser
 from clrkit.cli.sweep import grid
 from clrkit.config import Distill, Finetune, Probe, Stage
 from clrkit.experiments.ablation_settings import with_ablations
@@ -173,6 +173,12 @@ def test_every_number_with_its_error_is_one_of_the_reference() -> None:
 
 
 COMMANDS = re.findall(r"^python -m clrkit sweep (\w+) --preset cifar10_cpu (.*)$", PAGE, re.M)
+
+
+def read_fields(words: list[str]) -> dict[str, str]:
+    """The fields in the options of a command."""
+    fields: dict[str, str] = make_parser().parse_args(["sweep", *words, "pretrain"]).fields
+    return fields
 
 
 @pytest.mark.parametrize(("stage", "options"), COMMANDS, ids=[" ".join(each) for each in COMMANDS])

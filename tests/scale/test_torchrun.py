@@ -147,7 +147,7 @@ def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, fault):
 def test_a_command_line_that_cannot_be_is_told_once(tmp_path):
     status, said = launch(tmp_path, rest=("--temprature", "0.1"))
     assert status != 0
-    assert said.count("clrkit: Unknown field 'temprature'; did you mean temperature?") == 1
+    assert said.count("clrkit: run has no option --temprature; did you mean --temperature?") == 1
 
 
 def test_a_killed_process_is_started_again_and_only_steps_are_lost(undisturbed, tmp_path, fault):
@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_from_where_it_was(undisturbed, tmp_path, fault):
     assert process.returncode != 0
     (partial,) = tmp_path.glob("smoke/runs/*.partial")
     step = json.loads((partial / "progress.json").read_text())["step"]
-    assert said.count("clrkit: stopped; what was done is kept") == 1, said
+    assert said.count("clrkit: stopped; finished steps are kept") == 1, said
     assert step > 0
     status, said = launch(tmp_path)
     assert status == 0, said
