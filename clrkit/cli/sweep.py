@@ -51,7 +51,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who makes many runs."""
     about = "runs at a time (default: one a core, or one on a GPU; on SLURM, as many as it takes)"
     parser.add_argument("--workers", type=int, default=0, help=about)
-    about = "make each run as a job: of SLURM, or of this machine to try it out (docs/sweeps.md)"
+    about = "make each run as a job: of SLURM, or of this machine to try it out (docs/guides/sweeps.md)"
     parser.add_argument("--cluster", choices=("slurm", "local"), help=about)
     about = "a parameter of the jobs by submitit's name, such as slurm_partition=gpu; repeatable"
     parser.add_argument(

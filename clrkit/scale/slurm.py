@@ -1,6 +1,6 @@
 """Runs as jobs of a cluster, through submitit: one job a run, requeued and resumed when it is pre-empted.
 
-docs/sweeps.md tells how it is used, and what submitit pickles where.
+docs/guides/sweeps.md tells how it is used, and what submitit pickles where.
 """
 
 from __future__ import annotations

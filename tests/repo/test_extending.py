@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: a copy of the library gets its examples, and passes their tests."""
+"""The examples of docs/guides/extending.md fit the library, and a copy with them passes their tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "extending.md").read_text(encoding="utf-8")
 CHAPTERS = [chapter.partition("\n")[0] for chapter in PAGE.split("\n## ")[1:]]
 
 
