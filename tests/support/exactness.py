@@ -38,7 +38,7 @@ This page compares clrkit with the official SimCLRv2 code (google-research/simcl
 TensorFlow 2.15.1 on a CPU) on the same weights and inputs. The tests make the tables: `make exactness` runs
 them and writes this page, and `make test` fails if the page and the tests differ.
 
-A deviation is max |ours - official| / max |official| of one tensor; a row shows the largest of all its tensors.
+A deviation is max |ours - official| / max |official| of one tensor; a row shows the largest of its tensors.
 Precision is that of our computation. The official values come from a float64 run if there is one (networks,
 training steps), otherwise from a float32 run. They are stored as float32, so both are known to about 1e-7.
 [tests/golden](../tests/golden/README.md) explains where the numbers come from, their layouts, and the formula
