@@ -134,7 +134,7 @@ def test_links_within_the_repository_lead_to_existing_files(page):
     assert [target for target in within if not (page.parent / target).exists()] == []
 
 
-def test_the_citation_is_one_of_this_version_and_of_the_paper():
+def test_the_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"cff-version", "message", "title", "authors", "version", "license", "type"} <= citation.keys()

@@ -90,11 +90,11 @@ def photographs() -> pd.DataFrame:
     return committed(preset("cifar10_cpu"))
 
 
-def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+def test_the_table_of_photographs_agrees_with_the_records(photographs: pd.DataFrame) -> None:
     assert published_table(photographs).markdown() in README
 
 
-def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+def test_statements_about_photographs_agree_with_the_records(photographs: pd.DataFrame) -> None:
     verdicts = [
         each.verdict
         for each in claims.evaluate(photographs, preset("cifar10_cpu"))
