@@ -1,4 +1,4 @@
-"""Bytes a process sends in a pretraining step, by network and number of processes: docs/parallel.md.
+"""Bytes that a process sends in a pretraining step, for docs/guides/several_processes.md.
 
 Computed from the network's shapes and the algorithms of gloo and NCCL (rings): of an all-reduce of n bytes
 every process sends 2 (K - 1) / K n, of an all-gather to which it gives n bytes (K - 1) n. The sums are

@@ -54,7 +54,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options for training several runs at once."""
     about = "runs at a time (default: one per core, or one on a GPU; on SLURM, as many as it takes)"
     add_option(parser, "workers", about, type=int, default=0, metavar="N")
-    about = "train each run as a job: of SLURM, or of this machine to try it out (docs/sweeps.md)"
+    about = "train each run as a job: of SLURM, or of this machine to try it out (docs/guides/sweeps.md)"
     add_option(parser, "cluster", about, choices=("slurm", "local"))
     about = "a submitit parameter of the jobs, such as slurm_partition=gpu; repeatable"
     add_option(parser, "cluster_set", about, action="append", default=[], metavar="NAME=VALUE")

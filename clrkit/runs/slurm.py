@@ -1,6 +1,6 @@
 """Runs as jobs of a cluster, through submitit: one job a run, requeued and resumed when it is pre-empted.
 
-See docs/sweeps.md for how to use it, and for what submitit pickles where.
+See docs/guides/sweeps.md for how to use it, and for what submitit pickles where.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The documentation says what its sources say, its links lead somewhere, and docstrings are complete.
+"""Documentation agrees with its sources, links lead to files, and docstrings are complete.
 
-Complete: every module, every public class, and every function that another module, a notebook or a page uses
-has a docstring; such a function that raises says so, there or in its module's docstring; tensors and arrays
+Complete means: every module, every public class, and every function that another module, a notebook or a page
+uses has a docstring. A function that raises says so, there or in its module's docstring. Tensors and arrays
 that it takes or returns have their shapes in the annotation.
 """
 
@@ -18,7 +18,7 @@ from clrkit.results.published import table_1
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [*DOCS.glob("*.md"), *ROOT.glob("*.md")]
+PAGES = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "results/README.md"]
 LIBRARY = ROOT / "clrkit"
 MODULES = {
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text())
@@ -54,7 +54,7 @@ def test_the_table_of_released_models_is_the_paper_s_table_1():
 
 
 def named_in(tree):
-    """(module, name) of what a piece of code takes from clrkit's modules."""
+    """(module, name) of everything that a piece of code imports from clrkit."""
     modules, names = {}, set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clrkit"):
@@ -71,7 +71,7 @@ def named_in(tree):
 
 
 def used_names():
-    """(module, name) of all that modules, notebooks and pages use."""
+    """(module, name) of everything that modules, notebooks and pages use."""
     names = {name for tree in MODULES.values() for name in named_in(tree)}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
@@ -83,7 +83,7 @@ def used_names():
 
 
 def functions():
-    """Those that are used outside of their module: whole name, tree, and their module's docstring."""
+    """Functions used outside their module: full name, syntax tree, and docstring of the module."""
     for module, name in sorted(used_names()):
         for node in MODULES[module].body if module in MODULES else ():
             if isinstance(node, ast.FunctionDef) and node.name == name:
@@ -91,7 +91,7 @@ def functions():
 
 
 def raises(function):
-    """Whether a function itself raises anything but that something is impossible."""
+    """True if a function itself raises an error that users or callers can cause."""
     raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and node.exc]
     return any(not ast.unparse(error).startswith(("AssertionError", "KeyboardInterrupt")) for error in raised)
 
@@ -127,14 +127,14 @@ def test_tensors_and_arrays_that_functions_take_and_return_have_their_shapes():
     assert unshaped == {"device.to_device", "resize.cubic"}  # of any shape
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_within_the_repository_lead_to_files_that_are_there(page):
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_within_the_repository_lead_to_existing_files(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     within = [target for target in targets if "://" not in target]
     assert [target for target in within if not (page.parent / target).exists()] == []
 
 
-def test_the_citation_is_one_of_this_version_and_of_the_paper():
+def test_the_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"cff-version", "message", "title", "authors", "version", "license", "type"} <= citation.keys()

@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: a copy of the library gets its examples, and passes their tests."""
+"""The examples of docs/guides/extending.md fit the library, and a copy with them passes their tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "extending.md").read_text(encoding="utf-8")
 CHAPTERS = [chapter.partition("\n")[0] for chapter in PAGE.split("\n## ")[1:]]
 
 
@@ -23,7 +23,7 @@ def blocks(chapter: str, kind: str) -> list[str]:
 
 
 def changes(chapter: str) -> Iterator[tuple[str, str, str]]:
-    """The files a chapter changes, the lines it finds there, and the lines that stand there afterwards."""
+    """The files that a chapter changes, the lines it looks for, and the lines that replace them."""
     for block in blocks(chapter, "diff"):
         name, *lines = block.splitlines(keepends=True)
         old, new = ("".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" -", " +"))
@@ -35,7 +35,7 @@ def extend(folder: Path, chapter: str) -> None:
     for name, old, new in changes(chapter):
         path = folder / name
         source = path.read_text(encoding="utf-8")
-        assert f"\n{source}".count(f"\n{old}") == 1, f"{name} has not these lines, once:\n{old}"
+        assert f"\n{source}".count(f"\n{old}") == 1, f"{name} does not have these lines exactly once:\n{old}"
         path.write_text(source.replace(old, new), encoding="utf-8")
 
 
@@ -46,7 +46,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_every_example_fits_the_sources_as_they_are_in_the_house_s_style(chapter: str, copy: Path) -> None:
+def test_every_example_fits_the_sources_and_the_code_style(chapter: str, copy: Path) -> None:
     extend(copy, chapter)
     files = [copy / name for name in {name for name, _, _ in changes(chapter)}]
     assert len(files) >= 2

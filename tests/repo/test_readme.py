@@ -1,4 +1,4 @@
-"""The README's numbers are those of the committed records and of the published ones."""
+"""README, docs/mini.md and the reading guide agree with the records and the library; the example runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from clrkit.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MINI_PAGE = (ROOT / "docs/mini.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/reading_guide.md").read_text(encoding="utf-8")
+LIBRARY = ROOT / "clrkit"
 MINI, REFERENCE = preset("mini"), Store(ROOT / "results", "mini").reference
 
 
@@ -36,13 +39,13 @@ def committed(preset: Preset) -> pd.DataFrame:
 
 
 def row(name: str) -> tuple[str, str]:
-    """Own and published numbers of a row of the README's table."""
-    (found,) = re.findall(rf"^\| {re.escape(name)} \| (.*?) \| (.*?) \|$", README, re.M)
+    """Own and published numbers of a row of the table of preset `mini`."""
+    (found,) = re.findall(rf"^\| {re.escape(name)} \| (.*?) \| (.*?) \|$", MINI_PAGE, re.M)
     return found
 
 
 def pair(cells: pd.DataFrame) -> str:
-    """The two fractions of one method as the README writes them."""
+    """The two fractions of one method as the page writes them."""
     ordered = cells[cells["fraction"] < 1].sort_values("fraction")
     assert list(ordered["fraction"]) == [0.01, 0.1]
     return " / ".join(f"{cell.mean:.1f} ± {cell.stderr:.1f}" for cell in ordered.itertuples(index=False))
@@ -87,11 +90,11 @@ def photographs() -> pd.DataFrame:
     return committed(preset("cifar10_cpu"))
 
 
-def test_the_table_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+def test_the_table_of_photographs_agrees_with_the_records(photographs: pd.DataFrame) -> None:
     assert published_table(photographs).markdown() in README
 
 
-def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.DataFrame) -> None:
+def test_statements_about_photographs_agree_with_the_records(photographs: pd.DataFrame) -> None:
     verdicts = [
         each.verdict
         for each in claims.evaluate(photographs, preset("cifar10_cpu"))
@@ -105,14 +108,51 @@ def test_what_is_said_of_photographs_is_what_the_records_give(photographs: pd.Da
 
 
 @pytest.mark.slow
-def test_the_verdicts_and_the_size_of_the_reference_are_told(runs: pd.DataFrame) -> None:
+def test_verdicts_and_size_of_the_reference_are_those_of_the_records(runs: pd.DataFrame) -> None:
     verdicts = [each.verdict for each in claims.evaluate(runs, MINI) if re.fullmatch(r"C\d", each.claim)]
-    assert f"{verdicts.count('supported')} are supported, {verdicts.count('undecided')} undecided" in README
+    supported, undecided = map(verdicts.count, ("supported", "undecided"))
+    assert f"{supported} are supported, {undecided} undecided" in MINI_PAGE
     wanted = complete([*MINI.runs, *ablation_runs(MINI)])
     assert f"over {len(REFERENCE.find_all(wanted))} recorded runs" in README
 
 
-def test_every_module_that_is_named_is_there() -> None:
-    named = re.findall(r"`(\w+\.py)`", README)
-    assert len(named) > 30
-    assert [name for name in named if not (ROOT / "clrkit" / name).exists()] == []
+def test_the_readme_fits_in_150_lines() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.slow
+def test_the_example_of_the_library_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+    short = re.sub(r"epochs=\d+", "epochs=1", example)
+    assert short.count("epochs=1,") == 3
+    assert 10 <= len(example.splitlines()) <= 20
+    exec(compile(short, "README.md", "exec"), {})
+    assert re.fullmatch(r"\d+%, \d+%\n", capsys.readouterr().out)
+
+
+def rooms() -> set[str]:
+    return {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+
+
+def test_the_rooms_that_are_named_are_the_rooms_on_disk() -> None:
+    named = set(re.findall(r"`(\w+)/`", README)) - {"clrkit"}
+    assert named == rooms()
+
+
+def test_the_reading_guide_names_every_file_of_the_method_and_only_files_that_exist() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", GUIDE))
+    assert len(named) > 20
+    assert [name for name in named if not ((LIBRARY / name).exists() or (ROOT / name).exists())] == []
+    method = {path.name for path in LIBRARY.glob("*.py")}
+    assert {
+        name for name in method if f"`{name}`" not in GUIDE and f"`clrkit.{name[:-3]}`" not in GUIDE
+    } == set()
+    assert set(re.findall(r"^\| `clrkit/(\w+)/` \|", GUIDE, re.M)) == rooms()
+
+
+def test_the_reading_guide_names_functions_that_exist() -> None:
+    found = re.findall(r"`(\w+)` in `(clrkit/[\w/]+\.py)`|`(\w+)` \(`(clrkit/[\w/]+\.py)`\)", GUIDE)
+    assert len(found) > 10
+    for one, file, other, place in found:
+        source = (ROOT / (file or place)).read_text(encoding="utf-8")
+        assert re.search(rf"^\s*(def {one or other}\(|{one or other}\b.* = )", source, re.M), one or other

@@ -225,7 +225,7 @@ def test_gloo_sends_what_is_computed(several):
 
 
 def test_the_documented_volumes_are_the_computed_ones():
-    assert table() in (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    assert table() in (Path(__file__).parents[2] / "docs" / "guides" / "several_processes.md").read_text()
 
 
 # Shares

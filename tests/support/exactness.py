@@ -34,22 +34,21 @@ COLUMNS = "| compared | precision | tensors | largest deviation | bound | remark
 PREFACE = """\
 # Equal to the official code
 
-What clrkit computes beside what the official SimCLRv2 code computes (google-research/simclr, commit 383d414,
-run with TensorFlow 2.15.1 on a CPU) from the same weights and inputs. The tests make this table:
-`make exactness` runs them and writes it anew, and `make test` fails when they compare anything else than it
-lists.
+This page compares clrkit with the official SimCLRv2 code (google-research/simclr, commit 383d414, run with
+TensorFlow 2.15.1 on a CPU) on the same weights and inputs. The tests make the tables: `make exactness` runs
+them and writes this page, and `make test` fails if the page and the tests differ.
 
-A deviation is max |ours - official| / max |official| of one tensor; a row has the largest of all its tensors.
-Precision is that of our computation. The official values are of a float64 run where there is one (networks,
-training steps) and of a float32 run elsewhere; stored as float32, either is known to about 1e-7. Where the
-numbers come from, in which layouts, and by which formula the weights, is told in
-[tests/golden](../tests/golden/README.md). Rows marked \\* need the whole set of official numbers, of which
-that folder has a part; the others are checked for everybody.
+A deviation is max |ours - official| / max |official| of one tensor; a row shows the largest of its tensors.
+Precision is that of our computation. The official values come from a float64 run if there is one (networks,
+training steps), otherwise from a float32 run. They are stored as float32, so both are known to about 1e-7.
+[tests/golden](../tests/golden/README.md) explains where the numbers come from, their layouts, and the formula
+of the weights. Rows marked \\* need the whole set of official numbers, and that folder has a part of it; the
+other rows are checked everywhere.
 
-In training mode float32 is noisy, the official code's own as much as ours: a batch norm of few values, most
-of all in the gate of selective kernels, amplifies rounding until a ReLU changes sides, and gradients then
-differ by percents. The rows "official float32" hold the official float32 run against the official float64
-run. That clrkit computes the same function is what the float64 rows show.
+In training mode float32 is noisy, in the official code as much as in ours. A batch norm over few values, most
+of all in the gate of selective kernels, amplifies rounding until a ReLU changes its sign, and gradients then
+differ by percents. The rows "official float32" compare the official float32 run with the official float64
+run. The float64 rows show that clrkit computes the same function.
 """
 WHOLE_SET = "\\*"
 

@@ -20,9 +20,9 @@ COLUMNS = "| fault | how injected | how often | what was lost | test |"
 PREFACE = """\
 # Through every fault
 
-What can go wrong, how the tests make it go wrong, how often they do, and what it costs. The tests make this
-table: a row is recorded by the test it names, after that test has asserted what was lost. `make faults` runs
-them and writes it anew, and `make test` fails when they inject or lose anything else than it lists.
+What can go wrong, how the tests make it go wrong, how often, and what is lost. The tests make this table: the
+test that a row names records the row after it has asserted what was lost. `make faults` runs the tests and
+writes this page, and `make test` fails if the page and the tests differ.
 """
 
 
