@@ -228,7 +228,7 @@ def beside_reference(runs: Sequence[Run], store: Store) -> list[str]:
 
 def spread(values: Sequence[float], decimals: int) -> str:
     """A mean, with its standard error where there are several values."""
-    from clrkit.results.table import decimal
+    from clrkit.results.text import decimal
 
     mean = decimal(fmean(values), decimals)
     error = f" ± {decimal(stdev(values) / math.sqrt(len(values)), decimals)}" if len(values) > 1 else ""

@@ -19,10 +19,10 @@ from clrkit.config import (
 )
 from clrkit.data.folders import UNSHOWABLE
 from clrkit.data.images import WHOLE
-from clrkit.evaluate import interval
 from clrkit.export.source import ModelSource
 from clrkit.results.records import DATASETS, network_name
-from clrkit.results.table import Table, duration, verbatim
+from clrkit.results.statistics import wilson_interval
+from clrkit.results.text import Table, duration, verbatim
 
 SHOWN_CLASSES = 20
 UNKNOWN = "not known"
@@ -162,7 +162,7 @@ def accuracy_text(origin: ModelSource) -> str:
         )
     found = origin.record["dataset"]
     count = found["evaluation"]
-    low, high = interval(metrics["top1"], count)
+    low, high = wilson_interval(metrics["top1"], count)
     text = (
         f"Top-1 **{100 * metrics['top1']:.1f}%** (95% interval, Wilson: {low:.1f} to {high:.1f}) on the "
         f"{count:,} images of the {verbatim(found['part'])} part, whose labels were not trained on."

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 
 from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.results.ablation import Ablation, Series, summary
-from clrkit.results.captions import TOP1, caption, listed
 from clrkit.results.published import finding
 from clrkit.results.records import records_to_frame
 from clrkit.results.style import (
@@ -20,8 +19,11 @@ from clrkit.results.style import (
     LINEAR,
     SELF,
     SUPERVISED,
+    TOP1,
     FigureWithData,
     SeriesStyle,
+    caption,
+    listed,
     new_figure,
     with_looks,
 )

@@ -25,7 +25,6 @@ from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.grid import Preset
 from clrkit.files import HOUR, discard_left_over
 from clrkit.notebook.papermill import NotebookError, execute, executed_whole, notebooks, own_dataset
-from clrkit.results.published import PAPER
 from clrkit.runs.check import published
 from clrkit.runs.checksums import ChecksumError, check_file, digest_of, read_sums
 from clrkit.runs.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty
@@ -42,12 +41,13 @@ from clrkit.runs.store import (
 )
 
 if TYPE_CHECKING:
-    from clrkit.results.contents import Report
+    from clrkit.results.report import Report
 
 DRAWN = "drawn.json"  # in the folder of the figures: what they were drawn from
-DRAWN_WITH = ("matplotlib", "numpy", "pandas")
+DRAWN_WITH = ("jinja2", "matplotlib", "numpy", "pandas", "seaborn")
 NAMED = 10  # missing runs that are named one by one
 INDEX, REPORT = "INDEX.md", "report.html"
+NOT_YOURS = "Not your own runs: this shows the committed reference."
 
 
 def publish(preset: Preset, store: Store) -> str:
@@ -202,22 +202,23 @@ def drawn(store: Store) -> dict[str, str] | None:
 
 def origin_of(preset: Preset, evidence: Evidence, reference: Sequence[Run], store: Store) -> str:
     """SHA-256 over all that figures and index are made from: records, code, published numbers, libraries."""
-    from clrkit.results.ablation_table import ablation_runs_found
+    from clrkit.results.ablation import ablation_runs_found
 
     ablations = ablation_runs_found(preset, store)
     content = [
         [preset.name, evidence.source],
         [sums_of(run.folder)[RECORD] for run in [*evidence.runs, *reference, *ablations.values()]],
         [path.name for path in executed(store)],
-        [digest_of(path) for path in [*sources(), PAPER] if path.exists()],
+        [digest_of(path) for path in sources()],
         [version(library) for library in DRAWN_WITH],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def sources() -> list[Path]:
-    """The library's code."""
-    return sorted(Path(__file__).parents[1].rglob("*.py"))
+    """The library's code, templates and published numbers."""
+    kinds = (".py", ".j2", ".css", ".json")
+    return sorted(path for path in Path(__file__).parents[1].rglob("*") if path.suffix in kinds)
 
 
 def executed(store: Store) -> list[Path]:
@@ -227,8 +228,7 @@ def executed(store: Store) -> list[Path]:
 def draw_anew(preset: Preset, store: Store, evidence: Evidence, reference: Sequence[Run]) -> str:
     """Draw and write figures, indices and page; returns the verdict of the comparison with the reference."""
     from clrkit.results.comparison import summary_line
-    from clrkit.results.index import write_index
-    from clrkit.results.report import write_report
+    from clrkit.results.report import write_index, write_report
     from clrkit.results.style import save
 
     report = examined(preset, store, evidence, reference)
@@ -244,8 +244,9 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
     """What the runs show."""
     from clrkit.results import claims, comparison, figures
     from clrkit.results import records as run_records
-    from clrkit.results.ablation_table import ablation_runs_found, ablation_table
-    from clrkit.results.contents import Report
+    from clrkit.results.ablation import ablation_runs_found
+    from clrkit.results.report import Report
+    from clrkit.results.tables import ablation_table
 
     runs = run_records.records_to_frame(evidence.records, preset)
     drawings, missing = figures.draw_all(runs, preset.name)
@@ -259,6 +260,7 @@ def examined(preset: Preset, store: Store, evidence: Evidence, reference: Sequen
     return Report(
         preset=preset.name,
         source=evidence.source,
+        notice=NOT_YOURS if evidence.source == REFERENCE else "",
         runs=runs,
         claims=claims.evaluate(runs, preset),
         drawings=drawings,

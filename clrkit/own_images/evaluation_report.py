@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+from markupsafe import Markup
 
 from clrkit.config import Distill, Labelled, Stage
 from clrkit.data.datasets import DataSet
-from clrkit.evaluate import interval
 from clrkit.notebook.controls import figure as embedded
 from clrkit.own_images.cross_validation import Crosscheck, shortened
 from clrkit.results.curves import confusion
-from clrkit.results.report import document, tabular
+from clrkit.results.report import simple_page, table_element
+from clrkit.results.statistics import wilson_interval
 from clrkit.results.style import BLUE, ORANGE, FigureWithData, encode, new_figure
-from clrkit.results.table import Table
+from clrkit.results.text import Table
 from clrkit.runs.record import saw_evaluation
 from clrkit.runs.store import Run
 from clrkit.stages import labelled_indices
@@ -61,7 +61,7 @@ class Assessment:
     def sentence(self) -> str:
         """Accuracy with its interval, and what to think of it."""
         right, count = int((self.truth == self.predicted).sum()), len(self.truth)
-        low, high = interval(right / count, count)
+        low, high = wilson_interval(right / count, count)
         wide = (
             f" {count} images are few: the interval is {high - low:.0f} points wide."
             if high - low > WIDE
@@ -163,7 +163,7 @@ def in_percent(row: Mapping[Hashable, Any], what: str) -> str:
 
 
 def share_of(what: str, right: int, count: int) -> dict[str, float]:
-    low, high = interval(right / count, count) if count else (math.nan, math.nan)
+    low, high = wilson_interval(right / count, count) if count else (math.nan, math.nan)
     share = 100 * right / count if count else math.nan
     return {what: share, f"{what}_low": low, f"{what}_high": high}
 
@@ -192,17 +192,17 @@ def labels_given(config: Stage, data: DataSet) -> dict[str, int]:
 def page(title: str, lines: Sequence[str], found: Assessment, doubtful: Crosscheck) -> str:
     """One self-contained HTML page: accuracy, what was done, classes, confusions, labels to look at again."""
     numbers, picture = found.table(), doubtful.picture()
-    body = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
-    body += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
+    heading, paragraph = Markup("<h2>{}</h2>").format, Markup("<p>{}</p>").format
+    body = [Markup("<h1>{}</h1>\n<p><strong>{}</strong></p>").format(title, found.sentence())]
+    body += map(paragraph, [*found.remarks(), *lines])
     for drawing in (found.class_figure(), found.confusion_figure()):
-        png = encode(drawing.figure, "png", PAGE_DPI)
-        body.append(f"<h2>{escape(drawing.title)}</h2>{on_paper(png, drawing.alt)}")
-    body.append(f"<h2>Training labels to look at again</h2><p>{escape(doubtful.sentence())}</p>")
-    body.append(f"{on_paper(picture.png(), picture.alt)}<p>{escape(ONLY_MEASURED)}</p>")
-    body.append(f"<h2>{numbers.title}</h2>\n{tabular(numbers, numbers.title)}")
-    return document(escape(title), body)
+        body += [heading(drawing.title), on_paper(encode(drawing.figure, "png", PAGE_DPI), drawing.alt)]
+    body += [heading("Training labels to look at again"), paragraph(doubtful.sentence())]
+    body += [on_paper(picture.png(), picture.alt), paragraph(ONLY_MEASURED)]
+    body += [heading(numbers.title), table_element(numbers, numbers.title)]
+    return simple_page(title, Markup("\n").join(body))
 
 
-def on_paper(png: bytes, alt: str) -> str:
+def on_paper(png: bytes, alt: str) -> Markup:
     """A figure on white, in the dark, too."""
-    return f'<figure class="paper">{embedded(png, alt)}</figure>'
+    return Markup('<figure class="paper">{}</figure>').format(Markup(embedded(png, alt)))

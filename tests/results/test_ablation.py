@@ -11,9 +11,9 @@ import pytest
 import synthetic
 
 from clrkit.config import Distill, Finetune, Stage
-from clrkit.experiments.fields import with_fields
 from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import FACTORS
+from clrkit.experiments.fields import with_fields
 from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule
 from clrkit.experiments.presets import preset
 from clrkit.notebook.ablation_figures import as_published, compare, crossed, found, side_by_side
