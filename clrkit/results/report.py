@@ -83,7 +83,8 @@ class Report:
 def write_index(path: Path, report: Report) -> None:
     """Write the report as Markdown, with links relative to `path`."""
     text = environment().get_template("index.md.j2").render(content(report), home=path.parent)
-    write_atomically(path, f"{text.rstrip()}\n".encode())
+    compact = re.sub(r"\n{3,}", "\n\n", text.strip())
+    write_atomically(path, f"{compact}\n".encode())
 
 
 def write_report(path: Path, report: Report) -> None:
