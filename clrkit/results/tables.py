@@ -40,6 +40,7 @@ from clrkit.results.statistics import (
     head_cells,
     outcome_cells,
     pretrainings,
+    stacked,
     student_cells,
     target_cells,
     target_pair,
@@ -152,32 +153,26 @@ def distillation_table(runs: pd.DataFrame) -> Table:
 
 def published_table(runs: pd.DataFrame) -> Table:
     """Own numbers and the paper's in separate columns: other images, other networks, no common scale."""
-    sizes = by_size(runs)
+    sizes, name = by_size(runs), dataset_name(runs)
     own, paper = own_numbers(runs), published()
     paper = paper[paper["source"].isin(["SimCLRv2, Table 1", "SimCLRv2, abstract"])]
-    parts = [
-        own[own["network"] == network].assign(column=f"own: {dataset_name(runs)}, {network}")
-        for network in dict.fromkeys((sizes[0], sizes[-1]))
-    ]
     paper = paper.rename(columns={"value": "mean"}).assign(stderr=float("nan"))
-    parts += [
-        paper[paper["network"] == network].assign(column=f"published: ImageNet, {network}")
-        for network in ("R50 1x", "R152 3x SK")
-    ]
-    cells = pd.concat(parts).replace({"method": METHODS | {"distilled": DISTILLED}})
+    parts = {f"own: {name}, {each}": own[own["network"] == each] for each in (sizes[0], sizes[-1])}
+    for each in ("R50 1x", "R152 3x SK"):
+        parts[f"published: ImageNet, {each}"] = paper[paper["network"] == each]
+    cells = stacked(parts, "column").replace({"method": METHODS | {"distilled": DISTILLED}})
     # Later cells replace earlier ones: a teacher that was first distilled into itself is the paper's way.
     cells = cells.drop_duplicates(["column", "method", "fraction"], keep="last")
     wide = spread_out(cells, ["method", "fraction"], "column")
     known = own.replace({"method": METHODS})[["method", "fraction"]].drop_duplicates()
     keys = sorted(known.itertuples(index=False, name=None), key=lambda key: (ROWS.index(key[0]), key[1]))
-    columns = list(dict.fromkeys(cells["column"]))
-    texts = wide.reindex(index=keys, columns=columns, fill_value="-").to_numpy()
+    texts = wide.reindex(index=keys, columns=list(parts), fill_value="-").to_numpy()
     rows = [
         [f"{method}, {labels_name(share)}", *row] for (method, share), row in zip(keys, texts, strict=True)
     ]
     remark = "Other images and other networks: compare how the rows of a column are ordered, not the columns."
     remark += f" {budget_remark(runs)}"
-    return Table("published", "Own and published numbers", remark, ["top-1, %", *columns], rows)
+    return Table("published", "Own and published numbers", remark, ["top-1, %", *parts], rows)
 
 
 def own_numbers(runs: pd.DataFrame) -> pd.DataFrame:
