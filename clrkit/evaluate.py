@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -91,14 +90,6 @@ def extract(encoder: nn.Module, part: Split, size: int, device: torch.device) ->
 def accuracy(logits: Rows, labels: Labels, k: int = 1) -> float:
     """Share of images whose class is among the `k` largest logits."""
     return (logits.topk(k, 1).indices == labels[:, None]).any(1).double().mean().item()
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share, in percent."""
-    z = 1.96
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
-    return 100 * (centre - half), 100 * (centre + half)
 
 
 def confusion(rows: Labels, columns: Labels, classes: int) -> list[list[int]]:

@@ -74,7 +74,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     """Measure a model on the test part of a data set and print its accuracy."""
     from clrkit.cli.progress import ProgressLine
     from clrkit.data.datasets import load_evaluation
-    from clrkit.evaluate import interval
+    from clrkit.results.statistics import wilson_interval
     from clrkit.runs.model_files import read_classes, read_model
     from clrkit.runs.provenance import provenance
 
@@ -94,7 +94,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**metrics, **asked, **provenance()}, allow_nan=False))
         return 0
-    low, high = interval(metrics["top1"], len(part))
+    low, high = wilson_interval(metrics["top1"], len(part))
     top5 = f"top-5 {100 * metrics['top5']:.2f}%; " if "top5" in metrics else ""
     print(f"top-1 {100 * metrics['top1']:.2f}% (95%: {low:.2f} to {high:.2f}); {top5}{len(part):,} images")
     return 0

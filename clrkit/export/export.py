@@ -24,7 +24,7 @@ from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
 from clrkit.export.source import ModelSource, read_source
 from clrkit.files import write_atomically
-from clrkit.results.table import Table
+from clrkit.results.text import Table
 from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import WEIGHTS, ModelError, new_folder, refuse_existing, write_files
 from clrkit.runs.provenance import provenance

@@ -10,10 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from clrkit.config import Distill, Finetune, Labelled, Pretrain, Stage, Supervised, to_dict
 from clrkit.data.folders import UNSHOWABLE
 from clrkit.data.images import WHOLE
-from clrkit.evaluate import interval
 from clrkit.export.source import ModelSource, describe_model
 from clrkit.results.records import DATASETS, network_name
-from clrkit.results.table import Table, duration, verbatim
+from clrkit.results.statistics import wilson_interval
+from clrkit.results.text import Table, duration, verbatim
 
 UNKNOWN = "not known"
 SETTINGS = ("temperature", "head_layers", "tap_layer", "fraction", "label_weight", "transfer", "precision")
@@ -41,7 +41,7 @@ def card(source: ModelSource, files: Table) -> str:
         "dataset": DATASETS.get(data.get("name"), data.get("name")),
         "labels": labels_used(source),
         "metrics": metrics,
-        "interval": interval(metrics["top1"], data["evaluation"]) if "top1" in metrics else None,
+        "interval": wilson_interval(metrics["top1"], data["evaluation"]) if "top1" in metrics else None,
         "seen": seen_by(source.stage) if data.get("seen") else "",
         "made": made(source),
         "files": files.markdown().strip(),

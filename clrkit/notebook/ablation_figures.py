@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from clrkit.experiments.ablation_settings import FACTORS, OUTCOMES, depends, text_of
 from clrkit.results import style
 from clrkit.results.ablation import Ablation, Series, summary
-from clrkit.results.captions import TOP1, caption, listed
 from clrkit.results.published import Finding, finding
 from clrkit.results.records import records_to_frame
-from clrkit.results.style import FigureWithData, SeriesStyle, new_figure, with_looks
+from clrkit.results.style import TOP1, FigureWithData, SeriesStyle, caption, listed, new_figure, with_looks
 
 LOOKS = {"linear": style.LINEAR, "finetuned": style.FINETUNED, "distilled": style.SELF}
 PUBLISHED_LOOKS = LOOKS | {"supervised": style.SUPERVISED}  # a method looks the same, own or published

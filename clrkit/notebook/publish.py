@@ -25,7 +25,7 @@ from clrkit.runs.reproduce import REFERENCE, Evidence, complete, gather, project
 from clrkit.runs.store import NOTE_SECONDS, RunError, Store
 
 if TYPE_CHECKING:
-    from clrkit.results.contents import Report
+    from clrkit.results.report import Report
 
 NAMED = 10  # missing runs that are listed one by one
 INDEX, REPORT = "INDEX.md", "report.html"
@@ -36,6 +36,9 @@ OUTDATED = (
     SUMS,
     f"../{SUMS}",
 )  # of old versions
+
+
+NOT_YOURS = "Not your own runs: this shows the committed reference."
 
 
 def publish(preset: Preset, store: Store, show: Callable[[str], None]) -> str:
@@ -102,8 +105,7 @@ def draw(preset: Preset, store: Store) -> tuple[Path, str]:
         RunError: if the results folder cannot be written.
     """
     from clrkit.results.comparison import summary_line
-    from clrkit.results.index import write_index
-    from clrkit.results.report import write_report
+    from clrkit.results.report import write_index, write_report
     from clrkit.results.style import save
 
     refuse_empty(preset, store)
@@ -146,8 +148,9 @@ def examined(preset: Preset, store: Store) -> Report:
     """Evaluate the own runs, or the reference with a notice if they are not complete."""
     from clrkit.results import claims, comparison, figures
     from clrkit.results import records as run_records
-    from clrkit.results.ablation_table import ablation_runs_found, ablation_table
-    from clrkit.results.contents import Report
+    from clrkit.results.ablation import ablation_runs_found
+    from clrkit.results.report import Report
+    from clrkit.results.tables import ablation_table
 
     evidence = gather(preset, store)
     own = evidence.source != REFERENCE
@@ -162,6 +165,7 @@ def examined(preset: Preset, store: Store) -> Report:
     return Report(
         preset=preset.name,
         source=evidence.source,
+        notice=NOT_YOURS if evidence.source == REFERENCE else "",
         runs=runs,
         claims=claims.evaluate(runs, preset),
         drawings=drawings,

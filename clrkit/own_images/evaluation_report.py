@@ -10,22 +10,23 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+from markupsafe import Markup
 
 from clrkit.config import Distill, Labelled, Stage
 from clrkit.data.datasets import DataSet
 from clrkit.device import choose_device
-from clrkit.evaluate import interval, predict
+from clrkit.evaluate import predict
 from clrkit.own_images.cross_validation import Crosscheck, shortened
 from clrkit.results.curves import confusion
-from clrkit.results.report import document, tabular
+from clrkit.results.report import simple_page, table_element
+from clrkit.results.statistics import wilson_interval
 from clrkit.results.style import BLUE, ORANGE, FigureWithData, encode, new_figure
-from clrkit.results.table import Table
+from clrkit.results.text import Table
 from clrkit.runs.record import saw_evaluation
 from clrkit.runs.run import load_once
 from clrkit.runs.store import Run
@@ -63,7 +64,7 @@ class Assessment:
     def sentence(self) -> str:
         """Accuracy with its interval."""
         right, count = int((self.truth == self.predicted).sum()), len(self.truth)
-        low, high = interval(right / count, count)
+        low, high = wilson_interval(right / count, count)
         few = f" {count} images are few: the interval is {high - low:.0f} points wide."
         return (
             f"Accuracy {100 * right / count:.1f}% (95%: {low:.1f} to {high:.1f}) on {count:,} images kept to "
@@ -146,7 +147,7 @@ class Assessment:
 
 def share(name: str, right: int, count: int) -> dict[str, float]:
     """A share in percent with the ends of its interval; NaN without any image."""
-    low, high = interval(right / count, count) if count else (math.nan, math.nan)
+    low, high = wilson_interval(right / count, count) if count else (math.nan, math.nan)
     return {name: 100 * right / count if count else math.nan, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -170,18 +171,18 @@ def label_counts(config: Stage, data: DataSet) -> dict[str, int]:
 def page(title: str, lines: Sequence[str], found: Assessment, doubtful: Crosscheck) -> str:
     """A self-contained HTML page: accuracy, what was done, classes, confusions, training labels to check."""
     numbers, labels = found.table(), doubtful.figure()
-    body = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(found.sentence())}</strong></p>"]
-    body += [f"<p>{escape(line)}</p>" for line in [*found.remarks(), *lines]]
+    heading, paragraph = Markup("<h2>{}</h2>").format, Markup("<p>{}</p>").format
+    body = [Markup("<h1>{}</h1>\n<p><strong>{}</strong></p>").format(title, found.sentence())]
+    body += map(paragraph, [*found.remarks(), *lines])
     for figure in (found.class_figure(), found.confusion_figure()):
-        body.append(f"<h2>{escape(figure.title)}</h2>{embedded(figure)}")
-    body.append(f"<h2>{escape(labels.title)}</h2><p>{escape(doubtful.sentence())}</p>{embedded(labels)}")
-    body.append(f"<p>{escape(NOT_SHOWN)}</p>")
-    body.append(f"<h2>{numbers.title}</h2>\n{tabular(numbers, numbers.title)}")
-    return document(escape(title), body)
+        body += [heading(figure.title), embedded(figure)]
+    body += [heading(labels.title), paragraph(doubtful.sentence()), embedded(labels), paragraph(NOT_SHOWN)]
+    body += [heading(numbers.title), table_element(numbers, numbers.title)]
+    return simple_page(title, Markup("\n").join(body))
 
 
-def embedded(figure: FigureWithData) -> str:
+def embedded(figure: FigureWithData) -> Markup:
     """A figure as an HTML element with its picture inside, on white."""
     content = b64encode(encode(figure.figure, "png", PAGE_DPI)).decode()
-    image = f'<img alt="{escape(figure.alt)}" src="data:image/png;base64,{content}">'
-    return f'<figure class="paper">{image}</figure>'
+    image = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(figure.alt, content)
+    return Markup('<figure class="paper">{}</figure>').format(image)

@@ -1,9 +1,9 @@
-"""What was measured along a setting while the others are held, what is missing, and what the records say."""
+"""Ablations: what is recorded along one setting while the others are fixed, what is missing, what is best."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -13,16 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clrkit.runs.checksums import ChecksumError
 from clrkit.config import Stage, known
 from clrkit.errors import ConfigError
-from clrkit.runs.timing import Kind, median_seconds, seconds_expected
-from clrkit.results.records import links
-from clrkit.experiments.grid import Preset
-from clrkit.runs.store import Run, Store, progress_noted, read_run
 from clrkit.experiments.ablation_settings import (
-    OUTCOMES,
     FACTORS,
+    OUTCOMES,
     Point,
     depends,
     network_of,
@@ -32,16 +27,19 @@ from clrkit.experiments.ablation_settings import (
     text_of,
     values_in,
 )
-from clrkit.results.statistics import mean_and_half_width
-from clrkit.results.table import decimal
+from clrkit.experiments.grid import Preset
+from clrkit.results.records import links
+from clrkit.results.statistics import SEEDS_NEEDED, mean_and_error, mean_and_half_width
+from clrkit.results.text import decimal
+from clrkit.runs.checksums import ChecksumError
+from clrkit.runs.store import Run, Store, progress_noted, read_run
+from clrkit.runs.timing import Kind, median_seconds, seconds_expected
 
-SEEDS_NEEDED = 3  # of fewer, none is called the best
-
-Along = list[tuple[Any, Run]]  # runs with the setting's value
+RunsByValue = list[tuple[Any, Run]]  # runs, each with the setting's value
 
 
 class Recorded:
-    """The finished runs of a store and of its reference, each read once; `refresh` reads new ones."""
+    """The finished runs of a store and its reference. Each is read once; `refresh` reads new ones."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.reference = store, store.reference
@@ -52,7 +50,7 @@ class Recorded:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Look for runs that have come or gone; whether there may be any. Damaged ones are left out."""
+        """Look for new and deleted runs; return whether there may be any. Damaged runs are left out."""
         folders = [*self.reference.folders(), *self.store.folders()]
         if folders == [*self.runs] and not self.damaged:
             return False
@@ -62,6 +60,7 @@ class Recorded:
         return True
 
     def read(self, folder: Path) -> Run | None:
+        """Read a run; None, with a note, if it is damaged."""
         try:
             return read_run(folder)
         except ChecksumError as damage:
@@ -70,7 +69,7 @@ class Recorded:
 
     @property
     def left_out(self) -> str:
-        """A sentence on the damaged runs; nothing where there are none."""
+        """A sentence on the damaged runs; empty without any."""
         if not self.damaged:
             return ""
         first, more = next(iter(self.damaged.values())), len(self.damaged) - 1
@@ -79,22 +78,25 @@ class Recorded:
 
     @property
     def own_runs(self) -> list[Run]:
+        """The runs of the store itself."""
         return [run for folder, run in self.runs.items() if run and folder.parent == self.store.runs]
 
     def find(self, config: Stage) -> Run | None:
-        """The own run, else the reference's."""
+        """The store's run, or else the reference's."""
         return self.own(config) or self.runs.get(self.reference.runs / self.name(config))
 
     def own(self, config: Stage) -> Run | None:
+        """The store's run."""
         return self.runs.get(self.store.runs / self.name(config))
 
     def name(self, config: Stage) -> str:
+        """The name of a run's folder."""
         if config not in self.names:
             self.names[config] = self.store.path(config).name
         return self.names[config]
 
     def todo(self, configs: Iterable[Stage]) -> tuple[list[Stage], float | None]:
-        """What making runs takes: those to be made, what they build on first, and the seconds if known."""
+        """The runs still to make, in order, and the seconds that takes, if known."""
         links = dict.fromkeys(chain.from_iterable(config.chain for config in configs))
         lacking = [link for link in links if not self.own(link)]
         seconds = [seconds_expected(link, self.times) for link in lacking]
@@ -111,29 +113,30 @@ class Series:
 
     Attributes:
         outcome: what is measured.
-        along: the setting.
-        held: values of all settings where they are not varied.
-        runs: that measure the outcome.
-        supervised: of the same network, on the labels alone.
+        along: the setting that varies.
+        held: values of the other settings.
+        runs: recorded runs that measure the outcome.
+        supervised: runs of the same network on the labels alone.
         missing: runs that are not recorded, with the setting's value.
-        sources: where the recorded ones come from.
+        sources: where the recorded runs come from.
     """
 
     outcome: str
     along: str
     held: Point
-    runs: Along
-    supervised: Along
+    runs: RunsByValue
+    supervised: RunsByValue
     missing: list[tuple[Any, Stage]]
     sources: str
 
     @property
     def cells(self) -> pd.DataFrame:
+        """Mean, standard error and seeds by value."""
         return summary(self.runs)
 
     @property
     def lacking(self) -> list[Any]:
-        """Values of which not all seeds are recorded."""
+        """Values for which seeds are missing."""
         return list(dict.fromkeys(value for value, _ in self.missing))
 
 
@@ -148,6 +151,7 @@ class Ablation:
 
     @property
     def standard(self) -> dict[str, Any]:
+        """The preset's value of every setting."""
         return standard_point(self.preset)
 
     @property
@@ -156,7 +160,7 @@ class Ablation:
         return [name for name, values in self.choices.items() if len(values) > 1]
 
     def series(self, outcome: str, along: str, **held: Any) -> Series:
-        """What is recorded along a setting; settings that are not held have the preset's value.
+        """The runs along a setting; settings not given in `held` have the preset's value.
 
         Raises:
             ConfigError: for an unknown outcome or setting, naming the nearest, or one the outcome does not
@@ -176,11 +180,12 @@ class Ablation:
         return Series(outcome, along, held, runs, alone, missing, self.sources(runs))
 
     def at(self, outcome: str, point: Point) -> list[Stage | None]:
-        """The runs of a point, each once; None where the head has no such layer."""
+        """The runs of a point, each once; None if the head has no such layer."""
         needed = {name: value for name, value in point.items() if depends(outcome, name)}
         return list(dict.fromkeys(self.config(outcome, needed, seed) for seed in self.preset.grid.seeds))
 
     def config(self, outcome: str, point: Point, seed: int) -> Stage | None:
+        """The run of a point and seed, computed once."""
         place = (outcome, seed, *point.items())
         if place not in self.configs:
             alone = outcome == "supervised"
@@ -189,7 +194,7 @@ class Ablation:
         return self.configs[place]
 
     def alone(self, outcome: str, point: Point) -> list[Run]:
-        """Runs on the labels alone, of the network whose accuracy is measured; a probe sees all labels."""
+        """Supervised runs of the network that is measured; none for a probe, which uses all labels."""
         if outcome == "linear":
             return []
         width = network_of(self.preset).width if outcome == "distilled" else point["width"]
@@ -197,26 +202,25 @@ class Ablation:
         configs = [self.config("supervised", about, seed) for seed in self.preset.grid.seeds]
         return [run for config in configs if config and (run := self.recorded.find(config))]
 
-    def sources(self, runs: Along) -> str:
-        """Where runs come from, in words."""
+    def sources(self, runs: RunsByValue) -> str:
+        """The owners of runs, in words."""
         own = {run.folder.parent == self.recorded.store.runs for _, run in runs}
         names = {True: "own runs", False: "the committed reference"}
         return " and ".join(name for key, name in names.items() if key in own)
 
     def says(self, series: Series) -> str:
-        """The best value of a series, or those not distinguishable from the highest, and what lacks runs.
+        """The best value of a series, or those it cannot be distinguished from, and which runs are missing.
 
-        Values that lack seeds are left out: seeds differ too much for that. One value is called best only if
-        the 95% interval (Student's t over paired seeds) of its lead over every other value is above 0. That
-        needs no correction for the number of values: it happens by chance in at most 5% of cases, which is
-        where two values are equally good, and less often where more are. Nothing is said of an order among
-        the others. Fewer than three seeds decide nothing.
+        Values with fewer seeds than others are left out. One value is called best only if the 95% interval
+        (Student's t over paired seeds) of its lead over every other value is above 0. This needs no
+        correction for the number of values: it happens by chance in at most 5% of cases, which is reached if
+        two values are equally good. Fewer than three seeds decide nothing.
         """
         lacking = ", ".join(text_of(series.along, value) for value in series.lacking)
         return self.best(series) + (f" Runs are missing at {lacking}." if lacking and series.runs else "")
 
     def best(self, series: Series) -> str:
-        """The best value of a series with its lead, or what is not distinguishable from it, as a sentence."""
+        """A sentence on the best value and its lead, or on the values it cannot be distinguished from."""
         cells = series.cells.sort_values("mean", ascending=False, ignore_index=True)
         if cells.empty:
             return "Nothing is recorded here."
@@ -228,7 +232,7 @@ class Ablation:
         }
         if not others:
             return f"Only {named[best]} is recorded."
-        leads = {other: paired(series.runs, best, other) for other in others}
+        leads = {other: paired_leads(series.runs, best, other) for other in others}
         fewest = min(map(len, leads.values()))
         if fewest < SEEDS_NEEDED:
             seeds = "no seed" if not fewest else "1 seed" if fewest == 1 else f"{fewest} seeds"
@@ -244,13 +248,13 @@ class Ablation:
 
 
 def leads_by_more(leads: Sequence[float] | np.ndarray, image: float) -> bool:
-    """Whether the 95% interval of a lead is above 0, and the lead above what one test image makes."""
+    """Whether the 95% interval of a lead is above 0, and the lead larger than one test image (percent)."""
     mean, half_width = mean_and_half_width(leads)
     return mean > max(half_width, image + 1e-9)
 
 
 def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
-    """Every value that a setting has in the preset or in own runs, and values that are to be `tried`.
+    """Every value of a setting in the preset or in own runs, and further values to try.
 
     Raises:
         ConfigError: for an unknown setting, naming the nearest, or a value it cannot have.
@@ -275,31 +279,46 @@ def ablation(preset: Preset, store: Store, **tried: Any) -> Ablation:
     return Ablation(preset, recorded, {name: tuple(sorted(found)) for name, found in values.items()})
 
 
-def summary(runs: Along, metric: str = "top1") -> pd.DataFrame:
-    """Mean (%), standard error (NaN for one seed) and seeds by value, whose runs differ in the seed only."""
-    found = defaultdict[Any, list[float]](list)
-    for value, run in runs:
-        found[value].append(100 * run.metrics[metric])
-    rows = [(value, float(np.mean(each)), stderr(each), len(each)) for value, each in found.items()]
-    return pd.DataFrame(rows, columns=["value", "mean", "stderr", "seeds"]).astype({"value": object})
+def summary(runs: RunsByValue, metric: str = "top1") -> pd.DataFrame:
+    """Columns `value`, `mean` (%), `stderr` and `seeds`, in the order of the values in `runs`."""
+    rows = [(value, 100 * run.metrics[metric]) for value, run in runs]
+    cells = pd.DataFrame(rows, columns=["value", "accuracy"]).astype({"value": object, "accuracy": float})
+    return mean_and_error(cells.groupby("value", sort=False)["accuracy"]).astype({"value": object})
 
 
-def stderr(values: Sequence[float]) -> float:
-    """The standard error of a mean."""
-    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+def paired_leads(runs: RunsByValue, one: Any, other: Any) -> list[float]:
+    """How much (points) one value's accuracy exceeds another's, for each seed that both have.
 
-
-def paired(runs: Along, one: Any, other: Any) -> list[float]:
-    """By how much (points) one value's accuracy is above another's, for each seed that both have.
-
-    Between different pretrainings it is the mean over the seeds on each: these share its luck.
+    Between different pretrainings, seeds on the same one share its luck: their leads are averaged.
     """
     found = {(value, run.record["config"]["seed"]): run for value, run in runs}
     leads = defaultdict[int, list[float]](list)
     for seed in [seed for value, seed in found if value == one and (other, seed) in found]:
         high, low = found[one, seed], found[other, seed]
         base, other_base = (links(run.record["config"])[-1] for run in (high, low))
-        leads[seed if base == other_base else base["seed"]].append(
-            100 * (high.metrics["top1"] - low.metrics["top1"])
-        )
+        lead = 100 * (high.metrics["top1"] - low.metrics["top1"])
+        leads[seed if base == other_base else base["seed"]].append(lead)
     return [float(np.mean(each)) for each in leads.values()]
+
+
+def ablation_runs_found(preset: Preset, store: Store) -> dict[Stage, Run]:
+    """The finished runs of the preset's ablation grid: the store's, or else the reference's."""
+    wanted = [run for point in grid_points(preset) for run in runs_at(preset, *point)]
+    found = ((config, store.find(config) or store.reference.find(config)) for config in wanted)
+    return {config: run for config, run in found if run}
+
+
+def grid_points(preset: Preset) -> Iterator[tuple[str, str, Any]]:
+    """Setting, outcome and value of every point along an axis of the preset's ablation grid."""
+    for name in FACTORS:
+        for outcome in OUTCOMES:
+            crosses = [cross for cross in preset.grid.ablations if outcome in cross.outcomes]
+            values = {each for cross in crosses for each in cross.settings.get(name, ())}
+            if depends(outcome, name):
+                yield from ((name, outcome, each) for each in sorted(values))
+
+
+def runs_at(preset: Preset, name: str, outcome: str, each: Any) -> list[Stage]:
+    """The runs of a point, each once; none if the head has no such layer."""
+    runs = (run_at(preset, outcome, {name: each}, seed) for seed in preset.grid.seeds)
+    return list(dict.fromkeys(run for run in runs if run))

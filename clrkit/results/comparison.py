@@ -1,15 +1,15 @@
-"""Own runs against the committed reference, cell by cell.
+"""Compare own runs with the committed reference, cell by cell.
 
 A cell is a setting: runs that differ in nothing but the seed. Equal seeds draw the same labels, weights and
-order on any machine, so runs of equal seeds are compared with each other. What is left between them is
-rounding: another processor adds up in another order, and training amplifies it. How far depends on where it
-begins, which the records show.
+order on any machine, so runs of equal seeds are compared with each other. The rest is rounding: another
+processor adds in another order, and training amplifies it. How much depends on where it starts, which the
+records show.
 
-**Where the pretraining came out the same** (its last loss agrees to 1 in 10,000), or there is none, a run
-moves little. Of 51 fine-tuned runs of `mini`, made on an Intel Xeon for the reference and again on an AMD
-EPYC, half moved by less than 0.3 points, the standard deviation was 1.1, and one run tipped by 6.5.
-`ROUNDING` times Student's t with `FREEDOM` degrees of freedom has that median and that heavy a tail. It gives
-the tolerance:
+**If the pretraining came out the same** (its last loss agrees to 1 in 10,000), or there is none, a run moves
+little. Of 51 fine-tuned runs of `mini`, made on an Intel Xeon for the reference and again on an AMD EPYC,
+half moved by less than 0.3 points, the standard deviation was 1.1, and one run tipped by 6.5. `ROUNDING`
+times Student's t with `FREEDOM` degrees of freedom has that median and that heavy a tail. It gives the
+tolerance:
 
 - A cell differs if more than half of its seeds are off by more than the tolerance, to the same side. One run
   that tips is outvoted, so a bimodal cell needs no wider tolerance than another.
@@ -17,25 +17,25 @@ the tolerance:
   hundred. For three seeds the tolerance is 2.7 points; for a single one, which nothing outvotes, 13.9.
 - It is never below the sampling error of a difference of two accuracies p (%) measured on N images,
   sqrt(2 p (100 - p) / N).
-- Runs that are off by more than their tolerance are also counted over all cells, wherever they are; where
-  rounding makes so many with a probability below `CHANCE` (Poisson's law), the whole differs.
+- Runs that are off by more than their tolerance are also counted over all cells. If rounding makes so many
+  with a probability below `CHANCE` (Poisson's law), the comparison as a whole differs.
 
 Own runs change no tolerance. Runs on one pretraining share its luck, but as they are compared on the same
 pretraining it is in none of their differences, and each counts. The constants are measured on `mini` alone.
 
-**Where the pretraining came out otherwise**, an equal seed is as good as another seed. With PyTorch's
-AVX-512 kernels turned off, or the views' arithmetic in another order, the losses of `mini` were 1 in
-1,000 or more apart, and fine-tuned runs moved by 6 to 7 points (standard deviation), up to 25. Only the
-spread over the reference's seeds can judge that, and few seeds say little about it. Such a cell, like one
-of other seeds than the reference's, is never called reproduced. It is undecided, or differs if the means are
-apart by more than
+**If the pretraining came out otherwise**, an equal seed is as good as another seed. With PyTorch's AVX-512
+kernels turned off, or the views' arithmetic in another order, the losses of `mini` were 1 in 1,000 or more
+apart, and fine-tuned runs moved by 6 to 7 points (standard deviation), up to 25. Only the spread over the
+reference's seeds can judge that, and few seeds say little about it. Such a cell, like one of other seeds
+than the reference's, is never called reproduced. It is undecided, or differs if the means are apart by more
+than
 
     4.5 * s * sqrt(1/n_own + 1/n_reference),   but at least   sqrt(2 p (100 - p) / N)
 
-where n counts pretrainings, whose runs are averaged, and s is the larger of the standard deviations over
-the reference's seeds in the cell and pooled over cells of its stage and label fraction; with one seed there
-is no s and no such verdict. Of the 11 and 51 cells measured in these two ways, 4.5 lets all pass, 3 all but
-one of each.
+where n counts pretrainings, whose runs are averaged, and s is the larger of the standard deviations over the
+reference's seeds in the cell and pooled over cells of its stage and label fraction; with one seed there is
+no s and no such verdict. Of the 11 and 51 cells measured in these two ways, 4.5 lets all pass, 3 all but one
+of each.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, pdtrc, stdtr, stdtrit
 
-from clrkit.results.records import PAPER_HEAD_LAYERS, fraction_name
-from clrkit.results.table import decimal
+from clrkit.results.records import describe
+from clrkit.results.text import decimal
 
 REPRODUCED, DIFFERS, UNDECIDED, NOT_RUN = "reproduced", "differs", "undecided", "not run"
 LIKE = ["stage", "measure", "fraction"]
@@ -63,15 +63,15 @@ def compare(own: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """One row a cell of the reference, in its order.
 
     Args:
-        own: frame of own runs (`clrkit.results.records.records_to_frame`), perhaps not all there. Cells whose pretraining is not
-            among them are undecided.
+        own: frame of own runs (`clrkit.results.records.records_to_frame`), not necessarily all. Cells whose
+            pretraining is not among them are undecided.
         reference: frame of the reference's runs, with their pretraining.
 
     Returns:
-        Columns stage, cell (what it is), own, own_seeds, reference, reference_seeds (means in percent and
-        how many, where pretrainings count), tolerance, verdict (reproduced, differs, undecided, not run) and
-        text, the verdict with the numbers. Of cells compared by seed also pairs, strays (how many of them
-        are off by more than the tolerance) and expected (how many rounding makes).
+        Columns stage, cell (in words), own, own_seeds, reference, reference_seeds (means in percent, and how
+        many seeds or pretrainings count), tolerance, verdict (reproduced, differs, undecided, not run) and
+        text, the verdict with the numbers. Cells compared by seed also have pairs, strays (those off by more
+        than the tolerance) and expected (how many rounding makes).
     """
     theirs = measures(reference)
     spread = pooled_spread(theirs)
@@ -84,9 +84,9 @@ def compare(own: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The accuracies of the runs, a row each: top-1, and kNN accuracy where frozen features were measured.
+    """The accuracies of the runs, a row each: top-1, and for probes kNN accuracy.
 
-    `base_loss` is the last loss of the pretraining a run builds on, 0 without one, NaN where it is not there.
+    `base_loss` is the last loss of the pretraining a run builds on; 0 without one, NaN if it is not recorded.
     """
     if runs.empty:
         return runs
@@ -97,7 +97,7 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def base_losses(runs: pd.DataFrame) -> list[float]:
-    """For each run the last loss of the pretraining it builds on; see `measures`."""
+    """The last loss of the pretraining that each run builds on, as in `measures`."""
     parents = dict(zip(runs["key"], runs["parent"], strict=True))
     losses = runs.loc[runs["stage"] == "pretrain"].set_index("key")["loss"].to_dict()
     found = []
@@ -109,12 +109,12 @@ def base_losses(runs: pd.DataFrame) -> list[float]:
 
 
 def repetitions(measured: pd.DataFrame, by: Sequence[str] = ()) -> pd.Series[float]:
-    """Independent values: the mean of the runs on each pretraining, or of each seed where there is none."""
+    """Independent values: the mean of the runs on each pretraining, or of each seed without one."""
     return measured.groupby([*by, "pretrain_seed"])["value"].mean()
 
 
 def pooled_spread(measured: pd.DataFrame) -> dict[tuple[str, str, float], float]:
-    """Standard deviation of repetitions by stage, measure and fraction; NaN where every cell has one."""
+    """Standard deviation of repetitions by stage, measure and fraction; NaN if no cell has two."""
     cell = [*LIKE, "setup"]
     cells = repetitions(measured, cell).groupby(cell).agg(["var", "size"])
     cells["freedom"] = cells["size"] - 1
@@ -131,7 +131,9 @@ def like_key(cell: pd.DataFrame) -> tuple[str, str, float]:
 
 def compare_cell(own: pd.DataFrame | None, reference: pd.DataFrame, spread: float) -> dict[str, object]:
     first, theirs = reference.iloc[0], repetitions(reference)
-    row = {"stage": first["stage"], "cell": cell_name(first), "own": float("nan"), "own_seeds": 0}
+    cell = describe(first)
+    cell = cell.replace("linear probe", "kNN") if first["measure"] == "kNN" else cell
+    row = {"stage": first["stage"], "cell": cell, "own": float("nan"), "own_seeds": 0}
     row |= {"reference": float(theirs.mean()), "reference_seeds": len(theirs), "tolerance": float("nan")}
     row |= {"pairs": 0, "strays": 0, "expected": 0.0}
     if own is None:
@@ -167,7 +169,7 @@ def paired_verdict(pairs: pd.DataFrame) -> dict[str, object]:
 def spread_verdict(
     ours: pd.Series, reference: pd.DataFrame, pooled: float, paired: bool
 ) -> dict[str, object]:
-    """The verdict where equal seeds are no pairs, from the spread over the reference's seeds."""
+    """The verdict on runs that are not paired by seed, from the spread over the reference's seeds."""
     theirs = repetitions(reference)
     mean, expected = float(ours.mean()), float(theirs.mean())
     spread = np.fmax(theirs.std(), pooled)
@@ -182,15 +184,15 @@ def spread_verdict(
 
 
 def tolerance(seeds: int, accuracy: float, images: int) -> float:
-    """How far runs of equal seeds may be apart, in percentage points, for a cell to count as reproduced.
+    """The largest difference (percentage points) between runs of equal seeds in a reproduced cell.
 
-    More than half of the runs are beyond it, to one side, by rounding alone with probability `CHANCE`: the
-    binomial tail that the incomplete beta function inverts.
+    By rounding alone more than half of the runs exceed it, to one side, with probability `CHANCE`; the
+    incomplete beta function inverts this binomial tail.
 
     Args:
-        seeds: how many are compared.
-        accuracy: of the reference, percent.
-        images: that were measured.
+        seeds: number of runs compared.
+        accuracy: of the reference, in percent.
+        images: number of images measured.
     """
     half = seeds // 2 + 1
     beyond = betaincinv(half, seeds - half + 1, CHANCE / 2)
@@ -198,31 +200,14 @@ def tolerance(seeds: int, accuracy: float, images: int) -> float:
 
 
 def sampling_error(accuracy: float, images: int) -> float:
-    """Of a difference of two accuracies (percent) near this one, measured on so many images."""
+    """The standard error of a difference of two accuracies (percent) near this one."""
     # One image more of either kind, so that an accuracy of 100% keeps an error.
     p = (accuracy / 100 * images + 1) / (images + 2)
     return float(100 * np.sqrt(2 * p * (1 - p) / images))
 
 
-def cell_name(run: pd.Series) -> str:
-    """What a cell is, in words: fine-tuned, 1%, R8 1x, from layer 1."""
-    network, share = run["network"], fraction_name(run["fraction"])
-    depth = run["head_layers"]
-    head = f", {depth}-layer head" if depth != PAPER_HEAD_LAYERS else ""
-    head += ", with a memory" if run["memory"] else ""
-    if run["stage"] == "supervised":
-        budget = ", whole budget" if run["whole_budget"] else ""
-        return f"supervised, {share}, {network}{budget}"
-    if run["stage"] == "probe":
-        return f"{'linear probe' if run['measure'] == 'top-1' else 'kNN'}, {network}{head}"
-    if run["stage"] == "finetune":
-        return f"fine-tuned, {share}, {network}{head}, from layer {run['tap_layer']}"
-    labels = f", label weight {run['label_weight']:g}" if run["label_weight"] else ""
-    return f"distilled, {share}, {network} from {run['teacher']}, {run['transfer']} images{labels}"
-
-
 def is_erratic(comparison: pd.DataFrame) -> bool:
-    """Whether more runs are off by more than their tolerance than rounding makes, wherever they are."""
+    """Whether more runs exceed their tolerance, over all cells, than rounding makes."""
     strays, expected = int(comparison["strays"].sum()), float(comparison["expected"].sum())
     return strays > 0 and float(pdtrc(strays - 1, expected)) < CHANCE
 
@@ -252,7 +237,7 @@ def summary_line(comparison: pd.DataFrame) -> str:
 
 
 def worst(comparison: pd.DataFrame) -> str:
-    """The cell that differs most, measured by its tolerance, and its numbers."""
+    """The cell that differs most in units of its tolerance, with its numbers."""
     apart = comparison[comparison["verdict"] == DIFFERS]
     excess = ((apart["own"] - apart["reference"]).abs() / apart["tolerance"]).fillna(np.inf)
     first = apart.iloc[int(excess.to_numpy().argmax())]
@@ -260,7 +245,7 @@ def worst(comparison: pd.DataFrame) -> str:
 
 
 def undecided(cells: pd.DataFrame) -> str:
-    """How many cells are undecided, why, and how far they are from the reference on average."""
+    """The number of undecided cells, why, and their mean distance from the reference."""
     reasons = " or ".join(sorted({text.removeprefix(f"{UNDECIDED}: ") for text in cells["text"]}))
     average = float((cells["own"] - cells["reference"]).mean())
     number = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"

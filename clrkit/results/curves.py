@@ -1,4 +1,4 @@
-"""Figures of a single run: how its training went, and what it confuses."""
+"""Figures of a single run: training curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 from matplotlib.colors import LogNorm
 
 from clrkit.results.style import BLUE, LINEAR, SUPERVISED, FigureWithData, new_figure
@@ -17,7 +17,7 @@ SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anch
 
 
 def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> FigureWithData:
-    """Loss, learning rate and, where it was watched, kNN accuracy against the step.
+    """Loss, learning rate and, if monitored, kNN accuracy against the step.
 
     Args:
         history: `step`, `loss`, `learning_rate` of equal length, and `knn` as pairs of step and accuracy
@@ -34,8 +34,17 @@ def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> FigureWith
     with new_figure("Training curves", caption, rows, 1, height=1.0 + 1.3 * rows) as (figure, grid):
         for axes, (name, data, column, color) in zip(grid, panels, strict=True):
             marker = LINEAR.marker if column == "knn" else ""
-            axes.plot(data["step"], data[column], color=color, marker=marker)
-            axes.set_ylabel(name)
+            sns.lineplot(
+                data,
+                x="step",
+                y=column,
+                color=color,
+                marker=marker,
+                markeredgecolor="auto",
+                estimator=None,
+                ax=axes,
+            )
+            axes.set(xlabel="", ylabel=name)
             axes.sharex(grid[-1])
             axes.label_outer()
         grid[-1].set_xlabel("step")
@@ -43,7 +52,8 @@ def loss_curve(history: Mapping[str, Sequence[Any]], caption: str) -> FigureWith
     first, last = steps.iloc[0], steps.iloc[-1]
     alt = f"Over {len(steps)} logged steps the loss goes from {first['loss']:.2f} to {last['loss']:.2f}"
     alt += f"; kNN accuracy ends at {knn['knn'].iloc[-1]:.1f}%." if len(knn) else "."
-    return FigureWithData("loss_curve", "Training curves", figure, steps.merge(knn, on="step", how="outer"), alt)
+    data = steps.merge(knn, on="step", how="outer")
+    return FigureWithData("loss_curve", "Training curves", figure, data, alt)
 
 
 def confusion(
@@ -53,41 +63,46 @@ def confusion(
     rows: str = "true class",
     columns: str = "predicted class",
 ) -> FigureWithData:
-    """Counts of row class x column class: truth against prediction, or teacher against student.
+    """A heat map of counts of row class x column class: truth and prediction, or teacher and student.
 
-    Colour is the share of the row, so classes of different size can be compared.
+    Colour is the share of the row, so that classes of different size can be compared. Up to `MANY_CLASSES`
+    classes are named, with the counts in the cells.
     """
-    counts = np.asarray(matrix)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts, named = np.asarray(matrix), len(classes) <= MANY_CLASSES
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    texts = np.where(counts > 0, counts.astype(str), "")
     title = f"{columns[0].upper()}{columns[1:]} against {rows}"
     with new_figure(title, caption, width=6.0, height=5.6) as (figure, (axes,)):
-        image = axes.imshow(100 * np.maximum(shares, 1e-3), cmap="Blues", norm=LogNorm(0.1, 100))
+        sns.heatmap(
+            np.maximum(shares, 0.1),
+            norm=LogNorm(0.1, 100),
+            cmap="Blues",
+            square=True,
+            annot=texts if named else None,
+            fmt="",
+            annot_kws={"size": 8},
+            xticklabels=False,
+            yticklabels=False,
+            rasterized=not named,
+            cbar_kws={"shrink": 0.8, "label": f"share of the {rows} (%), logarithmic"},
+            ax=axes,
+        )
         axes.set(xlabel=columns, ylabel=rows)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        if len(classes) <= MANY_CLASSES:
-            name_cells(axes, counts, shares, classes)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8, label=f"share of the {rows} (%), logarithmic")
-        bar.ax.set_yticks([0.1, 1, 10, 100], ["≤ 0.1", "1", "10", "100"])
-        bar.outline.set_visible(False)
+        if named:
+            slanted = SLANTED if max(map(len, classes)) > 3 else {"rotation": 0}
+            places = np.arange(len(classes)) + 0.5
+            axes.set_xticks(places, classes, parse_math=False, **slanted)  # a class may be called $x$
+            axes.set_yticks(places, classes, parse_math=False, rotation=0)
+            axes.tick_params(length=0)
+        bar = figure.axes[-1]
+        bar.set_yticks([0.1, 1, 10, 100], ["≤ 0.1", "1", "10", "100"])
     data = pd.DataFrame(counts, index=pd.Index(classes, name="row"), columns=list(classes))
     tidy = data.reset_index().melt("row", var_name="column", value_name="count")
     return FigureWithData("confusion", title, figure, tidy, confusion_alt(counts, classes, rows, columns))
 
 
-def name_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> None:
-    """Class names on both axes and the count in every cell that has one."""
-    slanted = max(map(len, classes)) > 3
-    as_it_is = {"parse_math": False}  # a class may be called $x$
-    axes.set_xticks(range(len(classes)), classes, **as_it_is, **(SLANTED if slanted else {}))
-    axes.set_yticks(range(len(classes)), classes, **as_it_is)
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        color = "white" if shares[row, column] > 0.1 else "#222222"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", size=8, color=color)
-
-
 def confusion_alt(counts: np.ndarray, classes: Sequence[str], rows: str, columns: str) -> str:
+    """How often both sides agree, and the most frequent confusion."""
     agreement = 100 * np.trace(counts) / max(counts.sum(), 1)
     wrong = counts - np.diag(np.diag(counts))
     row, column = divmod(int(wrong.argmax()), len(classes))

@@ -1,233 +1,246 @@
-"""report.html: what a reader sees of an experiment (`clrkit.results.contents`) as one page that needs nothing else.
+"""INDEX.md and report.html: what a reader sees of an experiment, from one `Report` and two Jinja2 templates.
 
-Figures are in it as SVG, style in its head; there is no script, and its policy lets a browser load nothing.
-The same records make the same bytes.
+The page needs nothing else: figures are in it as SVG and style is in its head; it has no script, and its
+policy lets a browser load nothing. Everything is escaped, and the same records make the same bytes.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from clrkit.results.claims import Claim
-from clrkit.results.contents import (
-    Block,
-    Facts,
-    Files,
-    Folded,
-    Report,
-    Section,
-    Strong,
-    Titled,
-    Verdicts,
-    notice,
-    outcome,
-    sections,
-    summary,
-    title,
-)
-from clrkit.results.style import FigureWithData
-from clrkit.results.stylesheet import STYLE
-from clrkit.results.table import Table
-from clrkit.results.tables import CLAIMS_REMARK
-from clrkit.files import write_atomically
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-PAPER = "https://arxiv.org/abs/2006.10029"
+from clrkit.files import write_atomically
+from clrkit.results.claims import SUPPORTED, Claim
+from clrkit.results.comparison import DIFFERS, summary_line
+from clrkit.results.records import dataset_name
+from clrkit.results.style import FigureWithData
+from clrkit.results.tables import CLAIMS_REMARK, all_tables, cells_table, claims_table, parts_table
+from clrkit.results.text import Table, duration, verbatim
+
+CLAIM_RULE = """\
+A part is supported where the 95% interval of its effect (Student's t over seeds) lies above zero, not
+supported where it lies below, else undecided; for "equals or beats" the bound is a loss of one percentage
+point. Fewer than three seeds decide nothing. A claim is supported if all of its parts are, and not supported
+if one part is refuted after Holm's correction over the parts; its numbers are those of the part that decides.
+Parts that the paper does not claim are reported and decide nothing. Where seeds share a pretraining,
+comparisons between pretrainings count pretrainings instead of seeds; comparisons after the same pretraining
+hold given that one.
+"""
+TOLERANCE_RULE = """\
+A cell is a setting. Own and reference runs of equal seeds are compared where their pretraining came out the
+same: a cell differs if more than half of its seeds are off by more than the tolerance, to the same side. The
+tolerance is what rounding on another processor rarely exceeds, and at least the sampling error of a
+difference on the images measured; own runs do not change it. Where pretraining came out otherwise, as on
+processors whose rounding changes it, equal seeds are like other seeds: the cell is undecided, unless the
+means are further apart than the spread over the reference's seeds explains.
+"""
 IN_URL = " !$()*+,-./:;=?@^_{|}~"  # legible in a data URL within double quotes
+NUMBER = re.compile(r"-?|[+-]?[\d.,]+( ± [\d.]+)?( ?(s|min|h|MB|k|M))?")
+READ = ("accuracy", "head", "distillation")  # tables in a section of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The content of both pages.
+
+    Attributes:
+        preset: name of the preset.
+        source: whose runs these are, such as "own runs".
+        notice: what a reader must know first, if anything.
+        runs: frame of the runs (`clrkit.results.records.records_to_frame`).
+        claims: from `clrkit.results.claims.evaluate`.
+        drawings: the figures, in the order they are shown.
+        figures: the folder they were saved in (`clrkit.results.style.save`).
+        missing: names of figures that could not be drawn, and why.
+        comparison: with the reference (`clrkit.results.comparison.compare`), if there is one.
+        notebooks: executed notebooks.
+        ablations: along the settings of the lab (`clrkit.results.tables.ablation_table`), if recorded.
+    """
+
+    preset: str
+    source: str
+    notice: str = ""
+    runs: pd.DataFrame
+    claims: Sequence[Claim]
+    drawings: Sequence[FigureWithData]
+    figures: Path
+    missing: Mapping[str, str] = field(default_factory=dict)
+    comparison: pd.DataFrame | None = None
+    notebooks: Sequence[Path] = ()
+    ablations: Table | None = None
+
+
+def write_index(path: Path, report: Report) -> None:
+    """Write the report as Markdown, with links relative to `path`."""
+    text = environment().get_template("index.md.j2").render(content(report), home=path.parent)
+    compact = re.sub(r"\n{3,}", "\n\n", text.strip())
+    write_atomically(path, f"{compact}\n".encode())
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the report as one HTML page to `path`, whole or not at all.
-
-    It links to notebooks that lie beside or below it, and names the others. The figures are read from
-    `report.figures`.
+    """Write the report as one HTML page that links to the notebooks in its folder and names the others.
 
     Raises:
-        OSError: where a figure cannot be read or the page cannot be written.
+        OSError: if a figure cannot be read from `report.figures` or the page cannot be written.
     """
     write_atomically(path, page(report, path.parent).encode())
 
 
 def page(report: Report, home: Path) -> str:
-    """The page, to lie in the folder `home`."""
-    name = escape(f"{title(report)}, preset {report.preset}")
-    shown = sections(report)
-    body = [
-        f"<header>\n<h1>{name}</h1>\n{introduction(report)}\n</header>",
-        contents(shown),
-        "<main>",
-        *(chapter(section, report, home) for section in shown),
-        "</main>",
-        f"<footer>{closing(report)}</footer>",
-    ]
-    return document(name, body)
+    """The HTML page, to lie in the folder `home`."""
+    return environment().get_template("report.html.j2").render(content(report), home=home)
 
 
-def document(name: str, body: Sequence[str]) -> str:
-    """A page of these elements that loads nothing; `name` and they are escaped."""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{name}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{chr(10).join(body)}
-</body>
-</html>
-"""
+def simple_page(title: str, body: Markup) -> str:
+    """A page in the same style and with the same policy, of elements that are escaped already."""
+    return environment().get_template("page.html.j2").render(title=title, body=body)
 
 
-def introduction(report: Report) -> str:
-    """What the page is, what was run, and how it came out."""
-    paper = f'<a href="{PAPER}">Big Self-Supervised Models are Strong Semi-Supervised Learners</a>'
-    what = (
-        f"A reproduction of SimCLRv2 ({paper}, Chen et al., 2020): pretraining without labels, fine-tuning "
-        "on few labels, distillation. Every number and figure is from the records of runs."
+def table_element(table: Table, label: str) -> Markup:
+    """A table as an HTML element that scrolls by itself, also by keyboard."""
+    macros: Any = environment().get_template("macros.html.j2").module
+    return Markup(macros.tabular(table, label))
+
+
+@cache
+def environment() -> Environment:
+    """The templates; HTML is escaped by itself, Markdown by the filter `md`."""
+    found = Environment(
+        loader=PackageLoader("clrkit.results"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    first = f"<p><strong>{text}</strong></p>\n" if (text := notice(report)) else ""
-    return f"{first}<p>{what}</p>\n<p>{escape(summary(report))}</p>\n{listed(outcome(report))}"
+    found.filters |= {"md": verbatim, "anchor": anchor, "relative": relative, "below": below}
+    found.filters |= {"classes": css_classes, "data_url": data_url, "pixels": pixels}
+    return found
 
 
-def closing(report: Report) -> str:
-    command = f"python -m clrkit report --preset {report.preset}"
-    return f"Made by <code>{escape(command)}</code>; this page loads nothing from elsewhere."
+def content(report: Report) -> dict[str, Any]:
+    """What the templates show; `sections` names those with content, claims first and provenance last."""
+    tables, lacking = all_tables(report.runs)
+    named = {table.name: table for table in tables}
+    comparison = report.comparison
+    apart = pd.DataFrame(columns=["cell", "text"])
+    if comparison is not None:
+        apart = comparison[comparison["verdict"] == DIFFERS]
+    shown: dict[str, Any] = {
+        "Claims": claims_table(report.claims),
+        "Figures": report.drawings,
+        "Tables": [named[name] for name in READ if name in named],
+        "Ablations": report.ablations,
+        "Beside the paper": named.get("published"),
+        "Beside others": named.get("peers"),
+        "Against the reference": None if comparison is None else cells_table(comparison),
+        "Notebooks": report.notebooks,
+        "Not shown": {**report.missing, **lacking},
+        "Cost": named["cost"],
+        "Provenance": provenance(report.runs),
+    }
+    return {
+        "report": report,
+        "title": f"SimCLRv2 on {dataset_name(report.runs)}",
+        "summary": summary(report),
+        "outcome": outcome(report),
+        "sections": [name for name, value in shown.items() if value],
+        "shown": shown,
+        "claims_remark": CLAIMS_REMARK,
+        "claim_rule": CLAIM_RULE,
+        "parts_table": parts_table(report.claims),
+        "tolerance_rule": TOLERANCE_RULE,
+        "compared": None if comparison is None else summary_line(comparison),
+        "differing": dict(zip(apart["cell"], apart["text"], strict=True)),
+    }
 
 
-def contents(shown: Sequence[Section]) -> str:
-    links = "".join(f'<li><a href="#{anchor(each.title)}">{escape(each.title)}</a></li>' for each in shown)
-    return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+def summary(report: Report) -> str:
+    """What was run, on what, by whom, and how long it took."""
+    runs, seeds = report.runs, sorted(report.runs["seed"].unique())
+    drawn = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
+    images = f"{train:,} training and {evaluation:,} {part} images"
+    spent = duration(runs["seconds"].sum())
+    return f"{len(runs)} runs ({report.source}), {drawn}; {images}; {spent} of training in all."
+
+
+def outcome(report: Report) -> dict[str, str]:
+    """The result in a line each for the claims and the comparison."""
+    whole = [claim for claim in report.claims if not claim.is_part]
+    supported = [claim.claim for claim in whole if claim.verdict == SUPPORTED]
+    names = f" ({', '.join(supported)})" if supported else ""
+    facts = {"Claims of the paper": f"{len(supported)} of {len(whole)} supported{names}."}
+    if report.comparison is not None:
+        facts["Against the reference"] = f"{summary_line(report.comparison)}."
+    return facts
+
+
+def provenance(runs: pd.DataFrame) -> dict[str, str]:
+    """Machines, versions and dates, each value that occurs."""
+
+    def occurring(column: str) -> str:
+        return ", ".join(sorted({str(value) for value in runs[column].dropna()} - {""}))
+
+    dates = sorted(str(date)[:16].replace("T", " ") for date in runs["finished"].dropna())
+    facts = {
+        "device": occurring("device"),
+        "processor": occurring("cpu"),
+        "cores and threads": f"{occurring('cores')} and {occurring('threads')}",
+        "Python": occurring("python"),
+        "torch": occurring("torch"),
+        "clrkit": occurring("clrkit"),
+        "git revision": occurring("git"),
+        "data fingerprint": occurring("fingerprint"),
+        "finished": f"{dates[0]} to {dates[-1]} (UTC)" if dates else "",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+# Filters of the templates
 
 
 def anchor(text: str) -> str:
+    """A title as an id."""
     return "-".join(re.findall(r"\w+", text.lower()))
 
 
-def chapter(section: Section, report: Report, home: Path) -> str:
-    place = anchor(section.title)
-    blocks = "\n".join(rendered(block, section, report, home) for block in section.blocks)
-    heading = f'<h2 id="{place}-title">{escape(section.title)}</h2>'
-    return f'<section id="{place}" aria-labelledby="{place}-title">\n{heading}\n{blocks}\n</section>'
+def relative(path: Path, home: Path) -> str:
+    """The path of a file from a folder, as a link in Markdown."""
+    return Path(os.path.relpath(path, home)).as_posix()
 
 
-def rendered(block: Block, section: Section, report: Report, home: Path) -> str:
-    """A block as HTML; every text in it is escaped."""
-    match block:
-        case str():
-            return f'<p class="soft">{escape(block)}</p>'
-        case Strong(text):
-            return f"<p><strong>{escape(text)}</strong></p>"
-        case Table():
-            return tabular(block, section.title)
-        case Titled(table):
-            return f"<h3>{escape(table.title)}</h3>\n{tabular(table, table.title)}"
-        case Folded(summary, table):
-            inner = tabular(table, table.title)
-            return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"
-        case Verdicts(claims, rule):
-            return verdicts(claims, rule)
-        case FigureWithData():
-            return shown(block, report.figures)
-        case Facts():
-            return listed(block)
-        case Files(paths):
-            return "<ul>" + "".join(f"<li>{link(path, home)}</li>" for path in paths) + "</ul>"
+def below(path: Path, home: Path) -> str:
+    """The URL of a file from a folder that holds it; "" from any other."""
+    found, home = path.resolve(), home.resolve()
+    return quote(found.relative_to(home).as_posix()) if found.is_relative_to(home) else ""
 
 
-def listed(block: Facts) -> str:
-    rows = (f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in block.facts.items())
-    return f"<dl>{''.join(rows)}</dl>"
-
-
-def link(path: Path, home: Path) -> str:
-    """A file by name, as a link where the page's folder holds it."""
-    name, home = escape(path.stem), home.resolve()
-    if not (found := path.resolve()).is_relative_to(home):
-        return name
-    return f'<a href="{quote(found.relative_to(home).as_posix())}">{name}</a>'
-
-
-def verdicts(claims: Sequence[Claim], rule: str) -> str:
-    """The claims as cards, with their parts folded into them."""
-    cards = []
-    for claim in claims:
-        if not claim.is_part:
-            parts = [part for part in claims if part.is_part and part.claim.startswith(claim.claim)]
-            statement = f'{escape(claim.statement)} <span class="soft">({escape(claim.source)})</span>'
-            detail = f'<p class="soft">{escape(claim.detail)}</p>'
-            cards.append(f"<li><p>{named(claim)} {statement}</p>{detail}{folded(parts)}</li>")
-    remarks = "".join(f'<p class="soft">{escape(text)}</p>\n' for text in (CLAIMS_REMARK, rule))
-    return f'<ul class="claims">\n{chr(10).join(cards)}\n</ul>\n{remarks}'
-
-
-def named(claim: Claim) -> str:
-    kind = claim.verdict.replace(" ", "-")
-    return (
-        f'<span class="name">{escape(claim.claim)}</span> <span class="verdict {kind}">{claim.verdict}</span>'
-    )
-
-
-def folded(parts: Sequence[Claim]) -> str:
-    """The parts of a claim, to be opened; nothing where there are none."""
-    if not parts:
-        return ""
-    rows = (
-        f'<li>{named(part)} {escape(part.statement)}. <span class="soft">{escape(part.detail)}</span></li>'
-        for part in parts
-    )
-    count = "1 part" if len(parts) == 1 else f"{len(parts)} parts"
-    return f"<details><summary>{count} with numbers</summary><ul>{''.join(rows)}</ul></details>"
-
-
-def shown(drawing: FigureWithData, folder: Path) -> str:
-    """A figure on white, with its alt text as caption; on a narrow screen a box to tick makes it larger."""
+def data_url(drawing: FigureWithData, folder: Path) -> str:
+    """The saved SVG of a figure as a URL that holds it."""
     svg = re.sub(r"\s+", " ", (folder / f"{drawing.name}.svg").read_text(encoding="utf-8"))
-    source = f"data:image/svg+xml,{quote(svg, safe=IN_URL)}"
-    width, height = (round(96 * inches) for inches in drawing.figure.get_size_inches())
-    title, alt, place = escape(drawing.title), escape(drawing.alt), f"larger-{anchor(drawing.name)}"
-    image = f'<img src="{source}" width="{width}" height="{height}" alt="{alt}">'
-    box = f'<input type="checkbox" id="{place}" aria-label="Larger: {title}">'
-    return (
-        f'<h3>{title}</h3>\n<figure>\n<label class="paper" for="{place}">{image}</label>\n'
-        f'<label class="larger">{box} larger</label>\n'
-        f'<figcaption aria-hidden="true">{alt}</figcaption>\n</figure>'
-    )
+    return f"data:image/svg+xml,{quote(svg, safe=IN_URL)}"
 
 
-def tabular(table: Table, label: str) -> str:
-    """A table in a box that scrolls by itself, also by keyboard."""
-    classes = [css_class(column, texts) for column, *texts in zip(table.columns, *table.rows, strict=True)]
-    head = "".join(
-        f'<th scope="col"{css}>{escape(text)}</th>' for text, css in zip(table.columns, classes, strict=True)
-    )
-    rows = "\n".join(table_row(row, classes) for row in table.rows)
-    return (
-        f'<p class="soft">{escape(table.remark)}</p>\n'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
-    )
+def pixels(drawing: FigureWithData) -> list[int]:
+    """Width and height of a figure on a screen."""
+    return [round(96 * inches) for inches in drawing.figure.get_size_inches()]
 
 
-def css_class(column: str, texts: Sequence[str]) -> str:
-    """Numbers are set right, published ones on ground of their own."""
-    names = ["number"] if all(map(is_number, texts)) else []
-    names += ["published"] if column.startswith("published") else []
-    return f' class="{" ".join(names)}"' if names else ""
-
-
-def is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"-?|[+-]?[\d.,]+( ± [\d.]+)?( ?(s|min|h|MB|k|M))?", text))
-
-
-def table_row(texts: Sequence[str], classes: Sequence[str]) -> str:
-    """A row whose first cell names it."""
-    first, *others = texts
-    cells = "".join(f"<td{css}>{escape(text)}</td>" for text, css in zip(others, classes[1:], strict=True))
-    return f'<tr><th scope="row"{classes[0]}>{escape(first)}</th>{cells}</tr>'
+def css_classes(table: Table) -> list[str]:
+    """The CSS classes of each column: numbers are aligned right, published ones have another ground."""
+    found = []
+    for column, *texts in zip(table.columns, *table.rows, strict=True):
+        names = ["number"] if all(map(NUMBER.fullmatch, texts)) else []
+        found.append(" ".join(names + ["published"] * column.startswith("published")))
+    return found

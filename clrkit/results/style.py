@@ -1,7 +1,8 @@
-"""What the figures share: the `FigureWithData` they return, its look, and how it is saved.
+"""What figures share: `FigureWithData`, its look, its captions, and how it is saved.
 
-Figures are made with matplotlib's object-oriented API, so a widget's thread can draw them too. Colours are
-Okabe and Ito's; markers, line styles and hatches say the same again for print in grey.
+Figures use matplotlib's object-oriented API, so that a panel's thread can draw them too. Colours are Okabe
+and Ito's, safe for colour-blind readers; markers, line styles and hatches repeat the distinction for print
+in grey.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -21,11 +22,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from clrkit.results.records import MixedRunsError
-from clrkit.results.table import value
 from clrkit.files import write_atomically
+from clrkit.results.records import MixedRunsError, dataset_name, fraction_name, seeds_named
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -62,24 +61,23 @@ UNDATED: dict[str, dict[str, Any]] = {
 DRAWING = threading.RLock()
 TITLE_INCHES = 0.62
 SCREEN_DPI, PRINT_DPI = 130, 200
+TOP1 = "top-1 accuracy (%)"
 Name = TypeVar("Name")
-NEAR = 0.25  # of an axis' width: names of networks closer than that would overlap
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
-    "#333333",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#808080",
-)
+BLACK, ORANGE, SKY, GREEN = "#333333", "#E69F00", "#56B4E9", "#009E73"
+BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#808080"
+DASHES: dict[str, str | tuple[float, ...]] = {
+    "": "",
+    "-": "",
+    "--": (3.7, 1.6),
+    "-.": (6.4, 1.6, 1, 1.6),
+    ":": (1, 1.65),
+}
 
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """How one series is drawn: told apart by colour, and by marker, line and hatch without it."""
+    """The look of one series: colour, and marker, line and hatch for readers without colour."""
 
     color: str
     marker: str
@@ -88,7 +86,13 @@ class SeriesStyle:
 
     @property
     def plot(self) -> dict[str, Any]:
+        """The options of matplotlib's `plot`."""
         return {"color": self.color, "marker": self.marker, "linestyle": self.line}
+
+    @property
+    def dashes(self) -> str | tuple[float, ...]:
+        """The line as seaborn's `dashes` describe it."""
+        return DASHES[self.line] if isinstance(self.line, str) else self.line[1]
 
 
 ORDERED = (
@@ -105,13 +109,23 @@ SUPERVISED = SeriesStyle(BLACK, "D", "--")
 LINEAR = SeriesStyle(GREEN, "^", ":")
 FINETUNED = SeriesStyle(BLUE, "o", "-", "///")
 SELF = SeriesStyle(RED, "s", "-.", "xxx")
-STUDENTS = (SeriesStyle(PINK, "v", ":", "\\\\\\"), SeriesStyle(ORANGE, "P", ":", ".."), SeriesStyle(SKY, "X", ":", "++"))
+STUDENTS = (
+    SeriesStyle(PINK, "v", ":", "\\\\\\"),
+    SeriesStyle(ORANGE, "P", ":", ".."),
+    SeriesStyle(SKY, "X", ":", "++"),
+)
 
 
-def with_looks(series: Iterable[Name], what: str, looks: Sequence[SeriesStyle] = ORDERED) -> list[tuple[Name, SeriesStyle]]:
-    """Each series of a figure with its look, in their order; `what` they are called.
+def with_looks(
+    series: Iterable[Name], what: str, looks: Sequence[SeriesStyle] = ORDERED
+) -> list[tuple[Name, SeriesStyle]]:
+    """Assign a look to each series of a figure, in order.
 
-    Raises MixedRunsError for more series than there are looks.
+    Args:
+        what: the name of the series in the message.
+
+    Raises:
+        MixedRunsError: for more series than looks.
     """
     names = list(series)
     if len(names) > len(looks):
@@ -123,7 +137,7 @@ def with_looks(series: Iterable[Name], what: str, looks: Sequence[SeriesStyle] =
 
 @dataclass(frozen=True)
 class FigureWithData:
-    """A figure with its numbers (`data`, tidy, a row a point) and the sentence for who cannot see it."""
+    """A figure with its numbers (`data`, tidy, a row a point) and its alt text."""
 
     name: str
     title: str
@@ -142,10 +156,9 @@ class FigureWithData:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The house's look while drawing.
+    """Apply the common look while drawing.
 
-    matplotlib's settings are the process's, so one thread draws at a time: two whose contexts overlap would
-    leave the look behind for good.
+    matplotlib's settings belong to the process, so one thread draws at a time.
     """
     with DRAWING, mpl.rc_context(STYLE):
         yield
@@ -160,7 +173,7 @@ def encode(figure: Figure, kind: str, dpi: int = PRINT_DPI) -> bytes:
 
 
 def save(drawing: FigureWithData, folder: Path) -> None:
-    """Writes `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
+    """Write `name`.svg, .pdf, .png, the numbers as .csv, and numbers, title and alt text as .json."""
     folder.mkdir(parents=True, exist_ok=True)
     data = drawing.data.round(6)
     rows = json.loads(data.to_json(orient="records"))
@@ -176,12 +189,11 @@ def save(drawing: FigureWithData, folder: Path) -> None:
 def new_figure(
     title: str, subtitle: str, rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 4.3
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with a headline, a line on what is shown, and axes, in the house's look while drawing."""
+    """A figure with a headline, a line below it, and axes; in the common look while drawing."""
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
-        engine = figure.get_layout_engine()
-        assert engine is not None
-        engine.set(rect=(0, 0, 1, 1 - TITLE_INCHES / height), w_pad=0.08, h_pad=0.06)  # type: ignore[call-arg]
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, 0, 1, 1 - TITLE_INCHES / height), w_pad=0.08, h_pad=0.06)
         left, top = 0.08 / width, 1 - 0.08 / height
         as_it_is: Any = {"va": "top", "parse_math": False}
         figure.text(left, top, title, size=12, weight="bold", **as_it_is)
@@ -190,110 +202,49 @@ def new_figure(
         yield figure, list(axes.flat)
 
 
-def line(axes: Axes, x: Sequence[float] | pd.Series, cells: pd.DataFrame, look: SeriesStyle, **options: Any) -> None:
-    """A series of means with bars of one standard error (none where there is one seed)."""
-    error = None if cells["stderr"].isna().all() else cells["stderr"].fillna(0)
-    axes.errorbar(x, cells["mean"], error, **{**look.plot, "elinewidth": 1.1, **options})
-
-
-def label_ends(
-    axes: Axes,
-    x: Iterable[float],
-    y: Iterable[float],
-    texts: Iterable[str],
-    colors: Iterable[str],
-    gap: float = 13.0,
-) -> None:
-    """Names points, such as the last of each line, at their right, pushed apart to `gap` printer's points."""
-    figure = cast(Figure, axes.figure)
-    figure.draw_without_rendering()
-    ends = sorted(zip(x, y, texts, colors, strict=True), key=lambda end: end[1])
-    heights = [axes.transData.transform((x, y))[1] * 72 / figure.dpi for x, y, *_ in ends]
-    for (x_end, y_end, text, color), height, place in zip(ends, heights, spread(heights, gap), strict=True):
-        offset = (9, place - height)
-        axes.annotate(text, (x_end, y_end), offset, textcoords="offset points", color=color, va="center")
-
-
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places moved apart to at least `gap`, each cluster about its own middle."""
+    """Move ascending places apart to at least `gap`, each cluster about its own middle."""
     clusters: list[list[float]] = []
     for place in places:
         clusters.append([place])
-        while len(clusters) > 1 and start(clusters[-1], gap) - end(clusters[-2], gap) < gap:
+        while len(clusters) > 1 and placed(clusters[-1], gap)[0] - placed(clusters[-2], gap)[-1] < gap:
             last = clusters.pop()
             clusters[-1].extend(last)
-    return [start(cluster, gap) + gap * index for cluster in clusters for index in range(len(cluster))]
+    return [place for cluster in clusters for place in placed(cluster, gap)]
 
 
-def start(cluster: Sequence[float], gap: float) -> float:
-    return float(np.mean(cluster)) - gap * (len(cluster) - 1) / 2
-
-
-def end(cluster: Sequence[float], gap: float) -> float:
-    return start(cluster, gap) + gap * (len(cluster) - 1)
-
-
-def size_axis(axes: Axes, cells: pd.DataFrame, names: bool = True) -> None:
-    """A logarithmic axis of encoder parameters, marked at the networks where they are few enough."""
-    networks = cells.drop_duplicates("parameters").sort_values("parameters")
-    axes.set_xscale("log")
-    least, most = networks["parameters"].iloc[0], networks["parameters"].iloc[-1]
-    axes.set_xlim(least / 1.35, most * 1.35)
-    ticks = networks if len(networks) <= 5 else networks.iloc[[0, len(networks) // 2, -1]]
-    lowered, lower = beside_another(ticks["parameters"], axes.get_xlim()), "\n\n" if names else "\n"
-    texts = [
-        f"{lower if down else ''}{size_name(parameters)}" + (f"\n{network}" if names else "")
-        for parameters, network, down in zip(ticks["parameters"], ticks["network"], lowered, strict=True)
-    ]
-    axes.set_xticks(list(ticks["parameters"]), texts)
-    axes.minorticks_off()
-
-
-def beside_another(places: Iterable[float], limits: tuple[float, float]) -> list[bool]:
-    """For rising places on a logarithmic axis: whose text stands lower, since its neighbour's is too near."""
-    span, lowered, last = np.log(limits[1] / limits[0]), list[bool](), 0.0
-    for place in places:
-        near = bool(lowered) and not lowered[-1] and np.log(place / last) < NEAR * span
-        lowered.append(bool(near))
-        last = place
-    return lowered
-
-
-def size_name(millions: float) -> str:
-    """Parameters as 20k, 1.2M or 24M."""
-    if millions < 1:
-        return f"{1000 * millions:.0f}k"
-    return f"{millions:.1f}M" if millions < 10 else f"{millions:.0f}M"
-
-
-def legend(figure: Figure, series: Mapping[str, SeriesStyle], cells: pd.DataFrame) -> None:
-    """One legend for all panels, below them; explains hollow markers where `cells` has SK networks."""
-    handles = [Line2D([], [], label=name, **look.plot) for name, look in series.items()]
-    if cells["network"].str.endswith("SK").any():
-        handles.append(Line2D([], [], color=BLACK, marker="o", ls="", mfc="white", label="selective kernels"))
-    if handles:
-        columns = 4 if len(handles) <= 4 else 3
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, handlelength=2.8, columnspacing=1.6
-        )
-
-
-def bars(axes: Axes, cells: pd.DataFrame, column: str, looks: Mapping[str, SeriesStyle]) -> None:
-    """Percentages as bars, one for each of `looks` that `cells[column]` has, and a column of their values."""
-    shown = cells.set_index(column).loc[[name for name in looks if name in set(cells[column])]]
-    rows = zip(shown.index, shown["mean"], shown["stderr"], strict=True)
-    for place, (name, mean, stderr) in enumerate(rows):
-        look, error = looks[str(name)], None if np.isnan(stderr) else stderr
-        style: Any = {"edgecolor": look.color, "hatch": look.hatch, "ecolor": "#222222"}
-        axes.barh(place, mean, 0.62, xerr=error, color=tint(look.color), **style)
-        axes.text(102, place, value(mean, stderr), va="center")
-    axes.set_yticks(range(len(shown)), list(shown.index))
-    axes.set_ylim(len(shown) - 0.45, -0.55)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False)
+def placed(cluster: Sequence[float], gap: float) -> list[float]:
+    """Places `gap` apart about the middle of a cluster."""
+    start = float(np.mean(cluster)) - gap * (len(cluster) - 1) / 2
+    return [start + gap * index for index in range(len(cluster))]
 
 
 def tint(color: str) -> tuple[float, float, float]:
     """A light version of a colour, for areas."""
     red, green, blue = to_rgb(color)
     return (red + 2) / 3, (green + 2) / 3, (blue + 2) / 3
+
+
+# Captions
+
+
+def caption(runs: pd.DataFrame, preset: str, cells: pd.DataFrame) -> str:
+    """A figure's subtitle: data set, preset, part measured, seeds and error bars."""
+    least, most = int(cells["seeds"].min()), int(cells["seeds"].max())
+    number = f"{most}" if least == most else f"{least} to {most}"
+    seeds = "1 seed" if most == 1 else f"{number} {seeds_named(runs)}"
+    errors = f"mean of {seeds}, ± 1 standard error" if most > 1 else f"{seeds}, no error bars"
+    train, evaluation, part = runs[["train", "evaluation", "part"]].iloc[0]
+    images = f"{train:,} training, {evaluation:,} {part} images"
+    return f"{dataset_name(runs)} ({images}), preset {preset}; {errors}"
+
+
+def share(fraction: float) -> str:
+    """A label fraction in running text."""
+    return "all labels" if fraction == 1 else f"{fraction_name(fraction)} of the labels"
+
+
+def listed(names: Iterable[str], values: Iterable[float], form: str = ".1f", unit: str = "%") -> str:
+    """Names with their values, for an alt text."""
+    steady = (round(value, 9) for value in values)  # as `clrkit.results.text.decimal`
+    return ", ".join(f"{name} {value:{form}}{unit}" for name, value in zip(names, steady, strict=True))

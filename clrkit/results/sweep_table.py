@@ -12,8 +12,8 @@ from clrkit.experiments.describe import aligned
 from clrkit.experiments.presets import preset
 from clrkit.results.comparison import NOT_RUN, compare, summary_line
 from clrkit.results.records import records_to_frame
-from clrkit.results.table import decimal
 from clrkit.results.tables import cells_table
+from clrkit.results.text import decimal
 from clrkit.runs.store import Run, Store
 from clrkit.runs.timing import runs_in
 

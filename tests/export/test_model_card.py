@@ -15,7 +15,7 @@ from clrkit.experiments.presets import preset
 from clrkit.export.export import about
 from clrkit.export.model_card import card
 from clrkit.export.source import ModelSource, read_source
-from clrkit.results.table import Table
+from clrkit.results.text import Table
 from clrkit.runs.model_files import ModelError, write_model
 from clrkit.runs.store import Store, write_run_sums
 

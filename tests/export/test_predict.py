@@ -25,7 +25,7 @@ from clrkit.experiments.presets import preset
 from clrkit.export.model_card import card
 from clrkit.export.predict import Classifier, image_files, open_classifier, predictions
 from clrkit.export.source import read_source
-from clrkit.results.table import Table
+from clrkit.results.text import Table
 from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import read_model
 from clrkit.runs.store import Store

@@ -13,9 +13,9 @@ from clrkit.experiments.ablation_settings import ablation_runs
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import preset
 from clrkit.results import claims
-from clrkit.results.cells import accuracy_cells, budget_cells, distillation_cells, method_cells
 from clrkit.results.published import published
 from clrkit.results.records import AGAIN, records_to_frame
+from clrkit.results.statistics import accuracy_cells, budget_cells, distillation_cells, method_cells
 from clrkit.results.tables import published_table
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store

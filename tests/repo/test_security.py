@@ -45,7 +45,7 @@ from clrkit.notebook.illustrations_losses import teacher_and_student
 from clrkit.notebook.lab import TrainingControls
 from clrkit.results import curves
 from clrkit.results.claims import evaluate
-from clrkit.results.index import Report, write_index
+from clrkit.results.report import Report, write_index
 from clrkit.runs.checkpoint import write_state
 from clrkit.runs.model_files import ModelError, read_model, write_model
 from clrkit.runs.run import finish, run_or_load

@@ -13,11 +13,11 @@ from scipy import stats
 
 from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised
 from clrkit.experiments.fields import with_fields
-from clrkit.results import claims, contrasts
+from clrkit.results import claims
 from clrkit.results import records as run_records
-from clrkit.results.captions import caption
-from clrkit.results.cells import gain_cells
 from clrkit.results.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Claim, estimate, judge, whole_verdict
+from clrkit.results.statistics import gain_cells
+from clrkit.results.style import caption
 from clrkit.results.tables import accuracy_table
 
 OURS = {"C4d@1%", "C4d@10%", "C5@100%"}  # half-way is our bound; three encoders are too few
@@ -204,7 +204,7 @@ def test_a_gain_is_compared_in_percent_of_the_smaller_accuracy() -> None:
 
 
 def test_the_deeper_head_starts_from_its_best_layer() -> None:
-    contrast = contrasts.deeper_head(synthetic.runs(synthetic.expected), 0.01)
+    contrast = claims.deeper_head(synthetic.runs(synthetic.expected), synthetic.PRESET, 0.01)
     assert contrast.high_name == "3-layer head from its layer 1"
     assert contrast.low_name == "2-layer head from its layer 1"
     assert (contrast.high - contrast.low).tolist() == pytest.approx([6.0] * 3)
@@ -238,7 +238,7 @@ def test_a_label_term_that_helps_refutes_that_it_adds_nothing() -> None:
 
 
 def test_a_student_is_compared_with_the_middle_between_its_own_tuning_and_the_teacher() -> None:
-    contrast = contrasts.student_comes_close(synthetic.runs(synthetic.expected), 0.01)
+    contrast = claims.student_comes_close(synthetic.runs(synthetic.expected), synthetic.PRESET, 0.01)
     own, teacher = (synthetic.expected(synthetic.tuned(0, width, 0.01)) for width in (0.5, 2.0))
     assert contrast.low.tolist() == pytest.approx([(own + teacher) / 2] * 3)
     assert contrast.high.tolist() == pytest.approx([teacher] * 3)
@@ -246,7 +246,7 @@ def test_a_student_is_compared_with_the_middle_between_its_own_tuning_and_the_te
 
 @pytest.mark.slow
 def test_correlation_is_over_encoders_within_a_seed() -> None:
-    contrast = contrasts.go_together(synthetic.runs(), 0.01)
+    contrast = claims.linear_and_tuned_rise_together(synthetic.runs(), synthetic.PRESET, 0.01)
     assert contrast.high_name == "correlation over 5 encoders"
     assert (contrast.high > 0.9).all()
     reversed_ = shifted(lambda stage: -2 * synthetic.expected(stage) + 180 if isinstance(stage, Probe) else 0)

@@ -1,28 +1,15 @@
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic
-from matplotlib.figure import Figure
-
-from clrkit.results import curves, figures, style
-from clrkit.results.captions import share
-from clrkit.results.records import MissingRunsError, MixedRunsError
-from clrkit.results.style import FigureWithData
 from figure_texts import texts
+from matplotlib.collections import PathCollection
 
-HISTORY = {
-    "step": [0, 10, 20],
-    "loss": [5.0, 3.0, 2.5],
-    "learning_rate": [0.0, 0.1, 0.05],
-    "knn": [[10, 0.5], [20, 0.75]],
-}
+from clrkit.results import figures
+from clrkit.results.records import MissingRunsError
+from clrkit.results.style import FigureWithData, share
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +22,6 @@ def drawings(runs: pd.DataFrame) -> dict[str, FigureWithData]:
     found, missing = figures.draw_all(runs, "mini")
     assert not missing
     return {each.name: each for each in found}
-
-
 
 
 def test_every_figure_is_drawn_from_a_whole_grid(drawings: dict[str, FigureWithData]) -> None:
@@ -79,11 +64,11 @@ def test_the_points_drawn_are_the_data(drawings: dict[str, FigureWithData]) -> N
     assert wanted <= drawn
 
 
-def test_series_differ_in_more_than_colour() -> None:
-    for looks in (style.ORDERED, (style.SUPERVISED, style.LINEAR, style.FINETUNED, style.SELF)):
-        assert len({(look.marker, look.line) for look in looks}) == len(looks)
-    hatches = [style.SUPERVISED, style.FINETUNED, style.SELF, *style.STUDENTS]
-    assert len({look.hatch for look in hatches}) == len(hatches)
+def markers(made: FigureWithData) -> list[PathCollection]:
+    """The points of a scatter plot."""
+    return [
+        each for axes in made.figure.axes for each in axes.collections if isinstance(each, PathCollection)
+    ]
 
 
 MANY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
@@ -116,12 +101,9 @@ def test_a_sixth_label_fraction_is_drawn(
     assert all(name in written for name in map(share, MANY))
     assert sorted(made.data["fraction"].unique()) == list(MANY)
     wanted = {tuple(np.round(cells["mean"], 6)) for _, cells in made.data.groupby("fraction")}
-    drawn = {
-        value
-        for axes in made.figure.axes
-        for line in axes.lines
-        for value in np.round(np.asarray(line.get_ydata(), dtype=float), 6)
-    }
+    heights = [line.get_ydata() for axes in made.figure.axes for line in axes.lines]
+    heights += [np.asarray(marks.get_offsets())[:, 1] for marks in markers(made)]
+    drawn = {value for some in heights for value in np.round(np.asarray(some, dtype=float), 6)}
     assert all(drawn & set(means) for means in wanted)
 
 
@@ -139,13 +121,6 @@ def test_no_axes_are_left_empty(six_fractions: pd.DataFrame) -> None:
     fewer = six_fractions[six_fractions["fraction"] != MANY[0]]
     axes = figures.linear_against_finetuned(fewer, "mini").figure.axes
     assert [bool(each.get_title(loc="left")) for each in axes] == [True] * 5
-
-
-def test_more_series_than_there_are_looks_are_refused_in_a_sentence(runs: pd.DataFrame) -> None:
-    most = len(style.ORDERED)
-    assert [name for name, _ in style.with_looks(range(most), "lines")] == [*range(most)]
-    with pytest.raises(MixedRunsError, match=rf"^{most + 1} lines in one figure; at most {most} can .*\.$"):
-        style.with_looks(range(most + 1), "lines")
 
 
 def test_students_of_one_network_stand_side_by_side_and_nothing_else_moves() -> None:
@@ -181,102 +156,3 @@ def test_the_published_gain_is_the_papers_29_percent() -> None:
     data = figures.published_gain_by_size().data
     gain = data.query("network == 'R152 3x SK' and fraction == 0.01")["mean"].item()
     assert gain == pytest.approx(29.0, abs=0.5)
-
-
-def test_a_drawing_is_saved_in_all_forms(drawings: dict[str, FigureWithData], tmp_path: Path) -> None:
-    each = drawings["gain_by_size"]
-    style.save(each, tmp_path / "figures")
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {f"gain_by_size.{form}" for form in ("svg", "pdf", "png", "csv", "json")}
-    content = json.loads((tmp_path / "figures/gain_by_size.json").read_text(encoding="utf-8"))
-    assert content["alt"] == each.alt
-    table = pd.read_csv(tmp_path / "figures/gain_by_size.csv")
-    assert table["mean"].tolist() == pytest.approx(each.data["mean"].tolist(), abs=1e-6)
-    assert [row["mean"] for row in content["data"]] == pytest.approx(table["mean"].tolist())
-
-
-def test_a_missing_standard_error_is_null_in_json(tmp_path: Path) -> None:
-    style.save(figures.published_gain_by_size(), tmp_path)
-    content = json.loads((tmp_path / "published_gain_by_size.json").read_text(encoding="utf-8"))
-    assert content["data"][0]["stderr"] is None
-
-
-@pytest.mark.slow
-def test_figures_are_the_same_bytes_each_time(runs: pd.DataFrame, tmp_path: Path) -> None:
-    for folder in ("first", "second"):
-        style.save(figures.method_bars(runs, "mini"), tmp_path / folder)
-    for path in (tmp_path / "first").iterdir():
-        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
-
-
-def test_a_drawing_shows_itself_in_a_notebook(drawings: dict[str, FigureWithData]) -> None:
-    each = drawings["distillation"]
-    png, metadata = each._repr_png_()
-    assert png.startswith(b"\x89PNG")
-    assert metadata["alt"] == each.alt
-
-
-def test_labels_that_would_overlap_are_spread() -> None:
-    places = style.spread([0.0, 1.0, 2.0, 50.0], gap=10)
-    assert min(np.diff(places)) >= 10 - 1e-9
-    assert np.mean(places[:3]) == pytest.approx(1.0)
-    assert places[3] == 50.0
-
-
-def test_names_of_networks_of_like_size_stand_on_two_levels() -> None:
-    sizes = [11.2, 34.5, 44.6, 139.0]
-    assert style.beside_another(sizes, (sizes[0] / 1.35, sizes[-1] * 1.35)) == [False, False, True, False]
-    assert style.beside_another([0.02, 0.08, 0.31], (0.015, 0.42)) == [False] * 3
-
-
-@pytest.mark.parametrize(
-    ("millions", "name"), [(0.0197, "20k"), (1.234, "1.2M"), (24.0, "24M"), (795.0, "795M")]
-)
-def test_sizes_are_named_briefly(millions: float, name: str) -> None:
-    assert style.size_name(millions) == name
-
-
-def test_training_curves_hold_the_history() -> None:
-    each = curves.loss_curve(HISTORY, "Tinted MNIST, preset mini, seed 0")
-    assert [axes.get_ylabel() for axes in each.figure.axes] == ["loss", "kNN accuracy (%)", "learning rate"]
-    assert each.data["loss"].tolist() == HISTORY["loss"]
-    assert each.data["knn"].dropna().tolist() == [50.0, 75.0]
-    assert "5.00 to 2.50" in each.alt
-    assert "75.0%" in each.alt
-
-
-def test_training_curves_without_monitoring_have_no_knn_panel() -> None:
-    each = curves.loss_curve(HISTORY | {"knn": []}, "")
-    assert [axes.get_ylabel() for axes in each.figure.axes] == ["loss", "learning rate"]
-
-
-def test_a_confusion_names_what_is_most_often_confused() -> None:
-    matrix = [[8, 2, 0], [0, 9, 1], [0, 3, 7]]
-    each = curves.confusion(matrix, ["cat", "dog", "owl"], "", "true class", "predicted class")
-    assert each.alt == (
-        "Predicted class and true class agree on 80.0% of 30 images; "
-        "most often apart: true class owl with predicted class dog, 3 times."
-    )
-    counts = each.data.set_index(["row", "column"])["count"]
-    assert counts["owl", "dog"] == 3
-    assert "owl" in texts(each.figure)
-
-
-def test_a_class_without_images_leaves_an_empty_row() -> None:
-    each = curves.confusion([[0, 0], [1, 3]], ["a", "b"], "")
-    assert each.data["count"].sum() == 4
-
-
-def test_a_hundred_classes_are_drawn_without_names() -> None:
-    each = curves.confusion(np.eye(100, dtype=int).tolist(), [f"class {i}" for i in range(100)], "")
-    assert "class 7" not in texts(each.figure)
-
-
-@pytest.mark.slow
-def test_drawing_needs_neither_torch_nor_pyplot() -> None:
-    code = (
-        "import sys; from clrkit import index, run_figures; "
-        "assert not {'torch', 'matplotlib.pyplot', 'seaborn'} & set(sys.modules)"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

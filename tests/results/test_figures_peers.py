@@ -1,17 +1,19 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 from figure_texts import texts
+from matplotlib.collections import PathCollection
 
 from clrkit.results import figures, tables
-from clrkit.results.contents import Report, Titled, sections
 from clrkit.results.figures_peers import beside_peers
 from clrkit.results.published import peers
 from clrkit.results.records import MissingRunsError
+from clrkit.results.report import Report, content
 from clrkit.results.style import FigureWithData
-from clrkit.results.tables_peers import peers_table
+from clrkit.results.tables import peers_table
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,8 @@ def test_own_and_published_numbers_are_panels_of_their_own_on_one_scale(drawing:
     own, published = drawing.figure.axes
     assert own.get_xlim() == published.get_xlim()
     for axes, side in ((own, "own"), (published, "published")):
-        drawn = sorted(
-            float(x) for line in axes.lines if line.get_marker() in "P^Dosv" for x in line.get_xdata()
-        )
+        marks = [each for each in axes.collections if isinstance(each, PathCollection)]
+        drawn = sorted(float(x) for each in marks for x, _ in np.asarray(each.get_offsets()))
         assert drawn == pytest.approx(sorted(drawing.data.query(f"whose == '{side}'")["mean"]))
 
 
@@ -97,9 +98,9 @@ def test_seeds_on_one_pretraining_are_named_so(runs: pd.DataFrame) -> None:
 
 def test_the_report_has_a_section_for_it(encoders: pd.DataFrame) -> None:
     report = Report(preset="p", source="own", runs=encoders, claims=[], drawings=[], figures=Path())
-    (section,) = (each for each in sections(report) if each.title == "Beside others")
-    (block,) = section.blocks
-    assert block == Titled(peers_table(encoders))
+    shown = content(report)
+    assert "Beside others" in shown["sections"]
+    assert shown["shown"]["Beside others"] == peers_table(encoders)
 
 
 def test_the_table_says_whose_every_row_is(runs: pd.DataFrame) -> None:

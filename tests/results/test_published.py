@@ -1,7 +1,5 @@
-import json
 import re
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +8,14 @@ import torch
 from clrkit.config import Network
 from clrkit.experiments.ablation_settings import FACTORS
 from clrkit.resnet import ResNet
-from clrkit.results.published import PAPER, finding, peers, published, table_1
-from clrkit.results.records import MissingRunsError
+from clrkit.results.published import content, finding, peers, published, table_1
 
-CONTENT = json.loads(PAPER.read_text(encoding="utf-8"))
+CONTENT = content()
 STATEMENTS = [said for found in CONTENT["findings"] for said in found["says"]]
 
 
 def test_every_group_names_its_source_and_whether_it_was_checked() -> None:
-    groups = json.loads(PAPER.read_text(encoding="utf-8"))["groups"]
+    groups = CONTENT["groups"]
     assert len({group["id"] for group in groups}) == len(groups)
     for group in groups:
         assert group["source"]
@@ -104,11 +101,6 @@ def test_table_1_holds_the_papers_numbers(network: str, method: str, fraction: f
 def test_the_distilled_student_of_the_abstract_is_there() -> None:
     numbers = published().query("source == 'SimCLRv2, abstract'").set_index("fraction")["value"]
     assert numbers.to_dict() == {0.01: 73.9, 0.1: 77.5}
-
-
-def test_without_the_file_the_message_names_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingRunsError, match=r"paper\.json, the published numbers, is not there"):
-        published(tmp_path / "paper.json")
 
 
 def test_peers_report_on_all_of_cifar10_unless_labels_are_few() -> None:

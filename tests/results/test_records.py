@@ -7,6 +7,7 @@ import synthetic
 
 from clrkit.config import Distill, Finetune, Network, Probe, Supervised
 from clrkit.results import records as run_records
+from clrkit.results import statistics
 from clrkit.results.records import MissingRunsError, MixedRunsError
 
 
@@ -46,14 +47,14 @@ def test_a_setup_leaves_out_seeds_and_where_the_data_lies() -> None:
 def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
     accuracies = {0: 50.0, 1: 53.0, 2: 59.0}
     runs = synthetic.runs(lambda stage: accuracies[stage.seed])
-    cell = run_records.summarise(run_records.finetuned(runs), ["fraction", *run_records.SIZE]).iloc[0]
+    cell = statistics.summarise(run_records.finetuned(runs), ["fraction", *run_records.SIZE]).iloc[0]
     assert cell["mean"] == pytest.approx(54.0)
     assert cell["stderr"] == pytest.approx(np.std([50, 53, 59], ddof=1) / np.sqrt(3))
     assert cell["seeds"] == 3
 
 
 def test_one_seed_has_no_standard_error() -> None:
-    cells = run_records.summarise(
+    cells = statistics.summarise(
         run_records.finetuned(synthetic.runs(seeds=[0])), ["fraction", *run_records.SIZE]
     )
     assert cells["stderr"].isna().all()
@@ -63,16 +64,18 @@ def test_one_seed_has_no_standard_error() -> None:
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     warmer = synthetic.tuned(1, 1.0, 0.1)
     warmer = replace(warmer, pretrain=replace(warmer.pretrain, temperature=0.5))
-    runs = synthetic.records_to_frame([synthetic.record(stage) for stage in (synthetic.tuned(0, 1.0, 0.1), warmer)])
+    runs = synthetic.records_to_frame(
+        [synthetic.record(stage) for stage in (synthetic.tuned(0, 1.0, 0.1), warmer)]
+    )
     with pytest.raises(MixedRunsError, match=r"finetune runs of R8 1x differ in pretrain\.temperature"):
-        run_records.summarise(runs, ["fraction", *run_records.SIZE])
+        statistics.summarise(runs, ["fraction", *run_records.SIZE])
 
 
 def test_a_stage_of_another_version_or_other_images_is_not_averaged_in() -> None:
     records = [synthetic.record(synthetic.tuned(seed, 1.0, 0.1)) for seed in (0, 1)]
     records[1]["version"] = 2
     with pytest.raises(MixedRunsError, match="differ in version"):
-        run_records.by_seed(synthetic.records_to_frame(records), run_records.SIZE)
+        statistics.by_seed(synthetic.records_to_frame(records), run_records.SIZE)
 
 
 def test_a_run_with_a_memory_is_no_repetition_of_one_without() -> None:
@@ -82,7 +85,7 @@ def test_a_run_with_a_memory_is_no_repetition_of_one_without() -> None:
     assert runs["memory"].tolist() == [False, False, True]
     assert run_records.finetuned(runs)["seed"].tolist() == [0, 1]
     with pytest.raises(MixedRunsError, match=r"finetune runs of R8 1x differ in pretrain\.memory;"):
-        run_records.summarise(runs, ["fraction", *run_records.SIZE])
+        statistics.summarise(runs, ["fraction", *run_records.SIZE])
 
 
 def test_two_memories_are_not_averaged() -> None:
@@ -91,7 +94,7 @@ def test_two_memories_are_not_averaged() -> None:
     probes = [Probe(pretrain=pretrain, seed=pretrain.seed) for pretrain in sizes]
     runs = synthetic.records_to_frame([synthetic.record(stage) for stage in probes])
     with pytest.raises(MixedRunsError, match=r"differ in pretrain\.memory_size;"):
-        run_records.summarise(run_records.pick(runs, "probe", memory=True), run_records.SIZE)
+        statistics.summarise(run_records.pick(runs, "probe", memory=True), run_records.SIZE)
 
 
 def test_selections_leave_out_runs_with_a_memory() -> None:
@@ -132,11 +135,13 @@ def test_a_field_added_since_a_run_was_recorded_is_no_difference() -> None:
 def test_a_seed_counts_once() -> None:
     twice = [synthetic.record(synthetic.tuned(4, 1.0, 0.1))] * 2
     with pytest.raises(MixedRunsError, match="seed 4 more than once"):
-        run_records.summarise(synthetic.records_to_frame(twice), run_records.SIZE)
+        statistics.summarise(synthetic.records_to_frame(twice), run_records.SIZE)
 
 
 def test_missing_runs_are_named() -> None:
-    with pytest.raises(MissingRunsError, match=r"No runs with stage distill, label_weight 0\.25 are recorded"):
+    with pytest.raises(
+        MissingRunsError, match=r"No runs with stage distill, label_weight 0\.25 are recorded"
+    ):
         run_records.pick(synthetic.runs(), "distill", label_weight=0.25)
     with pytest.raises(MissingRunsError, match="No runs with stage finetune"):
         run_records.finetuned(synthetic.records_to_frame([]))
@@ -166,7 +171,9 @@ def test_where_most_runs_of_the_presets_layer_are_missing_no_other_takes_its_pla
 def test_a_head_of_two_layers_is_standard_where_the_preset_has_it() -> None:
     stages = [synthetic.tuned(0, width, 0.1, head_layers=2) for width in (0.5, 1.0)]
     records = [synthetic.record(stage) for stage in stages]
-    runs = run_records.records_to_frame(records, replace(synthetic.PRESET, distill=Distill(teacher=stages[0])))
+    runs = run_records.records_to_frame(
+        records, replace(synthetic.PRESET, distill=Distill(teacher=stages[0]))
+    )
     assert run_records.standard_head(runs) == 2
     with pytest.raises(MissingRunsError, match="preset's head"):
         run_records.standard_head(synthetic.records_to_frame(records))
@@ -188,4 +195,4 @@ def test_stems_tell_networks_of_one_name_apart() -> None:
     second = replace(second, pretrain=replace(second.pretrain, network=Network(width=1.0, stem="cifar")))
     runs = synthetic.records_to_frame([synthetic.record(stage) for stage in (first, second)])
     with pytest.raises(MixedRunsError, match=r"network\.stem"):
-        run_records.by_seed(runs, run_records.SIZE)
+        statistics.by_seed(runs, run_records.SIZE)

@@ -10,21 +10,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import synthetic
 
 from clrkit.cli.main import main
+from clrkit.config import Finetune, Stage
 from clrkit.experiments.presets import preset
 from clrkit.results import claims, figures, style
 from clrkit.results.comparison import compare
-from clrkit.results.contents import Report, sections
-from clrkit.results.report import page, write_report
-from clrkit.results.table import Table
+from clrkit.results.report import Report, content, page, simple_page, table_element, write_index, write_report
+from clrkit.results.text import Table
 from clrkit.runs import store
 from clrkit.runs.check import check
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 VOID = {"meta", "img", "input"}  # elements without an end
 NO_PARAGRAPH = {"p", "span", "a", "label", "summary", "dt"}  # what a block may not stand in
 BLOCKS = {"p", "div", "ul", "dl", "table", "details", "figure", "section", "h1", "h2", "h3", "li"}
@@ -118,22 +120,19 @@ def test_the_page_asks_nothing_of_anywhere(text: str) -> None:
     assert all(source.startswith("data:image/svg+xml,") for source in found.values("src"))
     assert "url(" not in text.partition("</style>")[0]
     assert "@import" not in text
-    policy = next(meta["content"] for meta in found.all("meta") if "http-equiv" in meta)
-    assert policy.startswith("default-src 'none';")
+    assert [meta["content"] for meta in found.all("meta") if "http-equiv" in meta] == [POLICY]
     assert [link["href"] for link in found.all("a") if ":" in link["href"]] == [
         "https://arxiv.org/abs/2006.10029"
     ]
 
 
 def test_the_page_says_all_that_the_sections_hold(text: str, report: Report) -> None:
-    shown, holds = Page(text).text, sections(report)
-    tables = [getattr(block, "table", block) for section in holds for block in section.blocks]
-    cells = [cell for table in tables if isinstance(table, Table) for row in table.rows for cell in row]
-    facts = [
-        fact for section in holds for block in section.blocks for fact in getattr(block, "facts", {}).values()
-    ]
+    shown, holds = Page(text).text, content(report)["shown"]
+    tables = [each for each in holds.values() if isinstance(each, Table)] + list(holds["Tables"])
+    cells = [cell for table in tables for row in table.rows for cell in row]
+    facts = [fact for name in ("Not shown", "Provenance") for fact in holds[name].values()]
     said = [f"{claim.statement} {claim.detail} {claim.verdict}".split() for claim in report.claims]
-    assert len(tables) > 10
+    assert len(tables) == 7
     assert len(cells) > 200
     assert len(facts) > 8
     for expected in [*cells, *facts, *(word for words in said for word in words)]:
@@ -259,3 +258,90 @@ def test_a_report_that_is_not_of_ones_own_runs_says_so_first(
     assert "</h1>\n<p><strong>Not your own runs" in page.read_text()
     assert "<img" in page.read_text()
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["reference"]
+
+
+def test_another_page_has_the_same_policy_and_escapes_its_title_and_tables() -> None:
+    table = Table("t", "Title", "<remark>", ["a", "published: b"], [["<i>", "1.0 ± 0.1"]])
+    text = simple_page("<title>", table_element(table, '"label"'))
+    found = Page(text)
+    assert "<title>&lt;title&gt;</title>" in text
+    assert [meta["content"] for meta in found.all("meta") if "http-equiv" in meta] == [POLICY]
+    assert "<remark> a published: b <i> 1.0 ± 0.1" in found.text
+    assert '<td class="number published">' in text
+    assert 'aria-label="&#34;label&#34;"' in text
+
+
+# INDEX.md
+
+
+def worse(stage: Stage) -> float:
+    """Fine-tuning the largest network on 1% of the labels, ten points off."""
+    hit = isinstance(stage, Finetune) and stage.fraction == 0.01 and stage.pretrain.network.width == 2
+    return synthetic.noisy(stage) - 10 * hit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one figure and INDEX.md."""
+    home = tmp_path_factory.mktemp("results")
+    runs = synthetic.runs(worse)
+    gains = figures.gain_by_size(runs, "mini")
+    style.save(gains, home / "mini" / "figures")
+    report = Report(
+        preset="mini",
+        source="own runs",
+        runs=runs,
+        claims=claims.evaluate(runs, synthetic.PRESET),
+        drawings=[gains],
+        figures=home / "mini" / "figures",
+        missing={"distillation": "No distill runs are recorded."},
+        comparison=compare(runs, synthetic.runs()),
+        notebooks=[home / "mini" / "notebooks" / "01_pretrain.ipynb"],
+    )
+    write_index(home / "INDEX.md", report)
+    return home
+
+
+def test_the_index_ties_everything_together(folder: Path) -> None:
+    index = (folder / "INDEX.md").read_text(encoding="utf-8")
+    sections = [line for line in index.splitlines() if line.startswith("## ")]
+    assert sections == [
+        "## Claims",
+        "## Figures",
+        "## Tables",
+        "## Beside the paper",
+        "## Against the reference",
+        "## Notebooks",
+        "## Not shown",
+        "## Cost",
+        "## Provenance",
+    ]
+    assert "[01_pretrain](mini/notebooks/01_pretrain.ipynb)" in index
+    assert "- distillation: No distill runs are recorded." in index
+    assert "differs: own 62." in index
+    assert "Test CPU" in index
+
+
+def test_the_index_shows_figures_that_exist_with_their_alt_text(folder: Path) -> None:
+    index = (folder / "INDEX.md").read_text(encoding="utf-8")
+    picture = next(line for line in index.splitlines() if line.startswith("!["))
+    alt, _, target = picture[2:-1].rpartition("](")
+    assert (folder / target).is_file()
+    assert alt.startswith("Relative gain in accuracy of R8 2x over R8 0.5x")
+
+
+def test_without_a_reference_the_index_says_nothing_of_it(tmp_path: Path) -> None:
+    runs = synthetic.runs(seeds=[0])
+    report = Report(
+        preset="smoke",
+        source="own runs",
+        runs=runs,
+        claims=claims.evaluate(runs, synthetic.PRESET),
+        drawings=[],
+        figures=tmp_path,
+    )
+    write_index(tmp_path / "INDEX.md", report)
+    text = (tmp_path / "INDEX.md").read_text(encoding="utf-8")
+    assert "reference" not in text
+    assert pd.Series(["## Claims", "## Tables"]).map(lambda name: name in text).all()
+    assert "seed 0;" in text

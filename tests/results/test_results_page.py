@@ -16,10 +16,9 @@ from clrkit.config import Distill, Finetune, Probe, Stage
 from clrkit.experiments.ablation_settings import with_ablations
 from clrkit.experiments.presets import preset
 from clrkit.results import claims
-from clrkit.results.records import records_to_frame, network_name
-from clrkit.results.table import Table
-from clrkit.results.tables import accuracy_table, claims_table, distillation_table, head_table
-from clrkit.results.tables_peers import peers_table
+from clrkit.results.records import network_name, records_to_frame
+from clrkit.results.tables import accuracy_table, claims_table, distillation_table, head_table, peers_table
+from clrkit.results.text import Table
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store
 

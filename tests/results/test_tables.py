@@ -1,9 +1,23 @@
-import numpy as np
+"""Tables from records."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
 import pytest
 import synthetic
 
+from clrkit.config import Stage
+from clrkit.experiments import ablation_settings
+from clrkit.experiments.presets import preset
 from clrkit.results import tables
-from clrkit.results.table import Table, decimal, duration
+from clrkit.results.ablation import ablation_runs_found
+from clrkit.results.tables import ablation_table, values_in_words
+from clrkit.results.text import Table
+from clrkit.runs.store import Run, Store
+
+SMOKE = preset("smoke")
 
 
 def cell(table: Table, row: str, column: str) -> str:
@@ -59,29 +73,64 @@ def test_cost_is_summed_by_stage() -> None:
     assert cell(table, "total", "runs") == str(len(runs))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(8.25, "8.2 s"), (720, "12.0 min"), (12_240, "3.4 h")])
-def test_spans_of_time_have_a_fitting_unit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_a_mean_is_the_same_text_in_whatever_order_its_runs_were_added_up() -> None:
-    assert 37.55 != np.nextafter(37.55, 38) == 37.550000000000004
-    assert decimal(37.55) == decimal(37.550000000000004) == "37.5"
-    assert (decimal(-0.25, 2), decimal(38.0)) == ("-0.25", "38.0")
-
-
-def test_a_table_is_markdown_with_pipes_escaped() -> None:
-    table = Table("t", "Title", "Remark.", ["a", "b"], [["1|2", "3"]])
-    assert table.markdown() == "Remark.\n\n| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
-
-
-def test_a_table_s_texts_are_no_markdown_but_its_strong_column_is_bold() -> None:
-    table = Table("t", "Title", "Remark.", ["", "verdict"], [["*a* <b>", "good"]], strong="verdict")
-    assert table.markdown().splitlines()[-1] == r"| \*a\* \<b\> | **good** |"
-
-
 def test_tables_without_their_runs_are_named() -> None:
     runs = synthetic.runs()
     found, missing = tables.all_tables(runs[runs["stage"] != "distill"])
     assert set(missing) == {"distillation_table"}
     assert {table.name for table in found} == {"accuracy", "head", "published", "cost"}
+
+
+def warmer_is_worse(stage: Stage) -> float:
+    """Accuracy (%) by temperature, ten points less for a probe."""
+    return 90 - 100 * stage.chain[0].temperature - 10 * (stage.name == "probe")  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "results", "smoke")
+    (tmp_path / "results" / "reference").mkdir(parents=True)
+    for run in ablation_settings.ablation_runs(SMOKE):
+        synthetic.put(made, run, warmer_is_worse)
+    return made
+
+
+def test_a_row_tells_what_was_measured_at_each_value_of_a_setting(store: Store) -> None:
+    table = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    assert table is not None
+    assert table.rows == [
+        ["temperature", "linear probe", "at 0.2 60.0 (1 seed); at 0.5 30.0 (1 seed)"],
+        ["temperature", "fine-tuned", "at 0.2 70.0 (1 seed); at 0.5 40.0 (1 seed)"],
+    ]
+
+
+def test_own_runs_come_before_those_of_the_reference_one_by_one_and_it_is_named(store: Store) -> None:
+    own = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    for run in ablation_settings.ablation_runs(SMOKE):
+        synthetic.put(store.reference, run, lambda stage: 50.0)
+    assert ablation_table(SMOKE, ablation_runs_found(SMOKE, store)) == own
+    gone = store.path(next(run for run in ablation_settings.ablation_runs(SMOKE) if run.name == "probe"))
+    shutil.rmtree(gone)
+    mixed = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    assert own is not None
+    assert mixed is not None
+    assert [row[2] for row in mixed.rows] == ["at 0.2 50.0 (1 seed); at 0.5 30.0 (1 seed)", own.rows[1][2]]
+    assert mixed.remark == f"{own.remark} Own runs, and where there is none the committed reference's."
+    shutil.rmtree(store.runs)
+    reference = ablation_table(SMOKE, ablation_runs_found(SMOKE, store))
+    assert reference is not None
+    assert reference.remark == f"{own.remark} From the committed reference."
+
+
+def test_a_mean_over_one_seed_is_told_from_one_with_an_error() -> None:
+    config = ablation_settings.ablation_runs(SMOKE)[0]
+    run = Run(Path("there"), synthetic.record(config, warmer_is_worse))
+    assert values_in_words("temperature", [(0.2, run)]).endswith("(1 seed)")
+    assert values_in_words("temperature", [(0.2, run), (0.2, run)]).endswith("± 0.0")
+
+
+def test_a_setting_with_one_value_recorded_has_no_row(store: Store) -> None:
+    few = {run: found for run, found in ablation_runs_found(SMOKE, store).items() if run.name == "finetune"}
+    table = ablation_table(SMOKE, few)
+    assert table is not None
+    assert [row[1] for row in table.rows] == ["fine-tuned"]
+    assert ablation_table(SMOKE, dict([few.popitem()])) is None

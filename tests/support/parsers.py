@@ -47,7 +47,6 @@ from clrkit.errors import ConfigError, FormatError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
 from clrkit.notebook.papermill import checked_parameters
-from clrkit.results import published as paper
 from clrkit.runs.check import check_run
 from clrkit.runs.checkpoint import read_state, write_state
 from clrkit.runs.model_files import read_model, write_model
@@ -256,23 +255,6 @@ def state() -> Parser:
     return Parser(files, {"state": (by_chance,)}, read)
 
 
-def published() -> Parser:
-    number = {
-        "method": "linear",
-        "network": "R50 1x",
-        "parameters": 24,
-        "fraction": 1.0,
-        "metric": "top1",
-        "value": 71.7,
-    }
-    group = {"source": "SimCLRv2, Table 2", "dataset": "ImageNet", "checked": True, "numbers": [number]}
-    return Parser(
-        {"paper.json": json.dumps({"groups": [group]}).encode()},
-        {"paper.json": (by_chance, other_values)},
-        lambda folder: paper.published(folder / "paper.json"),
-    )
-
-
 def known_set() -> Parser:
     """Files of another MD5: torchvision must not read them."""
     names = ("train", "test", "meta")
@@ -343,7 +325,6 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "a run's checksums": sums,
     "a run's progress": progress,
     "a run's state": state,
-    "published numbers": published,
     "CIFAR": known_set,
     "a notebook": notebook,
     "a TensorFlow checkpoint": bundle,

@@ -12,8 +12,7 @@ from clrkit.experiments.presets import preset
 from clrkit.results import claims, figures, style
 from clrkit.results import records as run_records
 from clrkit.results.comparison import compare
-from clrkit.results.contents import Report
-from clrkit.results.report import write_report
+from clrkit.results.report import Report, write_report
 from clrkit.runs.reproduce import complete
 from clrkit.runs.store import Store
 
