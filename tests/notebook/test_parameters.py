@@ -88,8 +88,8 @@ def test_a_value_of_the_wrong_type_is_refused_in_one_sentence(kind: Any, value: 
 @pytest.mark.parametrize(
     ("kind", "value", "hint"),
     [
-        (str | None, 2024, "; Papermill passes a text with -r in place of -p."),
-        (list[str], "cat,dog", "; Papermill passes one with -y 'value: [one, two]'."),
+        (str | None, 2024, "; with Papermill, pass a text by -r instead of -p."),
+        (list[str], "cat,dog", "; with Papermill, pass one by -y 'value: [one, two]'."),
         (int, "x", "not 'x'."),
     ],
 )
