@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that users cause print one sentence.
 
     Returns the exit status: 0, 1 for an error, 2 for a wrong command line, 75 at the end of --minutes, 130 if
-    stopped by a signal.
+    stopped by a signal. Raises nothing that users cause.
     """
     words = sys.argv[1:] if arguments is None else arguments
     options, begun, refusal = argparse.Namespace(command=""), monotonic(), None

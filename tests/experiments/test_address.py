@@ -54,7 +54,7 @@ def test_every_field_is_found_by_its_address_and_its_path(kind: type[Stage]) -> 
         (Pretrain(), "tap_layer", "tap_layer is a field of finetune, not of pretrain."),
         (Pretrain(), "finetune.epochs", "finetune.epochs is a field of finetune, not of pretrain."),
         (Pretrain(), "epoch", "Unknown field 'epoch'; did you mean epochs?"),
-        (Pretrain(), "epochs.width", "epochs is no group of fields; there is no epochs.width."),
+        (Pretrain(), "epochs.width", "epochs is not a group of fields, so epochs.width does not exist."),
     ],
 )
 def test_a_name_of_several_fields_or_of_none_is_refused(stage: Stage, name: str, sentence: str) -> None:

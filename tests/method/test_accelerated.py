@@ -106,7 +106,7 @@ def test_a_waiting_transfer_would_be_noticed(monkeypatch):
     monkeypatch.setattr(training_module, "to_device", lambda tensor, device: tensor.to(device))
     assert on_meta(PRETRAIN, monkeypatch).waiting
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "update", lambda self, losses: next(iter(losses)).item())
+        patch.setattr(Training, "backward", lambda self, loss, batch: loss.item())
         with pytest.raises(RuntimeError, match="meta"):
             on_meta(PRETRAIN, monkeypatch)
     with pytest.raises(AssertionError), NoTensorsFromLists():

@@ -113,7 +113,7 @@ def test_the_evaluation_view_is_the_stored_one_in_0_to_1():
 
 
 def test_an_image_of_another_size_is_not_measured():
-    with pytest.raises(ValueError, match="stored at 9 pixels is no evaluation view of 8"):
+    with pytest.raises(ValueError, match="stored at 9 pixels is not an evaluation view of 8"):
         evaluate.evaluation_view(torch.zeros(2, 3, 9, 9, dtype=torch.uint8), 8)
 
 

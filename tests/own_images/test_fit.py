@@ -327,11 +327,11 @@ def test_the_results_of_one_folder_are_not_overwritten_by_another(tmp_path, stor
         ("file,label\nnever.png,cat\n", "names never.png, which is not among the images"),
         (
             "name,class\nred-00.png,cat\n",
-            "needs the columns file and label, in small letters; it has name, class",
+            "needs the columns file and label; it has name, class",
         ),
         ("file,label\nred-00.png,cat\nred-00.png,dog\n", "gives red-00.png two labels, cat and dog"),
         ("file,label\n,cat\n", "has a row that names no file"),
-        ("", "cannot be read: No columns to parse"),
+        ("", "needs the columns file and label; it has none"),
         ("\xe9".encode("latin-1"), "cannot be read: .utf-8. codec"),
     ],
 )

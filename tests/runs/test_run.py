@@ -342,8 +342,8 @@ def two_threads() -> Iterator[None]:
 def threads_within(work: Iterator[object], monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Numbers of threads that the steps of a run have; its caller has as many after each step as before."""
     outside = torch.get_num_threads()
-    had, update = set[int](), Training.update
-    monkeypatch.setattr(Training, "update", lambda *args: had.add(torch.get_num_threads()) or update(*args))
+    had, update = set[int](), Training.step
+    monkeypatch.setattr(Training, "step", lambda *args: had.add(torch.get_num_threads()) or update(*args))
     for _ in work:
         assert torch.get_num_threads() == outside
     assert torch.get_num_threads() == outside

@@ -119,7 +119,7 @@ def test_the_folder_of_what_is_unpickled_is_ours_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_the_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, -1)
-    with pytest.raises(RunError, match="is somebody else's"):
+    with pytest.raises(RunError, match="belongs to another user"):
         private_folder(tmp_path)
 
 
