@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from clrkit.config import Augmentation
+from clrkit.data.resize import resize_matrices, to_float
 from clrkit.device import to_device
 from clrkit.fast import quick_version
-from clrkit.resize import resize_matrices, to_float
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]

@@ -8,7 +8,6 @@ scaled ones are derived. Importing this module loads neither torch nor numpy.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ C = TypeVar("C", bound="Config")
 
 DATASETS = ("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images")
 TORCHVISION = "torchvision:"  # begins the name of any other classification set of torchvision
-Resize = Literal["tf2", "tf1"]  # of evaluation views, see clrkit.resize
+Resize = Literal["tf2", "tf1"]  # of evaluation views, see clrkit.data.resize
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -116,7 +115,7 @@ class Data(Config):
     image_size: int = setting(28, "side of a training image, pixels", low=8)
     evaluation: str = setting(
         "test",
-        "part that is measured; 'validation' cuts it from the training part and leaves the test part alone",
+        "part to evaluate on; 'validation' is cut from training",
         choices=("test", "validation"),
     )
 
@@ -127,13 +126,11 @@ class Network(Config):
 
     depth: int = setting(
         8,
-        "layers: 8, 14, 20 for small images on a CPU, 18 to 200 as the paper",
+        "layers: 8, 14, 20 for small images on a CPU, 18 to 200 as in the paper",
         choices=(8, 14, 20, 18, 34, 50, 101, 152, 200),
     )
     width: float = setting(1.0, "channel multiplier", above=0)
-    sk_ratio: float = setting(
-        0.0, "selective-kernel ratio; 0 is a plain network, the paper's SK 0.0625", low=0, high=1
-    )
+    sk_ratio: float = setting(0.0, "selective-kernel ratio; 0: plain, the paper's SK: 0.0625", low=0, high=1)
     stem: str = setting("stride2", "first layers", choices=("imagenet", "cifar", "stride2"))
 
 
@@ -143,13 +140,9 @@ class Augmentation(Config):
 
     crop_area: float = setting(0.08, "smallest crop, as a part of the image's area", above=0, high=1)
     flip: bool = setting(True, "mirror half of the views")
-    color_strength: float = setting(
-        1.0, "strength of the colour distortion; 0 leaves colours alone", low=0, high=1.25
-    )
+    color_strength: float = setting(1.0, "strength of the colour distortion; 0: none", low=0, high=1.25)
     brightness: str = setting(
-        "multiplied",
-        "how brightness changes: multiplied (SimCLRv2) or added (v1)",
-        choices=("multiplied", "added"),
+        "multiplied", "brightness is multiplied (SimCLRv2) or added (v1)", choices=("multiplied", "added")
     )
     blur: bool = setting(False, "blur half of the views")
 
@@ -161,9 +154,7 @@ class Optimizer(Config):
     optimizer: str = setting("lars", "update rule", choices=("lars", "sgd", "adamw"))
     learning_rate: float = setting(0.1, "base learning rate, before scaling with the batch", above=0)
     scaling: str = setting(
-        "none",
-        "how the rate grows with the batch size B: B/256 or sqrt(B)",
-        choices=("none", "linear", "sqrt"),
+        "none", "the rate grows with the batch size B by B/256 or sqrt(B)", choices=("none", "linear", "sqrt")
     )
     momentum: float = setting(0.9, "momentum (AdamW: its first beta)", low=0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay", low=0)
@@ -183,17 +174,12 @@ class Stage(Config):
     seed: int = setting(0, "seed of weights, order, augmentation and label draw", low=0, high=2**32 - 1)
     precision: str = setting(
         "float32",
-        "of the networks' arithmetic in training; bfloat16: convolutions and matrix products by autocast, "
-        "weights, batch-norm statistics and losses in float32",
+        "of the networks in training; bfloat16: autocast, with weights, statistics and losses in float32",
         choices=("float32", "bfloat16"),
         added=True,
     )
     micro_batch: int = setting(
-        0,
-        "images of a batch computed at once, so that large batches fit; 0: all. Batch norm then has the "
-        "statistics of these alone",
-        low=0,
-        added=True,
+        0, "images of a batch computed at once (batch norm sees these alone); 0: all", low=0, added=True
     )
     optimizer: Optimizer = Optimizer()
 
@@ -217,7 +203,7 @@ class Stage(Config):
 
     @property
     def chain(self) -> tuple[Stage, ...]:
-        """This stage and what it builds on, first things first."""
+        """What this stage builds on, first things first, and the stage itself."""
         return (*(self.source.chain if self.source else ()), self)
 
     @property
@@ -243,28 +229,23 @@ class Pretrain(Stage):
     summed_views: bool = setting(
         False,
         "sum the two views' losses as the official code, not their mean as the paper: twice the gradient, "
-        "which layers that LARS adapts do not notice, but batch norm's gamma and beta and plain SGD do",
+        "which changes batch norm's parameters and plain SGD, not layers that LARS adapts",
         added=True,
     )
     two_pass: bool = setting(
         True,
-        "compare projections of the whole batch where it is computed in micro-batches, at the price of a "
-        "second forward pass; false: those of each micro-batch alone, a loss with fewer negatives",
+        "compare the whole batch's projections although it is computed in micro-batches, with a second "
+        "forward pass; false: each micro-batch's alone, so fewer negatives",
         added=True,
         needs="micro_batch",
     )
-    memory: bool = setting(False, "take the memory's projections as further negatives (MoCo)", added=True)
-    memory_size: int = setting(65536, "projections the memory holds", low=1, added=True, needs="memory")
+    memory: bool = setting(False, "take a momentum queue's projections as negatives too (MoCo)", added=True)
+    memory_size: int = setting(65536, "projections in the queue", low=1, added=True, needs="memory")
     memory_momentum: float = setting(
-        0.999,
-        "share of its own weights that the memory's network keeps at a step",
-        low=0,
-        high=1,
-        added=True,
-        needs="memory",
+        0.999, "weight of its own value in the momentum network", low=0, high=1, added=True, needs="memory"
     )
     monitor_epochs: int = setting(
-        5, "epochs between looks at kNN accuracy; it is always taken at both ends", low=1, keyed=False
+        5, "epochs between measurements of kNN accuracy; always at both ends", low=1, keyed=False
     )
 
     @property
@@ -289,9 +270,7 @@ class Probe(Stage):
 class Labelled(Stage):
     """What the stages that see labels share."""
 
-    fraction: float = setting(
-        0.1, "part of the labelled training images whose labels are learnt from", above=0, high=1
-    )
+    fraction: float = setting(0.1, "part of the labelled training images to learn from", above=0, high=1)
     label_list: str = setting("", "file that lists the labelled images by name, in place of a fraction")
     augmentation: Augmentation = Augmentation(color_strength=0.0)
 
@@ -336,14 +315,11 @@ class Distill(Stage):
     network: Network = Network()
     augmentation: Augmentation = Augmentation(color_strength=0.0)
     temperature: float = setting(1.0, "temperature of both softmaxes", above=0)
-    label_weight: float = setting(
-        0.0, "weight of the label term: 1 - alpha of Eq. 3; 0 is Eq. 2", low=0, high=1
-    )
+    label_weight: float = setting(0.0, "weight of the label term: 1 - alpha of Eq. 3", low=0, high=1)
     transfer: str = setting("all", "images that are distilled on", choices=("all", "labelled"))
     self_temperature: float = setting(
         0.0,
-        "temperature at which the teacher is first distilled into itself, as the paper's big one is; 0: it "
-        "teaches as it was fine-tuned",
+        "temperature at which the teacher is first distilled into itself; 0: not",
         low=0,
         added=True,
     )
@@ -359,42 +335,3 @@ class Distill(Stage):
 
 
 STAGES: tuple[type[Stage], ...] = (Pretrain, Probe, Supervised, Finetune, Distill)
-
-
-def stage_class(name: str) -> type[Stage]:
-    """The config class of a stage. Raises ConfigError for an unknown name."""
-    return {stage.name: stage for stage in STAGES}[known(name, [s.name for s in STAGES], "stage")]
-
-
-def known(name: str, names: list[str], what: str) -> str:
-    """`name` if it is one of `names`. Raises ConfigError with the nearest one otherwise."""
-    if name in names:
-        return name
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}."
-    raise ConfigError(f"Unknown {what} {name!r}; {hint}")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain JSON values, nested as the dataclasses are."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
-    """The inverse of `to_dict`. Raises ConfigError for unknown fields and impossible values."""
-    hints = types_of(kind)  # type: ignore[arg-type]
-    names = {item.name for item in fields(kind)}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind.__name__.lower()} is a group of fields, not {values!r}.")
-    for name in values:
-        known(name, sorted(names), "field")
-    read = {
-        name: from_dict(hints[name], value) if issubclass(hints[name], Config) else value
-        for name, value in values.items()
-    }
-    return kind(**read)
-
-
-def field_help(kind: type[Config]) -> dict[str, tuple[Any, str]]:
-    """Name, default and meaning of a config's own fields, groups of fields left out."""
-    return {item.name: (item.default, item.metadata["help"]) for item in fields(kind) if item.metadata}

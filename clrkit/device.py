@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from clrkit.config import Stage
 from clrkit.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-MOST_THREADS = 1024
 
 
 def available_cores() -> int:
@@ -64,51 +60,11 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", local_rank())
 
 
-@contextmanager
-def run_threads(device: torch.device) -> Iterator[None]:
-    """Compute with a run's number of threads on a CPU, in this thread; restore the former number afterwards.
-
-    The number of threads changes how sums are rounded, so all runs use the same: one, or CLRKIT_THREADS.
-
-    Raises:
-        ConfigError: if CLRKIT_THREADS is not a number of threads.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    import torch
-
-    wanted, before = threads_per_run(), torch.get_num_threads()
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def threads_per_run() -> int:
-    """One, or the value of CLRKIT_THREADS. Raises ConfigError if that is not a number of threads."""
-    text = os.environ.get("CLRKIT_THREADS", "1")
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-        raise ConfigError(f"CLRKIT_THREADS must be a whole number from 1 to {MOST_THREADS}, not {text!r}.")
-    return int(text)
-
-
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy a CPU tensor to a device without waiting for the work under way there."""
     values = values.pin_memory() if device.type == "cuda" else values
     # MPS would read the source after it is gone (pytorch/pytorch#139550).
     return values.to(device, non_blocking=device.type != "mps")
-
-
-def check_precision(config: Stage, device: torch.device) -> None:
-    """Raise ConfigError if a stage of the chain wants bfloat16 and the device does not compute in it."""
-    import torch
-
-    low = any(stage.precision == "bfloat16" for stage in config.chain)
-    if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
-        raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
 
 
 def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:

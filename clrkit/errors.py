@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +18,7 @@ EXTRAS = {
 
 
 class ConfigError(ValueError):
-    """A config value, field or preset that cannot be; the message names it in one sentence."""
+    """A value, field or preset that is not allowed; the message names it in one sentence."""
 
     def _render_traceback_(self) -> list[str]:
         """Notebooks show the sentence alone."""
@@ -25,7 +26,7 @@ class ConfigError(ValueError):
 
 
 class DataError(ConfigError):
-    """A data set that cannot be read; the message names the culprit in one sentence."""
+    """A data set that cannot be read; the message names the file or folder."""
 
 
 def reason(error: Exception) -> str:
@@ -53,3 +54,12 @@ def needs_extra(command: str) -> Iterator[None]:
                 install = f'pip install "clrkit[{extra}]"'
                 raise ConfigError(f"{command} needs {package}, of the extra `{extra}`: {install}.") from None
         raise
+
+
+def known(name: str, names: list[str], what: str) -> str:
+    """`name` if it is one of `names`. Raises ConfigError with the nearest one otherwise."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}."
+    raise ConfigError(f"Unknown {what} {name!r}; {hint}")

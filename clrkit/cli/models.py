@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from clrkit import config as configs
 from clrkit.cli.options import AddCommand, UsageError, add_device, add_option
-from clrkit.config import known
-from clrkit.errors import ConfigError
+from clrkit.errors import ConfigError, known
 
 if TYPE_CHECKING:
     from clrkit.cli.progress import ProgressLine

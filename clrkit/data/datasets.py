@@ -94,7 +94,7 @@ def load_evaluation(
 
     Args:
         data: which images, at which size; its `evaluation` has no effect.
-        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
+        resize: "tf2" or "tf1", see `clrkit.data.resize.resize_matrices`.
         show: takes a line of progress while a set is downloaded.
 
     Returns:

@@ -143,7 +143,7 @@ def to_view(photo: Photo, side: int, resize: Resize = "tf2", exact: bool = False
     Args:
         photo: at full size; up to 32 pixels, `side` is enough.
         side: of the view, in pixels.
-        resize: "tf2" or "tf1", see `clrkit.resize.resize_matrices`.
+        resize: "tf2" or "tf1", see `clrkit.data.resize.resize_matrices`.
         exact: float32 in [0, 1], not rounded to uint8.
     """
     if side <= WHOLE:
@@ -151,7 +151,7 @@ def to_view(photo: Photo, side: int, resize: Resize = "tf2", exact: bool = False
         return square / np.float32(255) if exact else square
     import torch
 
-    from clrkit.resize import central_crop
+    from clrkit.data.resize import central_crop
 
     pixels = np.ascontiguousarray(upright(photo.pixels, photo.orientation).transpose(2, 0, 1))
     view: Float32[np.ndarray, "3 side side"] = central_crop(torch.from_numpy(pixels), side, resize).numpy()

@@ -28,14 +28,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clrkit.config import TORCHVISION, known
+from clrkit.config import TORCHVISION
 from clrkit.data.archives import unpack
 from clrkit.data.cache import Show
 from clrkit.data.folders import class_folders, folders_in
 from clrkit.data.images import ImageArray, ImageSource, Photo, check_size, photo_of, read_photo, to_rgb
 from clrkit.data.sources import Indices, Labels, cores
 from clrkit.data.subsets import TEST_SHARE, hold_out
-from clrkit.errors import DataError, reason
+from clrkit.errors import DataError, known, reason
 
 Rgbs = UInt8[np.ndarray, "count _ _ 3"]
 Arguments = dict[str, Any]

@@ -10,8 +10,9 @@ from itertools import product
 from operator import getitem
 from typing import Any
 
-from clrkit.config import Distill, Network, Stage, Supervised, known, to_dict
-from clrkit.experiments.fields import locate, with_fields
+from clrkit.config import Distill, Network, Stage, Supervised
+from clrkit.errors import known
+from clrkit.experiments.fields import locate, to_dict, with_fields
 from clrkit.experiments.grid import AblationGrid, Preset
 
 Point = Mapping[str, Any]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from clrkit.config import KINDS, STAGES, Config, Stage, from_dict, known, to_dict
-from clrkit.errors import ConfigError
+from clrkit.config import KINDS, STAGES, Config, Stage, types_of
+from clrkit.errors import ConfigError, known
 
 C = TypeVar("C", bound=Config)
 Path = tuple[str, ...]  # of field names, from a stage to a field
@@ -187,3 +188,28 @@ def walk(config: Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     yield path, config
     for name, inner in groups(config):
         yield from walk(inner, (*path, name))
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The config class of a stage. Raises ConfigError for an unknown name."""
+    return {stage.name: stage for stage in STAGES}[known(name, [s.name for s in STAGES], "stage")]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values, nested as the dataclasses are."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[C], values: Any) -> C:
+    """The inverse of `to_dict`. Raises ConfigError for unknown fields and impossible values."""
+    hints = types_of(kind)  # type: ignore[arg-type]
+    names = {item.name for item in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{kind.__name__.lower()} is a group of fields, not {values!r}.")
+    for name in values:
+        known(name, sorted(names), "field")
+    read = {
+        name: from_dict(hints[name], value) if issubclass(hints[name], Config) else value
+        for name, value in values.items()
+    }
+    return kind(**read)

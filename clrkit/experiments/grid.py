@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, stage_class
-from clrkit.experiments.fields import with_fields
+from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised
+from clrkit.experiments.fields import stage_class, with_fields
 
 S = TypeVar("S", bound=Stage)
 

@@ -15,8 +15,8 @@ from clrkit.config import (
     Pretrain,
     Probe,
     Supervised,
-    known,
 )
+from clrkit.errors import known
 from clrkit.experiments.fields import with_fields
 from clrkit.experiments.grid import AblationGrid, ExperimentGrid, LabelSchedule, Preset, lasting
 

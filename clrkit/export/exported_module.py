@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from clrkit.data.images import WHOLE
+from clrkit.data.resize import CENTRAL, cubic, resize_matrices
 from clrkit.model import Model
-from clrkit.resize import CENTRAL, cubic, resize_matrices
 
 Photos = UInt8[Tensor, "batch height width 3"]
 Planes = UInt8[Tensor, "batch 3 height width"]

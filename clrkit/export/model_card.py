@@ -7,9 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from clrkit.config import Distill, Finetune, Labelled, Pretrain, Stage, Supervised, to_dict
+from clrkit.config import Distill, Finetune, Labelled, Pretrain, Stage, Supervised
 from clrkit.data.folders import UNSHOWABLE
 from clrkit.data.images import WHOLE
+from clrkit.experiments.fields import to_dict
 from clrkit.export.source import ModelSource, describe_model
 from clrkit.results.records import DATASETS, network_name
 from clrkit.results.statistics import wilson_interval

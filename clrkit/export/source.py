@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clrkit import config as configs
-from clrkit.config import Stage, stage_class
+from clrkit.config import Stage
 from clrkit.errors import ConfigError
+from clrkit.experiments.fields import from_dict, stage_class, to_dict
 from clrkit.files import read_json
 from clrkit.model import Model, ModelConfig
 from clrkit.results.records import network_name
@@ -99,7 +100,7 @@ def is_record(found: object) -> bool:
 def stage_of(folder: Path, record: Mapping[str, Any]) -> Stage:
     """The config that a record was made from."""
     try:
-        return configs.from_dict(stage_class(record["stage"]), record["config"])
+        return from_dict(stage_class(record["stage"]), record["config"])
     except (ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} holds no record of this version: {error}") from None
 
@@ -123,4 +124,4 @@ def describe_model(model: ModelConfig) -> str:
     head = f"head of {model.head_layers} layers to {model.head_dim}" if model.head_layers else "no head"
     tap = f"head layer {model.tap_layer}" if model.tap_layer else "the encoder's output"
     classifier = f"{model.classes:,} classes on {tap}" if model.classes else "no classifier"
-    return f"{network_name(configs.to_dict(model.network))}, {head}, {classifier}"
+    return f"{network_name(to_dict(model.network))}, {head}, {classifier}"

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from clrkit.augment import ViewParams, apply_view, sample_view_params
 from clrkit.config import Augmentation
-from clrkit.resize import to_float
+from clrkit.data.resize import to_float
 from clrkit.results.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, encode, new_figure, styled, tint
 
 DPI = 110

@@ -14,8 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from clrkit.config import known
-from clrkit.errors import ConfigError, reason
+from clrkit.errors import ConfigError, known, reason
 from clrkit.runs.reproduce import RESULTS_VARIABLE
 
 if TYPE_CHECKING:

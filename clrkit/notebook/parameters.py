@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from clrkit.config import KINDS, known
-from clrkit.errors import ConfigError
+from clrkit.config import KINDS
+from clrkit.errors import ConfigError, known
 
 INJECTED = "# Parameters\n"  # first line of the cell that Papermill adds after the notebook's own
 WORDS = {**KINDS, bool: "True or False", NoneType: "None"}

@@ -11,8 +11,9 @@ from typing import Any
 
 from IPython.display import display
 
-from clrkit.config import Pretrain, Stage, to_dict
+from clrkit.config import Pretrain, Stage
 from clrkit.experiments.describe import duration
+from clrkit.experiments.fields import to_dict
 from clrkit.notebook import illustrations
 from clrkit.results.records import chain_columns, fraction_name
 from clrkit.runs.reproduce import plan as planned

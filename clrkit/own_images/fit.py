@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from clrkit.config import Distill, Finetune, Pretrain, to_dict
+from clrkit.config import Distill, Finetune, Pretrain
 from clrkit.data.folders import list_images
 from clrkit.data.sources import evaluation_split
 from clrkit.data.subsets import stratified
 from clrkit.errors import ConfigError, DataError
 from clrkit.evaluate import extract
+from clrkit.experiments.fields import to_dict
 from clrkit.experiments.presets import PRESETS
 from clrkit.own_images import active_learning
 from clrkit.own_images.active_learning import MEASURED_SHARE, Features

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from clrkit.config import known
 from clrkit.data.sheet import Sheet, read_sheet
-from clrkit.errors import DataError, reason
+from clrkit.errors import DataError, known, reason
 from clrkit.files import file_lock, write_atomically
 
 COLUMNS = ("file", "label", "part")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clrkit.config import Stage, known
-from clrkit.errors import ConfigError
+from clrkit.config import Stage
+from clrkit.errors import ConfigError, known
 from clrkit.experiments.ablation_settings import (
     FACTORS,
     OUTCOMES,

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from clrkit.config import STAGES, Network, from_dict, stage_class
+from clrkit.config import STAGES, Network
 from clrkit.errors import ConfigError
+from clrkit.experiments.fields import from_dict, stage_class
 from clrkit.experiments.grid import Preset
 from clrkit.runs.keys import keyed_fields
 

@@ -7,8 +7,9 @@ from dataclasses import fields
 from math import sqrt
 from statistics import fmean, stdev
 
-from clrkit.config import Augmentation, Data, from_dict, stage_class
+from clrkit.config import Augmentation, Data
 from clrkit.experiments.describe import aligned
+from clrkit.experiments.fields import from_dict, stage_class
 from clrkit.experiments.presets import preset
 from clrkit.results.comparison import NOT_RUN, compare, summary_line
 from clrkit.results.records import records_to_frame

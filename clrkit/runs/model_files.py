@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clrkit import config as configs
 from clrkit.errors import ConfigError, reason
+from clrkit.experiments.fields import from_dict, to_dict
 from clrkit.files import file_lock, read_json, write_json
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checksums import ChecksumError, check_file, read_sums, write_sums
@@ -83,7 +83,7 @@ def write_files(
     folder: Path, config: ModelConfig, state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
     """Write description and weights with equal permissions and flush both to disk."""
-    write_json(folder / DESCRIPTION, {"model": configs.to_dict(config), "about": dict(about)})
+    write_json(folder / DESCRIPTION, {"model": to_dict(config), "about": dict(about)})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)
     with (folder / WEIGHTS).open("rb") as file:
@@ -167,7 +167,7 @@ def read_settings(folder: Path) -> ModelConfig:
     if settings is None:
         raise ModelError(f"{folder} is a run that stores no model.")
     try:
-        return configs.from_dict(ModelConfig, settings)
+        return from_dict(ModelConfig, settings)
     except ConfigError as error:
         raise ModelError(f"{found[0]} does not describe a model: {error}") from None
     except (TypeError, AttributeError):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clrkit.config import Stage, to_dict
+from clrkit.config import Stage
 from clrkit.errors import ConfigError
+from clrkit.experiments.fields import to_dict
 from clrkit.experiments.grid import Preset
 from clrkit.runs.store import CHECKOUT, Run, Store
 from clrkit.runs.timing import seconds_expected, seconds_per_epoch

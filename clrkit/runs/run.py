@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -19,13 +20,13 @@ import psutil
 import torch
 from safetensors.torch import save
 
-from clrkit import config as configs
 from clrkit import stages
 from clrkit.config import Data, Stage
 from clrkit.data.datasets import DataSet, fingerprint, load
 from clrkit.data.folders import root_of
-from clrkit.device import check_precision, choose_device, compiling, run_threads
+from clrkit.device import choose_device, compiling
 from clrkit.errors import ConfigError
+from clrkit.experiments.fields import from_dict, to_dict
 from clrkit.files import write_atomically, write_json
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checkpoint import CheckpointWriter, read_state
@@ -334,7 +335,7 @@ class RunInProgress:
             "key": key,
             "parent": parent.key if parent else None,
             "version": self.config.version,
-            "config": configs.to_dict(self.config),
+            "config": to_dict(self.config),
             "dataset": describe(self.config, self.data),
             "labels": label_count(self.config, self.data),
             "parameters": encoder_parameters(self.training.model, self.parent),
@@ -371,7 +372,50 @@ def common_model(run: Run) -> Model:
     """The model of a finished run in all processes; only the first reads it."""
     if distributed.world_size() == 1:
         return run.model()
-    empty = partial(Model, configs.from_dict(ModelConfig, run.record["model"]))
+    empty = partial(Model, from_dict(ModelConfig, run.record["model"]))
     model = distributed.together(run.model if distributed.is_first() else empty)
     distributed.copy_from_first(model)
     return model.eval()
+
+
+MOST_THREADS = 1024
+
+
+@contextmanager
+def run_threads(device: torch.device) -> Iterator[None]:
+    """Compute with a run's number of threads on a CPU, in this thread; restore the former number afterwards.
+
+    The number of threads changes how sums are rounded, so all runs use the same: one, or CLRKIT_THREADS.
+
+    Raises:
+        ConfigError: if CLRKIT_THREADS is not a number of threads.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    import torch
+
+    wanted, before = threads_per_run(), torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_per_run() -> int:
+    """One, or the value of CLRKIT_THREADS. Raises ConfigError if that is not a number of threads."""
+    text = os.environ.get("CLRKIT_THREADS", "1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise ConfigError(f"CLRKIT_THREADS must be a whole number from 1 to {MOST_THREADS}, not {text!r}.")
+    return int(text)
+
+
+def check_precision(config: Stage, device: torch.device) -> None:
+    """Raise ConfigError if a stage of the chain wants bfloat16 and the device does not compute in it."""
+    import torch
+
+    low = any(stage.precision == "bfloat16" for stage in config.chain)
+    if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")

@@ -8,10 +8,10 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from clrkit.config import Stage, from_dict
+from clrkit.config import Stage
 from clrkit.errors import ConfigError
 from clrkit.experiments.describe import TITLES, describe, duration
-from clrkit.experiments.fields import Path, places, value_at
+from clrkit.experiments.fields import Path, from_dict, places, value_at
 from clrkit.runs.keys import keyed_fields
 from clrkit.runs.store import Progress, Run, Store
 from clrkit.runs.timing import runs_in, seconds_expected, seconds_per_epoch, share_done

@@ -15,8 +15,8 @@ from PIL import Image
 
 from clrkit.cli.main import main
 from clrkit.config import Network
+from clrkit.data.resize import central_crop
 from clrkit.model import Model, ModelConfig
-from clrkit.resize import central_crop
 from clrkit.runs.model_files import read_model, write_model
 from clrkit.weights.official import convert
 

@@ -26,8 +26,8 @@ from clrkit.data.datasets import (
     load_evaluation,
 )
 from clrkit.data.images import ImageArray
+from clrkit.data.resize import central_crop
 from clrkit.data.torchvision_sets import TorchvisionSplit
-from clrkit.resize import central_crop
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

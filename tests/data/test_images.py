@@ -14,8 +14,8 @@ from absurd import absurd, chunk, png_header
 from PIL import Image, ImageOps
 
 from clrkit.data.images import photo_of, read_photo, stored_side, to_square, to_view
+from clrkit.data.resize import central_crop
 from clrkit.errors import DataError
-from clrkit.resize import central_crop
 
 RANDOM = np.random.RandomState(0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clrkit.cli.main import main
-from clrkit.config import Distill, Finetune, Probe, Supervised, to_dict
+from clrkit.config import Distill, Finetune, Probe, Supervised
 from clrkit.errors import ConfigError
 from clrkit.experiments.ablation_settings import (
     FACTORS,
@@ -22,6 +22,7 @@ from clrkit.experiments.ablation_settings import (
     text_of,
     values_in,
 )
+from clrkit.experiments.fields import to_dict
 from clrkit.experiments.presets import preset
 from clrkit.runs.keys import key
 from clrkit.runs.reproduce import complete

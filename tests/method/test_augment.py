@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from clrkit import augment
 from clrkit.augment import Boxes, Jitter
 from clrkit.config import Augmentation
-from clrkit.resize import central_crop
+from clrkit.data.resize import central_crop
 
 PLAIN = Augmentation(crop_area=1.0, flip=False, color_strength=0.0)
 FULL = Augmentation(blur=True)

@@ -11,7 +11,6 @@ import pytest
 from config_strategies import UNKEYED, stages
 from hypothesis import given
 
-from clrkit import config as configs
 from clrkit.config import (
     STAGES,
     Augmentation,
@@ -23,11 +22,9 @@ from clrkit.config import (
     Optimizer,
     Pretrain,
     Probe,
-    from_dict,
-    to_dict,
 )
 from clrkit.errors import ConfigError
-from clrkit.experiments.fields import value_at, with_fields
+from clrkit.experiments.fields import from_dict, stage_class, to_dict, value_at, with_fields
 from clrkit.runs.keys import key, keyed_fields
 
 KINDS: tuple[type[Config], ...] = (*STAGES, Data, Network, Augmentation, Optimizer)
@@ -124,9 +121,9 @@ def test_the_images_are_those_of_the_first_stage():
 
 
 def test_an_unknown_stage_is_refused_with_the_nearest():
-    assert configs.stage_class("distill") is Distill
+    assert stage_class("distill") is Distill
     with pytest.raises(ConfigError, match=r"^Unknown stage 'finetunes'; did you mean finetune\?$"):
-        configs.stage_class("finetunes")
+        stage_class("finetunes")
 
 
 # Keys
@@ -195,7 +192,7 @@ def test_the_committed_runs_keep_the_keys_they_were_recorded_under():
     records = [json.loads(line) for path in TABLES for line in path.read_text().splitlines()]
     assert len(records) >= 1201
     for record in records:
-        stage = from_dict(configs.stage_class(record["stage"]), record["config"])
+        stage = from_dict(stage_class(record["stage"]), record["config"])
         assert key(stage, record["dataset"]["fingerprint"]) == record["key"]
 
 
@@ -238,12 +235,6 @@ def test_an_unknown_field_in_a_record_is_refused_with_the_nearest():
 def test_a_value_in_a_record_is_checked():
     with pytest.raises(ConfigError, match=r"^epochs must be at least 1, not 0\.$"):
         from_dict(Finetune, {"pretrain": {"epochs": 0}})
-
-
-def test_help_has_the_default_and_the_meaning_of_every_field_that_can_be_set():
-    help = configs.field_help(Pretrain)
-    assert help["temperature"] == (0.1, "temperature of NT-Xent")
-    assert not {"network", "optimizer"} & help.keys()
 
 
 def test_a_warmup_longer_than_the_run_is_refused():

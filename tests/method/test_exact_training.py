@@ -15,9 +15,9 @@ from annotations import Exact
 from torch import Tensor, nn
 
 from clrkit.config import Network, Optimizer, Pretrain
+from clrkit.data.resize import to_float
 from clrkit.losses import nt_xent
 from clrkit.model import Model, ModelConfig
-from clrkit.resize import to_float
 from clrkit.training import Training
 
 STEPS = 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from clrkit.config import STAGES, Augmentation, Config, Data, Labelled, Network, Stage, field_help
+from clrkit.config import STAGES, Augmentation, Config, Data, Labelled, Network, Stage
 from clrkit.errors import ConfigError
 from clrkit.experiments.grid import Preset
 from clrkit.experiments.presets import PRESETS
@@ -84,7 +85,7 @@ def test_the_first_code_cell_holds_the_parameters_and_their_names_are_fields(sou
     assert [cell.metadata.get("tags") for cell in cells].index(["parameters"]) == 0
     names = {target.id for line in ast.parse(cells[0].source).body for target in line.targets}
     kinds: tuple[type[Config], ...] = (Stage, *STAGES, Labelled, Augmentation, Data, Network)
-    fields = {name for kind in kinds for name in field_help(kind)}
+    fields = {item.name for kind in kinds for item in dataclasses.fields(kind)}
     assert "preset" in names
     assert names - OWN_KNOBS <= fields
 

@@ -124,7 +124,7 @@ def test_tensors_and_arrays_that_functions_take_and_return_have_their_shapes():
         plain = re.compile(r"(torch\.)?Tensor( \| None)?|np\.ndarray( \| None)?")
         if any(plain.fullmatch(ast.unparse(each)) for each in (*annotations, node.returns) if each):
             unshaped.add(name)
-    assert unshaped == {"device.to_device", "resize.cubic"}  # of any shape
+    assert unshaped == {"device.to_device", "data.resize.cubic"}  # of any shape
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

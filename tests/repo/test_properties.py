@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from clrkit import config as configs
 from clrkit.cli import main as command_line
-from clrkit.config import STAGES, Pretrain, Probe, Stage, from_dict, to_dict
+from clrkit.config import STAGES, Pretrain, Probe, Stage
 from clrkit.data.sources import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.errors import ConfigError
-from clrkit.experiments.fields import value_at, with_fields
+from clrkit.experiments.fields import from_dict, to_dict, value_at, with_fields
 from clrkit.experiments.presets import preset
 from clrkit.runs import local_workers
 from clrkit.runs import run as making

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clrkit.config import Finetune, Pretrain, Stage, from_dict, stage_class
+from clrkit.config import Finetune, Pretrain, Stage
 from clrkit.data.datasets import load
 from clrkit.errors import ConfigError
-from clrkit.experiments.fields import with_fields
+from clrkit.experiments.fields import from_dict, stage_class, with_fields
 from clrkit.experiments.presets import preset
 from clrkit.model import Model
 from clrkit.runs import run as module

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
-from clrkit.config import Finetune, Pretrain, Stage, to_dict
+from clrkit.config import Finetune, Pretrain, Stage
 from clrkit.data.datasets import load
+from clrkit.experiments.fields import to_dict
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checksums import write_sums
 from clrkit.runs.store import Store, write_run_sums

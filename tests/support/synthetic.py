@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised, to_dict
+from clrkit.config import Distill, Finetune, Network, Pretrain, Probe, Stage, Supervised
 from clrkit.data.datasets import fingerprint
+from clrkit.experiments.fields import to_dict
 from clrkit.experiments.grid import ExperimentGrid, LabelSchedule, Preset
 from clrkit.results import records as run_records
 from clrkit.runs.keys import key
