@@ -11,11 +11,11 @@ help:  ## Show this list.
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]"
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,ui]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,test,ui]"
 	@touch $@
 
 reproduce: .venv/installed  ## Train the three stages on the embedded data, draw the figures, execute the notebooks.
@@ -25,7 +25,7 @@ test: .venv/installed-test  ## Every check: format, lint, types, unit tests, not
 	$(BIN)/python tools/test.py
 
 .venv/installed-audit: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[audit]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,audit]"
 	@touch $@
 
 audit: .venv/installed-audit  ## Are vulnerabilities known of the pinned dependencies? Asks osv.dev.
@@ -40,7 +40,7 @@ faults: .venv/installed-test  ## Write docs/faults.md anew: what goes wrong in t
 	$(BIN)/python -m pytest $$(grep -lE '\bfault\(' $$(git ls-files "tests/*.py")) --faults docs/faults.md
 
 .venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,bench]"
 	@touch $@
 
 bench: .venv/installed-bench  ## Speed and memory beside the peers, about 25 minutes: results/benchmarks.

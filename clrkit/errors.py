@@ -12,8 +12,8 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "fast": ("numba",),
     "notebooks": ("IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbformat", "papermill"),
-    "own-images": ("mlxtend", "sklearn"),
-    "plots": ("matplotlib", "seaborn"),
+    "own-images": ("sklearn",),
+    "plots": ("jinja2", "matplotlib", "seaborn"),
 }
 
 

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clrkit
+from clrkit.errors import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,11 +31,16 @@ ENVIRONMENT = [
 ]
 
 
-def requirements(extras: bool) -> dict[str, Requirement]:
+DEVELOPMENT = ("test", "ui", "audit", "bench")  # extras that only work on clrkit itself needs
+
+
+def requirements(development: bool) -> dict[str, Requirement]:
+    """What clrkit needs with all extras for its users, and with those for its development."""
     texts = list(PROJECT["dependencies"])
-    if extras:
-        texts += [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
-    return {canonicalize_name(Requirement(text).name): Requirement(text) for text in texts}
+    for extra, needed in PROJECT["optional-dependencies"].items():
+        texts += needed if development or extra not in DEVELOPMENT else []
+    found = {canonicalize_name(Requirement(text).name): Requirement(text) for text in texts}
+    return {name: requirement for name, requirement in found.items() if name != "clrkit"}
 
 
 def required(name: str) -> set[str]:
@@ -57,15 +63,15 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("name", requirements(extras=True))
+@pytest.mark.parametrize("name", requirements(development=True))
 def test_every_dependency_is_pinned_within_the_range_that_is_admitted(name):
     assert name in CONSTRAINTS
-    assert requirements(extras=True)[name].specifier.contains(CONSTRAINTS[name])
+    assert requirements(development=True)[name].specifier.contains(CONSTRAINTS[name])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the tested versions are those of Linux")
 def test_whatever_gets_installed_is_pinned():
-    todo = set(requirements(extras=True))
+    todo = set(requirements(development=True))
     installed: set[str] = set()
     while todo:
         name = todo.pop()
@@ -85,9 +91,17 @@ def test_the_constraints_are_pins_in_alphabetical_order():
 
 def test_conda_gets_every_dependency_at_the_version_of_the_constraints():
     pinned = pins(ENVIRONMENT)
-    assert pinned.keys() == requirements(extras=False).keys()
+    assert pinned.keys() == requirements(development=False).keys()
     assert pinned == {name: CONSTRAINTS[name] for name in pinned}
     assert "--editable ." in ENVIRONMENT
+
+
+def test_a_missing_package_is_looked_up_in_the_extra_that_installs_it():
+    modules = metadata.packages_distributions()
+    for extra, packages in EXTRAS.items():
+        declared = {Requirement(text).name for text in PROJECT["optional-dependencies"][extra]}
+        for package in packages:
+            assert {canonicalize_name(each) for each in modules[package]} & declared, (extra, package)
 
 
 def test_conda_s_python_is_admitted():
@@ -115,8 +129,7 @@ def test_the_version_is_the_same_everywhere():
 
 @pytest.mark.parametrize("folder", ["clrkit", "tests", "benchmarks"])
 def test_whatever_is_imported_is_a_dependency_or_what_one_of_them_needs(folder):
-    declared = set(requirements(extras=folder != "clrkit"))
-    declared |= {Requirement(text).name for text in PROJECT["optional-dependencies"]["cluster"]}  # on demand
+    declared = set(requirements(development=folder != "clrkit"))
     declared |= {needed for name in declared for needed in required(name)}
     modules = metadata.packages_distributions()
     own = {
