@@ -24,7 +24,8 @@ from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, rep
 from clrkit import stages
 from clrkit.config import Optimizer, Pretrain
 from clrkit.data.datasets import DataSet
-from clrkit.device import choose_device, why_not_compiled
+from clrkit.device import choose_device
+from clrkit.fast.compiling import why_not_compiled
 from clrkit.optim import LARS
 from clrkit.training import Training
 

@@ -15,29 +15,9 @@ Example:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from clrkit.augment import two_views
-    from clrkit.config import (
-        Augmentation,
-        Data,
-        Distill,
-        Finetune,
-        Network,
-        Optimizer,
-        Pretrain,
-        Probe,
-        Supervised,
-    )
-    from clrkit.data.datasets import load
-    from clrkit.losses import distillation, nt_xent
-    from clrkit.model import Model, ModelConfig
-    from clrkit.optim import LARS
-    from clrkit.resnet import ResNet
-    from clrkit.runs.train import accuracy, distill, finetune, pretrain, supervised
 
 _HOMES = {
     "augment": "two_views",
@@ -49,30 +29,7 @@ _HOMES = {
     "resnet": "ResNet",
     "runs.train": "accuracy distill finetune pretrain supervised",
 }
-__all__ = [
-    "LARS",
-    "Augmentation",
-    "Data",
-    "Distill",
-    "Finetune",
-    "Model",
-    "ModelConfig",
-    "Network",
-    "Optimizer",
-    "Pretrain",
-    "Probe",
-    "ResNet",
-    "Supervised",
-    "accuracy",
-    "distill",
-    "distillation",
-    "finetune",
-    "load",
-    "nt_xent",
-    "pretrain",
-    "supervised",
-    "two_views",
-]
+__all__ = [name for names in _HOMES.values() for name in names.split()]
 
 
 def __getattr__(name: str) -> Any:

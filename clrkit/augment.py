@@ -88,17 +88,16 @@ def draw_boxes(
     """Random crops of a square image of `side` pixels, as `tf.image.sample_distorted_bounding_box` has them.
 
     The aspect is uniform in [3/4, 4/3], the *height* uniform among those of a permitted area, the position
-    uniform short of the last one; the whole image where no attempt succeeds. (Torchvision draws the area
-    uniformly and the aspect log-uniformly: smaller crops.)
+    uniform without the last one. If no attempt succeeds, the box is the whole image. (Torchvision draws the
+    area uniformly and the aspect log-uniformly: smaller crops.)
 
     Args:
         count: number of boxes.
         side: of the squares, in pixels.
         area: smallest and largest crop, as parts of the image's area.
         rng: a CPU generator.
-        aspects: width over height of the images that were squashed to squares; None where all were square.
-            The law is that of crops of the originals; what remains of the square is that the edges lie
-            between its pixels, not between the original's.
+        aspects: width over height of the images before they were resized to squares; None: all were square.
+            The law is that of crops of the originals, but edges lie between pixels of the square.
     """
     square = aspects is None or bool((aspects == 1).all())
     size = (count, CROP_ATTEMPTS if square else OFFICIAL_ATTEMPTS)
@@ -163,10 +162,6 @@ def crop_resize(
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def expand(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
-
-
 def grayscale(images: Images) -> Images:
     red, green, blue = (weight * plane for weight, plane in zip(GREY_WEIGHTS, images.unbind(1), strict=True))
     return (red + green + blue)[:, None].expand_as(images)
@@ -174,25 +169,25 @@ def grayscale(images: Images) -> Images:
 
 def adjust_brightness(images: Images, factor: PerImage) -> Images:
     """SimCLRv2: multiplied by the factor."""
-    return images * expand(factor)
+    return images * factor[:, None, None, None]
 
 
 def add_brightness(images: Images, factor: PerImage) -> Images:
     """SimCLR v1: factor - 1 added."""
-    return images + expand(factor - 1)
+    return images + (factor - 1)[:, None, None, None]
 
 
 def adjust_contrast(images: Images, factor: PerImage) -> Images:
     """About the mean of each channel (torchvision: one grey mean)."""
     mean = images.mean((2, 3), keepdim=True)
-    return torch.lerp(mean, images, expand(factor))
+    return torch.lerp(mean, images, factor[:, None, None, None])
 
 
 def adjust_saturation(images: Images, factor: PerImage) -> Images:
     """HSV saturation times the factor, clipped to [0, 1]; value and hue stay."""
     value, chroma = value_and_chroma(images)
     # S = chroma / value, so the clip S * factor <= 1 is factor <= value / chroma.
-    scale = torch.minimum(expand(factor), value / chroma.clamp(min=1e-12))
+    scale = torch.minimum(factor[:, None, None, None], value / chroma.clamp(min=1e-12))
     return value + (images - value) * scale
 
 
@@ -204,7 +199,7 @@ def adjust_hue(images: Images, turns: PerImage) -> Images:
     sixths = torch.where(top == green, 2 + (blue - red) / width, 4 + (red - green) / width)
     sixths = torch.where(top == red, (green - blue) / width, sixths)
     phase = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)[None, :, None, None]
-    wheel = phase + (sixths[:, None] + 6 * expand(turns))
+    wheel = phase + (sixths[:, None] + 6 * turns[:, None, None, None])
     wheel = wheel - 6 * (wheel / 6).floor()
     return value - chroma * torch.minimum(wheel, 4 - wheel).clamp(0, 1)
 
@@ -257,7 +252,7 @@ def blur(images: Images, sigma: PerImage, kernel_size: int) -> Images:
 def sample_view_params(
     count: int, side: int, augmentation: Augmentation, rng: Generator, aspects: PerImage | None = None
 ) -> ViewParams:
-    """What `random_view` draws for `count` squares of `side` pixels."""
+    """Draw the parameters of `random_view` for `count` squares of `side` pixels."""
     boxes = draw_boxes(count, side, (augmentation.crop_area, 1.0), rng, aspects)
     never, zero, sigma = torch.zeros(count, dtype=torch.bool), torch.zeros(count), torch.zeros(count)
     flip = chance(count, FLIP_PROBABILITY, rng) if augmentation.flip else never
@@ -298,12 +293,11 @@ def random_view(
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
     """One random view of every image: crop and resize, flip, colour jitter, grey, blur.
 
-    Everything is drawn for each image by itself, the blur's sigma too, as v1 (appendix A) says it. The
-    official code draws one sigma for a whole batch of views: for each image the law is the same.
+    Each image has its own parameters, the blur's sigma too (v1, appendix A). The official code draws one
+    sigma for a batch of views: for each image the law is the same.
 
-    Where images were squashed to squares, the crops are cut in the geometry of the originals. Beside the
-    official view, which is resized once, straight from the original, the pixels were resized before,
-    with antialiasing.
+    If images were resized to squares, crops have the geometry of the originals. Their pixels are then resized
+    twice, the first time with antialiasing; the official view is resized once, from the original.
 
     Args:
         pixels: square uint8 images on any device.
@@ -332,6 +326,6 @@ def two_views(
 def apply_view(
     pixels: UInt8[Tensor, "batch 3 side side"], drawn: ViewParams, augmentation: Augmentation, size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """`random_view` with what was drawn before."""
+    """`random_view` with parameters drawn before."""
     quick = quick_version("cut_views") if pixels.device.type == "cpu" else None
     return (quick or cut_views)(pixels, drawn, size, augmentation.brightness)

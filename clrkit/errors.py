@@ -3,18 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-# Packages that only an extra installs, by the name under which they are imported.
-EXTRAS = {
-    "cluster": ("submitit",),
-    "export": ("onnx", "onnxruntime", "onnxscript"),
-    "fast": ("numba",),
-    "notebooks": ("IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbformat", "papermill"),
-    "own-images": ("sklearn",),
-    "plots": ("jinja2", "matplotlib", "seaborn"),
-}
 
 
 class ConfigError(ValueError):
@@ -36,24 +24,6 @@ def reason(error: Exception) -> str:
 
 class FormatError(ValueError):
     """Bytes that are not what their format says they are; the message is a clause about "it", the file."""
-
-
-@contextmanager
-def needs_extra(command: str) -> Iterator[None]:
-    """Name the extra to install if a package of it is missing.
-
-    Raises:
-        ConfigError: for a missing package that an extra installs; other errors pass.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        for extra, packages in EXTRAS.items():
-            if package in packages:
-                install = f'pip install "clrkit[{extra}]"'
-                raise ConfigError(f"{command} needs {package}, of the extra `{extra}`: {install}.") from None
-        raise
 
 
 def known(name: str, names: list[str], what: str) -> str:

@@ -16,25 +16,20 @@ from clrkit.model import Images, Model
 class MomentumQueue(nn.Module):
     """A network that follows the trained one slowly, and its latest projections as further negatives.
 
-    After MoCo (He et al., 2020). The paper says that the memory's projections are further negatives beside
-    those of the large batch, the queue's length (64K) and the average's momentum (0.999). What it leaves open
-    is decided as follows:
+    After MoCo (He et al., 2020). The paper gives the queue's length (64K) and the average's momentum (0.999),
+    and says that the queue's projections are negatives beside the batch's own. What it leaves open:
 
-    - An anchor's positive is the memory network's projection of its other view, as in MoCo, and the batch's
-      own negatives are kept beside the queue's. (With the trained network's projection as the positive the
-      loss falls by moving all projections away from where the queue's were, and nothing is learned:
-      docs/mini.md.)
-    - Projections of one view of every image are kept: the queue then reaches back over twice as many images.
+    - An anchor's positive is the momentum network's projection of its other view, as in MoCo. (With the
+      trained network's projection as the positive nothing is learned: docs/mini.md.)
+    - One view of every image is kept, so the queue reaches back over twice as many images.
     - The queue starts empty; unfilled slots are not used as negatives.
-    - The queue holds earlier steps alone: the batch's own images are written once its loss has been used.
-    - The network follows after the optimiser's step, so a step's keys are of the weights before it.
-    - Weights are averaged and batch-norm statistics are not: the network runs in training mode, on the
-      statistics of its batch as MoCo's; nothing reads its running statistics.
+    - A batch is written after its step, so the queue holds earlier steps alone; the network follows then too.
+    - Weights are averaged, batch-norm statistics are not: the network runs in training mode.
 
     `state_dict` holds all of it: network, queue and how much has been written.
 
     Args:
-        model: the network to follow, which the first copy equals; its device and precision are taken over.
+        model: the network to follow, and the first copy.
         size: projections the queue holds.
         momentum: m in theta_memory <- m theta_memory + (1 - m) theta, at every step.
     """

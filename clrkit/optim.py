@@ -106,18 +106,15 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 def make_optimizer(config: Optimizer, model: nn.Module) -> TorchOptimizer:
     """Return the optimiser of a config over a model's parameters; its rate is set before every step."""
-    kind, settings = rule(config)
-    return processes.current().make_optimizer(kind, parameter_groups(model), **settings)
-
-
-def rule(config: Optimizer) -> tuple[type[TorchOptimizer], dict[str, Any]]:
-    """The update rule of a config and its settings."""
-    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "lars":
-        return LARS, common | {"momentum": config.momentum}
+    kind: type[TorchOptimizer] = {"lars": LARS, "sgd": SGD, "adamw": AdamW}[config.optimizer]
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        settings |= {"betas": (config.momentum, 0.999), "fused": True}
+    else:
+        settings |= {"momentum": config.momentum}
     if config.optimizer == "sgd":
-        return SGD, common | {"momentum": config.momentum, "nesterov": config.momentum > 0}
-    return AdamW, common | {"betas": (config.momentum, 0.999), "fused": True}
+        settings |= {"nesterov": config.momentum > 0}
+    return processes.current().make_optimizer(kind, parameter_groups(model), **settings)
 
 
 def peak_rate(config: Optimizer, batch_size: int) -> float:

@@ -19,7 +19,7 @@ from clrkit import processes
 from clrkit.config import Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
 from clrkit.data.datasets import DataSet, Split
 from clrkit.data.subsets import label_subset, listed_subset
-from clrkit.device import compiled, to_device
+from clrkit.device import to_device
 from clrkit.errors import ConfigError
 from clrkit.evaluate import accuracy, extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
@@ -78,7 +78,7 @@ def distill(config: Distill, data: DataSet, training: Training, teacher: Model) 
     named = data.train.subset(labelled_indices(config.teacher, data)).names
     labelled = torch.from_numpy(np.isin(split.names, named)).float().to(device)
     teacher = teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teach = compiled(teacher, device)
+    teach = training.compiled(teacher)
     for batch in training.batches(split):
         views = training.views(batch, config.augmentation, config.images.image_size)
         for part in training.micro_batches(views, labels[batch.at], labelled[batch.at]):
@@ -218,14 +218,6 @@ def transfer_split(config: Distill, data: DataSet) -> Split:
 
 
 # kNN accuracy during pretraining
-
-
-def monitored_before(config: Stage, data: DataSet, training: Training) -> dict[str, float]:
-    """What is monitored before a run's first step: in pretraining, the kNN accuracy of random weights."""
-    if not isinstance(config, Pretrain) or training.steps_done > 0:
-        return {}
-    assert isinstance(training.model, Model)
-    return monitor(training.model, data, config.data.image_size, training.device)
 
 
 def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dict[str, float]:

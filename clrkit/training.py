@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from clrkit import processes
 from clrkit.augment import apply_view, sample_view_params
 from clrkit.config import Augmentation, Pretrain, Probe, Stage
 from clrkit.data.datasets import Split
-from clrkit.device import compiled, to_device
+from clrkit.device import to_device
+from clrkit.fast import quick_version
 from clrkit.losses import in_float
 from clrkit.model import Model
 from clrkit.momentum_queue import MomentumQueue
@@ -59,35 +60,21 @@ class Step:
 
 
 class Batch(NamedTuple):
-    """This process's images of a batch.
+    """This process's images of a batch, on the device."""
 
-    Attributes:
-        step: the batch's step, counted from 0.
-        at: indices of the images in their split, on the device.
-        pixels: squares (images, 3, side, side), on the device.
-        aspects: width over height of all images of the batch, on the CPU; None if all are square.
-    """
-
-    step: int
-    at: Int64[Tensor, " images"]
+    step: int  # counted from 0
+    at: Int64[Tensor, " images"]  # indices in the split
     pixels: UInt8[Tensor, "images 3 side side"]
-    aspects: Float[Tensor, " batch"] | None
+    aspects: Float[Tensor, " batch"] | None  # of the whole batch, on the CPU; None if all are square
 
 
 class MicroBatch(NamedTuple):
-    """Images that are computed at once.
-
-    Attributes:
-        images: this process's.
-        targets: what else belongs to them, such as labels.
-        counts: how many images of the micro-batch each process has.
-        weight: what the mean over this process's images counts in the mean over the batch.
-    """
+    """This process's images that are computed at once."""
 
     images: Images
-    targets: tuple[Tensor, ...]
-    counts: list[int]
-    weight: float
+    targets: tuple[Tensor, ...]  # what belongs to them, such as labels
+    counts: list[int]  # images of the micro-batch that each process has
+    weight: float  # of this process's mean loss in the batch's
 
 
 @dataclass(frozen=True)
@@ -160,7 +147,9 @@ class Training:
         self.model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         processes.current().prepare(self.model)
         self.optimizer = make_optimizer(config.optimizer, self.model)
-        self.queue = empty_queue(config, self.model)
+        self.queue: MomentumQueue | None = None
+        if isinstance(config, Pretrain) and config.memory:
+            self.queue = MomentumQueue(cast(Model, self.model), config.memory_size, config.memory_momentum)
         self.partition = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
         # The loss compares the whole batch although the network computes one micro-batch at a time.
         self.two_pass = isinstance(config, Pretrain) and bool(config.micro_batch) and config.two_pass
@@ -213,7 +202,12 @@ class Training:
         if isinstance(self.config, Probe):
             return self.model
         function = self.model.project if isinstance(self.config, Pretrain) else self.model
-        return compiled(function, self.device)
+        return self.compiled(function)
+
+    def compiled(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Compile a network if CLRKIT_COMPILE asks for it."""
+        quick = quick_version("compiled")
+        return quick(function, self.device) if quick else function
 
     def forward(self, images: Images) -> Float[Tensor, "images dim"]:
         """Run the network in the config's precision; returns float32 or wider."""
@@ -221,8 +215,7 @@ class Training:
             return in_float(self.network(images))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        low = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def project(self, batch: MicroBatch) -> Projections:
         """Projections of both views, first views first, for the contrastive loss.
@@ -302,14 +295,6 @@ def first_views_first(parts: list[Projections]) -> Projections:
         return parts[0]
     first, second = zip(*(part.chunk(2) for part in parts), strict=True)
     return torch.cat((*first, *second))
-
-
-def empty_queue(config: Stage, model: nn.Module) -> MomentumQueue | None:
-    """The momentum encoder and queue of a pretraining run that has one, as before the first step."""
-    if not (isinstance(config, Pretrain) and config.memory):
-        return None
-    assert isinstance(model, Model)
-    return MomentumQueue(model, config.memory_size, config.memory_momentum)
 
 
 def seed_of(*parts: int | str) -> int:

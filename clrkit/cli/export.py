@@ -92,7 +92,7 @@ def refuse_target(place: str) -> None:
 
 def write(place: str, text: str) -> None:
     """Write a file atomically, or print for -. Raises ConfigError if it cannot be written."""
-    from clrkit.files import write_atomically
+    from clrkit.data.files import write_atomically
 
     if place == "-":
         return say(text)

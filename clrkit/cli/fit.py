@@ -119,7 +119,7 @@ def finish(
     options: argparse.Namespace, chain: Distill, store: Store, summary: list[str], pretrained: Run
 ) -> int:
     """Fine-tune, distil and measure; write the page and the exported model."""
-    from clrkit.files import write_atomically
+    from clrkit.data.files import write_atomically
     from clrkit.own_images.cross_validation import crosscheck
     from clrkit.own_images.evaluation_report import assess, page
     from clrkit.own_images.fit import exported

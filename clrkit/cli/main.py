@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from time import monotonic
 
 from clrkit.cli import check, completion, experiment, export, fit, models, report, sweep
+from clrkit.cli.extras import needs_extra
 from clrkit.cli.options import Command, Parser, UsageError, add_results
 from clrkit.device import under_torchrun
-from clrkit.errors import ConfigError, needs_extra
+from clrkit.errors import ConfigError
 from clrkit.experiments.presets import PRESETS
 
 RESUMABLE = ("run", "reproduce", "sweep", "fit")

@@ -17,13 +17,13 @@ from torch.export import Dim, ExportedProgram
 
 from clrkit.config import Data
 from clrkit.data.datasets import at_hand, load_evaluation
+from clrkit.data.files import write_atomically
 from clrkit.data.images import WHOLE, Rgb, photo_of, to_view, upright
 from clrkit.data.sources import PixelArray, PixelStream
 from clrkit.errors import DataError
 from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
 from clrkit.export.source import ModelSource, read_source
-from clrkit.files import write_atomically
 from clrkit.results.text import Table
 from clrkit.runs.checksums import write_sums
 from clrkit.runs.model_files import WEIGHTS, ModelError, new_folder, refuse_existing, write_files

@@ -9,9 +9,9 @@ from typing import Any
 
 from clrkit import config as configs
 from clrkit.config import Stage
+from clrkit.data.files import read_json
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import from_dict, stage_class, to_dict
-from clrkit.files import read_json
 from clrkit.model import Model, ModelConfig
 from clrkit.results.records import network_name
 from clrkit.runs.checksums import read_sums

@@ -10,7 +10,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-QUICK = {"cut_views": "augment_numba", "nt_xent": "nt_xent_blocks"}  # names and their modules
+QUICK = {
+    "compiled": "compiling",
+    "cut_views": "augment_numba",
+    "nt_xent": "nt_xent_blocks",
+}  # names and their modules
 
 
 @cache

@@ -52,7 +52,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], results: 
     """
     from papermill.exceptions import PapermillExecutionError
 
-    from clrkit.files import write_atomically
+    from clrkit.data.files import write_atomically
 
     given = checked_parameters(source, parameters)
     # The number of threads must not depend on the machine. A user's own choice has priority.

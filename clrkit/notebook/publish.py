@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
+from clrkit.data.files import HOUR, discard_left_over, file_lock
 from clrkit.errors import reason
 from clrkit.experiments.describe import describe
 from clrkit.experiments.grid import Preset
-from clrkit.files import HOUR, discard_left_over, file_lock
 from clrkit.notebook.papermill import execute, notebooks, own_dataset
 from clrkit.runs.checksums import SUMS
 from clrkit.runs.reproduce import REFERENCE, Evidence, complete, gather, project_root, refuse_empty

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from clrkit.data.files import file_lock, write_atomically
 from clrkit.data.sheet import Sheet, read_sheet
 from clrkit.errors import DataError, known, reason
-from clrkit.files import file_lock, write_atomically
 
 COLUMNS = ("file", "label", "part")
 LOCK_SECONDS = 10.0

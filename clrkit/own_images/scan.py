@@ -13,6 +13,7 @@ from typing import Any
 
 from clrkit.config import Data
 from clrkit.data.cache import Show
+from clrkit.data.files import HOUR, discard_left_over, file_lock, read_json, write_atomically, write_json
 from clrkit.data.folders import (
     UNLABELLED,
     UNSHOWABLE,
@@ -26,7 +27,6 @@ from clrkit.data.folders import (
 from clrkit.data.images import SUFFIXES, read_photo
 from clrkit.data.sources import cores
 from clrkit.errors import DataError, reason
-from clrkit.files import HOUR, discard_left_over, file_lock, read_json, write_atomically, write_json
 from clrkit.runs.store import RunError, Store, fingerprint_once
 
 FEWEST = 16  # images that pretraining needs

@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clrkit.files import write_atomically
+from clrkit.data.files import write_atomically
 from clrkit.results.claims import SUPPORTED, Claim
 from clrkit.results.comparison import DIFFERS, summary_line
 from clrkit.results.records import dataset_name

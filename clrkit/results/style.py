@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from clrkit.files import write_atomically
+from clrkit.data.files import write_atomically
 from clrkit.results.records import MixedRunsError, dataset_name, fraction_name, seeds_named
 
 STYLE: Any = {

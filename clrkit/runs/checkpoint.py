@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrkit.files import write_atomically
+from clrkit.data.files import write_atomically
 from clrkit.runs.store import RunError
 
 DIGEST = 64  # hexadecimal digits of SHA-256, the first line of the file

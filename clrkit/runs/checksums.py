@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from clrkit.data.files import digest_of, write_atomically
 from clrkit.errors import ConfigError, reason
-from clrkit.files import digest_of, write_atomically
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f\x7f-\x9f]+)")  # digest and name of a file in the folder

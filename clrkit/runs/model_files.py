@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clrkit.data.files import file_lock, read_json, write_json
 from clrkit.errors import ConfigError, reason
 from clrkit.experiments.fields import from_dict, to_dict
-from clrkit.files import file_lock, read_json, write_json
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checksums import ChecksumError, check_file, read_sums, write_sums
 

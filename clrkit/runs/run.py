@@ -21,13 +21,14 @@ import torch
 from safetensors.torch import save
 
 from clrkit import stages
-from clrkit.config import Data, Stage
+from clrkit.config import Data, Pretrain, Stage
 from clrkit.data.datasets import DataSet, fingerprint, load
+from clrkit.data.files import write_atomically, write_json
 from clrkit.data.folders import root_of
-from clrkit.device import choose_device, compiling
+from clrkit.device import choose_device
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import from_dict, to_dict
-from clrkit.files import write_atomically, write_json
+from clrkit.fast.compiling import compiling
 from clrkit.model import Model, ModelConfig
 from clrkit.runs.checkpoint import CheckpointWriter, read_state
 from clrkit.runs.health import TrainingError, TrainingMonitor
@@ -47,7 +48,7 @@ from clrkit.runs.store import (
     working_folder,
 )
 from clrkit.scale import distributed
-from clrkit.training import Step
+from clrkit.training import Step, Training
 
 STATE_SECONDS = 20.0  # minimum between checkpoints
 SPARED = 50  # minimum between checkpoints, in multiples of the time that the last one held training up
@@ -238,7 +239,7 @@ class RunInProgress:
         """Train to the end, logging, noting progress and saving states on the way."""
         log, training = self.log, self.training
         log.threads = list(dict.fromkeys([*log.threads, torch.get_num_threads()]))
-        log.monitor(training.steps_done, stages.monitored_before(self.config, self.data, training))
+        log.monitor(training.steps_done, monitored_before(self.config, self.data, training))
         every = max(1, training.total // HISTORY_ROWS)
         begun, first, spent = time.monotonic(), training.steps_done, log.seconds
         due, noted = begun + STATE_SECONDS, begun
@@ -419,3 +420,11 @@ def check_precision(config: Stage, device: torch.device) -> None:
     if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"{name} does not compute in bfloat16; set precision to float32.")
+
+
+def monitored_before(config: Stage, data: DataSet, training: Training) -> dict[str, float]:
+    """Measure before a run's first step: in pretraining, the kNN accuracy of random weights."""
+    if not isinstance(config, Pretrain) or training.steps_done > 0:
+        return {}
+    assert isinstance(training.model, Model)
+    return stages.monitor(training.model, data, config.data.image_size, training.device)

@@ -20,8 +20,8 @@ from filelock import Timeout
 
 from clrkit.config import Stage
 from clrkit.data.datasets import fingerprint
+from clrkit.data.files import discard_left_over, file_lock, read_json, write_atomically
 from clrkit.errors import ConfigError, reason
-from clrkit.files import discard_left_over, file_lock, read_json, write_atomically
 from clrkit.runs.checksums import SUMS, ChecksumError, read_checked, read_sums, write_sums
 from clrkit.runs.keys import key, with_list_contents
 

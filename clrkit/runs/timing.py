@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from clrkit.config import Stage
+from clrkit.data.files import read_json
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import to_dict
-from clrkit.files import read_json
 from clrkit.runs.checksums import ChecksumError
 from clrkit.runs.store import Run, Store, progress_file, read_run
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clrkit.cli.extras import needs_extra
 from clrkit.cli.main import main
-from clrkit.errors import needs_extra
 from clrkit.experiments.presets import preset
 from clrkit.runs.store import Store, working_folder
 

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from clrkit import stages
 from clrkit import training as training_module
 from clrkit.config import Stage
-from clrkit.device import compiled, why_not_compiled
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import with_fields
+from clrkit.fast.compiling import compiled, why_not_compiled
 from clrkit.runs.keys import key, keyed_fields
 from clrkit.runs.run import check_precision
 from clrkit.stages import begin, steps

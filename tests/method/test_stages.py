@@ -40,7 +40,8 @@ from clrkit.model import seeded_model
 from clrkit.optim import learning_rate
 from clrkit.resnet import BatchNorm
 from clrkit.runs.record import measured
-from clrkit.stages import begin, monitor, monitored_before, steps
+from clrkit.runs.run import monitored_before
+from clrkit.stages import begin, monitor, steps
 from clrkit.training import Step, Training, batch_order, seed_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 
 from clrkit.config import Stage
 from clrkit.data.cache import Source, read_cache, write_cache
+from clrkit.data.files import file_lock, write_json
 from clrkit.data.sources import DataSet, PixelArray, Split
 from clrkit.errors import DataError
 from clrkit.experiments.presets import preset
-from clrkit.files import file_lock, write_json
 from clrkit.notebook.publish import draw
 from clrkit.results import figures, style
 from clrkit.runs import run as module

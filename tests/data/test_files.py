@@ -14,8 +14,8 @@ import pytest
 from annotations import Record
 from synthetic import put
 
+from clrkit.data.files import HOUR, discard_left_over, write_atomically
 from clrkit.experiments.presets import preset
-from clrkit.files import HOUR, discard_left_over, write_atomically
 from clrkit.notebook.publish import publishing
 from clrkit.runs.check import check
 from clrkit.runs.store import Store, partial_of, working_folder
@@ -25,7 +25,7 @@ SIZE = 300_000
 WRITER = """
 import sys
 from pathlib import Path
-from clrkit.files import write_atomically
+from clrkit.data.files import write_atomically
 for number in range(60):
     letter = sys.argv[2].encode()
     write_atomically(Path(sys.argv[1]), letter * 100_000, letter * 200_000)
