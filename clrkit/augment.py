@@ -5,7 +5,7 @@ and follow the official `tf2/data_util.py` where torchvision differs. Parameters
 every device sees the same augmentation. The operations below define a view and make it on a GPU; on the CPU
 compiled loops make the same view (`clrkit.fast.augment_numba`).
 
-Images are float (batch, 3, height, width) in [0, 1].
+Operations take floats (batch, 3, height, width) in [0, 1]; views are cut from uint8 pixels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
 Attempts = Float[Tensor, "batch attempts"]
 
-CROP_ATTEMPTS = 10  # at a square image, where one in a thousand fails
-OFFICIAL_ATTEMPTS = 100  # at others: few crops of an image of 10:1 have an area that is permitted
+CROP_ATTEMPTS = 10  # per square image; all fail for one in a thousand
+OFFICIAL_ATTEMPTS = 100  # per other image: at 10:1 few crops have a permitted area
 ALMOST_HALF = np.float32(0.4999)
 MIN_COVERED = 0.1  # the official crop keeps a tenth of the image whatever the area asked for
 ASPECT = (3 / 4, 4 / 3)
@@ -97,7 +97,7 @@ def draw_boxes(
         area: smallest and largest crop, as parts of the image's area.
         rng: a CPU generator.
         aspects: width over height of the images before they were resized to squares; None: all were square.
-            The law is that of crops of the originals, but edges lie between pixels of the square.
+            Crops are distributed as on the originals, but their edges lie on pixels of the square.
     """
     square = aspects is None or bool((aspects == 1).all())
     size = (count, CROP_ATTEMPTS if square else OFFICIAL_ATTEMPTS)

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, one per stage, that hold every number the mathematics depends on.
+"""What a run is: every setting in frozen dataclasses, one per stage.
 
 A stage's config contains the config of the stage it builds on (`Finetune.pretrain`, `Distill.teacher`), so
 it describes the whole chain and its key changes with anything upstream. Base learning rates are stored;
@@ -13,12 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from clrkit.errors import ConfigError
-
-C = TypeVar("C", bound="Config")
-
 
 DATASETS = ("tinted_mnist", "cifar10", "cifar100", "stl10", "imagenet", "folder", "images")
 TORCHVISION = "torchvision:"  # begins the name of any other classification set of torchvision
@@ -242,7 +239,12 @@ class Pretrain(Stage):
     memory: bool = setting(False, "take a momentum queue's projections as negatives too (MoCo)", added=True)
     memory_size: int = setting(65536, "projections in the queue", low=1, added=True, needs="memory")
     memory_momentum: float = setting(
-        0.999, "weight of its own value in the momentum network", low=0, high=1, added=True, needs="memory"
+        0.999,
+        "share of the old weights that a step of the momentum network keeps",
+        low=0,
+        high=1,
+        added=True,
+        needs="memory",
     )
     monitor_epochs: int = setting(
         5, "epochs between measurements of kNN accuracy; always at both ends", low=1, keyed=False

@@ -27,7 +27,7 @@ Labels = Int[Tensor, " count"]
 def evaluation_view(
     pixels: UInt8[Tensor, "batch 3 side side"] | Float[Tensor, "batch 3 side side"], size: int
 ) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """What `Split.views` holds, as floats in [0, 1]: it was cropped and resized where it was decoded.
+    """Return evaluation views as floats in [0, 1]; `Split.views` are already cropped and resized.
 
     Raises:
         ValueError: for images that are not of the view's size, such as the squares to train on.
@@ -65,7 +65,7 @@ def outputs(
 
 
 def at_once(size: int, device: torch.device) -> int:
-    """Images of a side that are computed at once: of 224 pixels 10 on a CPU, which more make no faster."""
+    """Images computed at once: 10 of 224 pixels on a CPU; more are not faster."""
     pixels = BATCH * WHOLE**2 * (1 if device.type == "cpu" else ON_GPU)
     return max(1, min(BATCH, pixels // size**2))
 
@@ -75,7 +75,7 @@ def predict(model: nn.Module, part: Split, size: int, device: torch.device) -> R
     group = processes.current()
     each = -(-len(part) // group.size)
     places = np.arange(group.rank * each, (group.rank + 1) * each)
-    # All have as many images, the last ones one image several times, which is cut off again.
+    # The last process repeats one image to fill its share; the repeats are cut off.
     chosen = np.minimum(places, len(part) - 1)
     with frozen(model):
         mine = torch.cat(list(outputs(model, part, size, device, chosen)))

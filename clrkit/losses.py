@@ -33,8 +33,8 @@ def nt_xent(
         z1, z2: projections of the two views, (batch, dim).
         temperature: divides the cosine similarities.
         negatives: more negatives for every anchor, (further, dim), normalised: a queue's, or the projections
-            of other processes. (If each of K processes has the others' projections here, the mean of their
-            losses is the loss of the whole batch.)
+            of other processes. (With K processes of equal share, each passes the others' projections; the
+            mean of the K losses is the batch's loss.)
         summed_views: return the sum of the two views' means: twice the value (official `objective.py`).
         keys: a momentum network's projections of the same views. An anchor's positive is then the key of its
             other view. Keys get no gradient.
@@ -84,7 +84,7 @@ def dense_nt_xent(
 def candidates(z: Projections, temperature: float) -> Float[Tensor, "batch batch"]:
     """Logit of each candidate (column) as the partner of each anchor (row), of normalised projections.
 
-    An anchor is not its own candidate: log-sum-exp never sees that pair, in any precision.
+    The diagonal is -inf: an anchor is not its own candidate, in any precision.
     """
     return (z @ z.T / temperature).fill_diagonal_(float("-inf"))
 

@@ -21,9 +21,9 @@ class MomentumQueue(nn.Module):
 
     - An anchor's positive is the momentum network's projection of its other view, as in MoCo. (With the
       trained network's projection as the positive nothing is learned: docs/mini.md.)
-    - One view of every image is kept, so the queue reaches back over twice as many images.
+    - One view of every image is stored, so a queue of `size` covers that many images, not half as many.
     - The queue starts empty; unfilled slots are not used as negatives.
-    - A batch is written after its step, so the queue holds earlier steps alone; the network follows then too.
+    - A batch is written, and the network updated, after its step.
     - Weights are averaged, batch-norm statistics are not: the network runs in training mode.
 
     `state_dict` holds all of it: network, queue and how much has been written.

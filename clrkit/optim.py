@@ -127,8 +127,7 @@ def learning_rate(config: Optimizer, step: int, batch_size: int, images: int, to
     """Linear warmup from 0, then cosine to 0 (official `WarmUpAndCosineDecay`).
 
     Warmup is rounded down to whole steps, as the official one. The official total is images * epochs //
-    batch + 1, the remainders of all epochs counted together and one step more; a run here has whole batches
-    of each epoch alone.
+    batch + 1. Here the last, incomplete batch of each epoch is dropped.
 
     Args:
         config: base rate, scaling and warmup.

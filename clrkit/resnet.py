@@ -71,9 +71,8 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.C
 class PointwiseConvolution(nn.Conv2d):
     """1x1 convolution without bias that takes every `stride`-th row and column.
 
-    From fewer than 8 channels they are picked here. oneDNN picks them into too small a buffer there: on a
-    processor with AVX2 alone the process dies (uxlfoundation/oneDNN#6035). The function is the same; other
-    networks' rounding stays.
+    Below 8 channels we take the rows and columns ourselves, because oneDNN writes past its buffer on
+    processors with AVX2 alone (uxlfoundation/oneDNN#6035). The function is the same.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import nn
 
 from clrkit import processes
 from clrkit.config import Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
@@ -21,12 +21,12 @@ from clrkit.data.datasets import DataSet, Split
 from clrkit.data.subsets import label_subset, listed_subset
 from clrkit.device import to_device
 from clrkit.errors import ConfigError
-from clrkit.evaluate import accuracy, extract, frozen, knn_predict
+from clrkit.evaluate import extract, frozen, knn_predict
 from clrkit.losses import distillation, in_float, mixed_distillation, nt_xent
 from clrkit.model import Model, ModelConfig, seeded_model, zero_linear
 from clrkit.training import BatchPartition, Step, Training, seed_of
 
-MONITOR_IMAGES = 2000
+MONITOR_IMAGES, NEIGHBOURS = 2000, 20
 
 
 def pretrain(config: Pretrain, data: DataSet, training: Training) -> Iterator[Step]:
@@ -75,7 +75,7 @@ def distill(config: Distill, data: DataSet, training: Training, teacher: Model) 
     """Stage 3: the student learns the teacher's softened outputs on the same views (v2 Eq. 2 and 3)."""
     split, device = transfer_split(config, data), training.device
     labels = torch.from_numpy(split.labels).to(device)
-    named = data.train.subset(labelled_indices(config.teacher, data)).names
+    named = [data.train.names[index] for index in labelled_indices(config.teacher, data)]
     labelled = torch.from_numpy(np.isin(split.names, named)).float().to(device)
     teacher = teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teach = training.compiled(teacher)
@@ -152,8 +152,8 @@ def check(config: Stage, data: DataSet) -> None:
     """Check that every stage of the chain can be trained on the data, before time is spent on the first.
 
     Raises:
-        ConfigError: for a batch or a queue larger than the set, fewer than one label a class, or a bad list
-            of labels.
+        ConfigError: for a batch or a queue larger than the set, a batch that cannot be divided among the
+            processes, fewer than one label a class, or a bad list of labels.
     """
     for stage in config.chain:
         images = image_count(stage, data)
@@ -232,5 +232,5 @@ def monitor(model: Model, data: DataSet, size: int, device: torch.device) -> dic
     at = np.random.RandomState(0).permutation(at)[:MONITOR_IMAGES]
     features = extract(model.encoder, data.train.subset(at), size, device)
     labels, half = torch.from_numpy(data.train.labels[at]), len(at) // 2
-    votes: Tensor = knn_predict(features[:half], labels[:half], features[half:], len(data.classes), 20)
-    return {"knn": accuracy(F.one_hot(votes, len(data.classes)).float(), labels[half:])}
+    votes = knn_predict(features[:half], labels[:half], features[half:], len(data.classes), NEIGHBOURS)
+    return {"knn": (votes == labels[half:]).double().mean().item()}

@@ -74,7 +74,7 @@ class MicroBatch(NamedTuple):
     images: Images
     targets: tuple[Tensor, ...]  # what belongs to them, such as labels
     counts: list[int]  # images of the micro-batch that each process has
-    weight: float  # of this process's mean loss in the batch's
+    weight: float  # factor of this part's mean loss in the batch's loss
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Training:
         if isinstance(config, Pretrain) and config.memory:
             self.queue = MomentumQueue(cast(Model, self.model), config.memory_size, config.memory_momentum)
         self.partition = BatchPartition(config.batch_size, config.micro_batch or config.batch_size)
-        # The loss compares the whole batch although the network computes one micro-batch at a time.
+        # True: NT-Xent compares the whole batch, but the network sees one micro-batch at a time.
         self.two_pass = isinstance(config, Pretrain) and bool(config.micro_batch) and config.two_pass
         self.features: Float[Tensor, "images features"] | None = None
         self.projections: Projections | None = None
@@ -187,7 +187,7 @@ class Training:
         return views.contiguous(memory_format=torch.channels_last)
 
     def micro_batches(self, images: Images, *targets: Tensor, copies: int = 1) -> Iterator[MicroBatch]:
-        """Split a batch into the parts that a loss is computed of; usually there is one, the whole."""
+        """Yield the parts that a loss is computed of; usually, and in two passes, there is one, the whole."""
         if self.two_pass:
             counts = [sum(each) for each in zip(*self.partition.counts, strict=True)]
             yield MicroBatch(images, targets, counts, len(images) / copies / self.partition.size)
@@ -260,7 +260,7 @@ class Training:
         self.losses.append(loss.detach())
 
     def step(self) -> Step:
-        """Take one optimiser step at the schedule's learning rate; returns the batch's loss."""
+        """Take one optimiser step at the schedule's learning rate."""
         config = self.config
         rate = learning_rate(config.optimizer, self.steps_done, config.batch_size, self.images, self.total)
         for group in self.optimizer.param_groups:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from clrkit.errors import ConfigError
 
-# Packages that only an extra installs, by the name under which they are imported.
+# Packages of the extras, by the name under which they are imported.
 EXTRAS = {
     "cluster": ("submitit",),
     "export": ("onnx", "onnxruntime", "onnxscript"),

@@ -105,7 +105,7 @@ def evaluation_data(options: argparse.Namespace) -> configs.Data:
 
     try:
         if not options.dataset.startswith(configs.TORCHVISION):
-            known(options.dataset, [*SIDES, "folder"], "data set")
+            known(options.dataset, [*configs.DATASETS], "data set")
         size = options.image_size
         if size is None:
             size = SIDES.get(options.dataset) or known_size(options.model)

@@ -1,6 +1,6 @@
-"""The same numbers, quicker; the method works without this room.
+"""Quicker versions of the method's functions; without numba the method uses its own.
 
-The method asks for a quick version by name and falls back on its own.
+Results agree up to rounding. The method asks for a quick version by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUICK = {
 
 @cache
 def quick_version(name: str) -> Callable[..., Any] | None:
-    """Return the quick version of a function; None without the packages of the extra `fast`."""
+    """Return the quick version of a function; None if a package that it needs (numba) is missing."""
     try:
         function: Callable[..., Any] = getattr(import_module(f"clrkit.fast.{QUICK[name]}"), name)
     except ModuleNotFoundError as error:

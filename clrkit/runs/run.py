@@ -394,8 +394,6 @@ def run_threads(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    import torch
-
     wanted, before = threads_per_run(), torch.get_num_threads()
     torch.set_num_threads(wanted)
     try:
@@ -414,8 +412,6 @@ def threads_per_run() -> int:
 
 def check_precision(config: Stage, device: torch.device) -> None:
     """Raise ConfigError if a stage of the chain wants bfloat16 and the device does not compute in it."""
-    import torch
-
     low = any(stage.precision == "bfloat16" for stage in config.chain)
     if low and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)
