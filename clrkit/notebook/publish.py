@@ -85,7 +85,12 @@ def publishing(store: Store) -> Iterator[None]:
 
 
 def execute_notebooks(preset: Preset, store: Store, show: Callable[[str], None]) -> None:
-    """Execute the notebooks of a preset in order. Raises NotebookError at the first that fails."""
+    """Execute the notebooks of a preset in a checkout, in order. Raises NotebookError if one fails."""
+    if not (project_root() / "notebooks").is_dir():
+        print(
+            "clrkit: the notebooks are in the repository, not in the package; drawing only.", file=sys.stderr
+        )
+        return
     for source in notebooks_of(preset):
         show(f"notebook {source.name}")
         execute(source, store.folder / "notebooks" / source.name, {"preset": preset.name}, store.results)

@@ -136,7 +136,7 @@ def test_an_export_is_evaluated_as_the_run(run: Path, exported: Exported, capsys
 
 @pytest.mark.slow
 def test_predict_is_right_as_often_as_evaluate_says(exported: Exported, tmp_path: Path, capsys) -> None:
-    digits = tinted_mnist(SMOKE.finetune.images).test
+    digits = tinted_mnist(SMOKE.finetune.images).evaluation
     for index in range(0, 1000, 5):
         folder = tmp_path / "val" / str(digits.labels[index])
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def test_a_run_that_was_trained_is_exported_and_predicts(tmp_path: Path, capsys,
     card = (out / "README.md").read_text()
     assert all(f"| {stage} |" in card for stage in ("pretrain", "finetune", "distill"))
     assert "not known" not in card
-    digit = tinted_mnist(SMOKE.finetune.images).test.pixels.array[0]
+    digit = tinted_mnist(SMOKE.finetune.images).evaluation.pixels.array[0]
     Image.fromarray(digit.transpose(1, 2, 0)).save("image.png")
     answers = []
     for place in (out, student):

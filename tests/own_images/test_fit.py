@@ -439,7 +439,7 @@ def test_the_notebook_takes_an_archive_whose_class_folders_are_labels(tmp_path, 
     source = Path(__file__).parents[2] / "notebooks" / "07_your_images.ipynb"
     execute(source, tmp_path / "copy.ipynb", parameters, tmp_path / "results")
     assert list((tmp_path / "results" / "zipped").glob("model-*/*.onnx"))
-    assert "0 images wait for a label, 24 have theirs." in (tmp_path / "copy.ipynb").read_text()
+    assert "0 images without a label, 24 with one." in (tmp_path / "copy.ipynb").read_text()
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_signal_leaves_a_partial_run_and_one_line(tmp_path: Path, number: sign
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].endswith("the same command goes on from there.")
+    assert errors.splitlines()[-1].endswith("the same command resumes.")
     assert "Traceback" not in errors
     assert list(tmp_path.glob("smoke/runs/*.partial/state"))
 

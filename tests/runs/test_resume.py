@@ -37,16 +37,20 @@ def words(text: str) -> tuple[str, ...]:
 
 
 PRETRAIN = words("pretrain --batch_size 40 --epochs 4 --monitor_epochs 1")
-FINETUNE = words("finetune --pretrain.batch_size 40 --batch_size 10 --fraction 0.3 --epochs 4")
+SHORT = words("pretrain --batch_size 60 --epochs 1 --monitor_epochs 1")
+FINETUNE = words(
+    "finetune --pretrain.batch_size 40 --finetune.batch_size 10 --fraction 0.3 --finetune.epochs 4"
+)
 DISTILL = words(
-    "distill --pretrain.batch_size 40 --teacher.batch_size 10 --fraction 0.3 --batch_size 40 --epochs 4"
+    "distill --pretrain.batch_size 40 --finetune.batch_size 10 --fraction 0.3 --distill.batch_size 40 "
+    "--distill.epochs 4"
 )
 MEMORY = words("--memory yes --memory_size 100 --memory_momentum 0.9 --optimizer lars --scaling linear")
 RUNS = {
     "pretraining": PRETRAIN,
     "pretraining with a memory, by LARS": (*PRETRAIN, *MEMORY),
     "pretraining with blur, by AdamW": (*PRETRAIN, *words("--blur yes --optimizer adamw")),
-    "a linear probe": words("probe --pretrain.batch_size 40 --batch_size 40 --epochs 4"),
+    "a linear probe": words("probe --pretrain.batch_size 40 --probe.batch_size 40 --probe.epochs 4"),
     "supervised training": words("supervised --batch_size 10 --fraction 0.3 --epochs 4 --optimizer sgd"),
     "fine-tuning": FINETUNE,
     "distillation": DISTILL,
@@ -173,7 +177,7 @@ def test_every_stage_stopped_at_random_is_as_if_never_stopped(name: str, bench: 
 @pytest.mark.slow
 def test_a_run_killed_before_any_change_on_disk_is_as_if_never_stopped(bench: Bench, fault: Record) -> None:
     """While a state is written, between the last step and the record, in half a record, before the rename."""
-    command = (*PRETRAIN, *words("--batch_size 60 --epochs 1"))
+    command = SHORT
     arguments, made = bench.arguments(command), set[str]()
     for change in count(1):
         results = bench.results(command)
@@ -198,7 +202,7 @@ def test_a_run_killed_before_any_change_on_disk_is_as_if_never_stopped(bench: Be
 def test_a_run_that_is_asked_to_stop_while_it_writes_keeps_everything(
     number: Signals, bench: Bench, fault: Record
 ) -> None:
-    command = (*PRETRAIN, *words("--batch_size 60 --epochs 1"))
+    command = SHORT
     arguments = bench.arguments(command)
     for change in range(1, 24, 3):
         results = bench.results(command)
@@ -219,7 +223,7 @@ def finished(results: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 def test_a_sweep_whose_first_process_is_killed_ends_and_goes_on(bench: Bench, fault: Record) -> None:
-    long = (*PRETRAIN, *words("--epochs 30"))
+    long = words("pretrain --batch_size 40 --epochs 30 --monitor_epochs 1")
     results = bench.results(long)
     sweep = [sys.executable, "-m", "clrkit", "sweep", *bench.arguments(long), "--seed", "0,1,2,3"]
     sweep += ["--results", str(results), "--workers", "2"]

@@ -22,7 +22,7 @@ def faulty(*arguments: Any) -> Iterator[Any]:
     """The steps of a stage, with the fault; notes from which step each attempt of a process goes on."""
     rank, kind, step = os.environ.get("FAULT", "-1 none 0").split()
     with Path(os.environ["NOTES"]).open("a") as notes:
-        notes.write(f"{os.environ['RANK']} {arguments[2].step}\n")
+        notes.write(f"{os.environ['RANK']} {arguments[2].steps_done}\n")
     for each in real_steps(*arguments):
         yield each
         first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"

@@ -132,7 +132,7 @@ def watched(run_or_load: Callable[..., Any], stage: str, stop: Stop, notes: Conn
     """`run_or_load` that notes the steps of a stage and stops after one of them."""
 
     def noting(*arguments: Any) -> Generator[Any, None, Any]:
-        with closing(run(*arguments)) as steps:
+        with closing(run_or_load(*arguments)) as steps:
             while True:
                 try:
                     progress = next(steps)
