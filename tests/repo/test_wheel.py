@@ -56,9 +56,19 @@ def test_the_wheel_trains_a_stage_draws_a_figure_fits_a_folder_and_exports(insta
     run(installed, tmp_path, *clrkit, "reproduce", "--preset", "smoke", "--results", "results")
     assert list(tmp_path.glob("results/smoke/figures/*.svg"))
     assert (tmp_path / "results/smoke/report.html").exists()
-    make = "from clrkit.own_images.example import example_folder; print(example_folder('photos'))"
-    run(installed, tmp_path, "-c", make)
-    assert run(installed, tmp_path, *clrkit, "fit", "photos", "--help")
+    # A folder of digits: labels are proposed, filled in, and learnt from.
+    digits = "from pathlib import Path; from clrkit.own_images import example as e; known, _ = e.digits(*{});"
+    digits = digits.format("(Path('photos'), 'smoke')")
+    run(installed, tmp_path, "-c", digits)
+    fit = [*clrkit, "fit", "photos", "--budget", "20", "--pretrain.epochs", "1", "--pretrain.width", "0.25"]
+    fit += ["--finetune.epochs", "1", "--distill.epochs", "1", "--student_width", "0.25"]
+    run(installed, tmp_path, *fit)
+    run(installed, tmp_path, "-c", f"{digits} e.fill(Path('photos/labels.csv'), known)")
+    run(installed, tmp_path, *fit)
+    (model,) = tmp_path.glob("results/photos/model-*/model.onnx")
+    (student,) = tmp_path.glob("results/photos/runs/distill-*")
+    run(installed, tmp_path, *clrkit, "export", str(student), "exported")
+    assert (tmp_path / "exported/model.onnx").stat().st_size == model.stat().st_size
 
 
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r}));"
