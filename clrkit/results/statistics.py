@@ -91,7 +91,9 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
-    return float(100 * (centre - half)), float(100 * (centre + half))
+    # The ends enclose the share, whatever rounding does to a share of 0 or 1.
+    low, high = float(100 * (centre - half)), float(100 * (centre + half))
+    return min(max(low, 0.0), 100 * share), max(min(high, 100.0), 100 * share)
 
 
 # Means over seeds

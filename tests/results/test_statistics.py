@@ -7,6 +7,8 @@ from statistics import mean
 import numpy as np
 import pytest
 import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from clrkit.config import Distill, Network, Pretrain, Stage, Supervised
@@ -48,6 +50,13 @@ def test_wilsons_interval_is_that_of_its_formula_and_stays_within_0_and_100() ->
     assert wilson_interval(15 / 148, 148) == pytest.approx((6.24, 16.05), abs=0.01)
     assert wilson_interval(0.0, 20)[0] == pytest.approx(0.0)
     assert wilson_interval(1.0, 20)[1] == pytest.approx(100.0)
+
+
+@given(count=st.integers(1, 10_000), data=st.data())
+def test_wilson_s_interval_encloses_the_share(count: int, data: st.DataObject) -> None:
+    share = data.draw(st.integers(0, count)) / count
+    low, high = wilson_interval(share, count)
+    assert 0 <= low <= 100 * share <= high <= 100
 
 
 def test_the_accuracy_cells_are_the_means_of_the_records() -> None:
