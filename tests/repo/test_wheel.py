@@ -67,7 +67,7 @@ def test_the_wheel_trains_a_stage_draws_a_figure_fits_a_folder_and_exports(insta
     run(installed, tmp_path, *fit)
     (model,) = tmp_path.glob("results/photos/model-*/model.onnx")
     (student,) = tmp_path.glob("results/photos/runs/distill-*")
-    run(installed, tmp_path, *clrkit, "export", str(student), "exported")
+    run(installed, tmp_path, *clrkit, "export", str(student), "--out", "exported")
     assert (tmp_path / "exported/model.onnx").stat().st_size == model.stat().st_size
 
 
