@@ -209,7 +209,7 @@ def named_splits(text: str, root: Path, show: Show) -> tuple[TorchvisionSplit, T
         show: takes a line of progress.
 
     Raises:
-        DataError: if there is no such classification set, an argument is missing, or a file is.
+        DataError: if the set is unknown, or an argument or a file is missing.
     """
     name, kind, given = parsed(text)
     show(f"reading {text} from {root}")

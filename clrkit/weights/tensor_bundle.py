@@ -97,7 +97,7 @@ class TensorBundle:
         Needs twice the tensor's bytes for a moment.
 
         Raises:
-            CheckpointError: if there is no such tensor, its type is not a number, its data file is missing or
+            CheckpointError: if the tensor is missing, its type is not a number, its data file is missing or
                 short, or its checksum is wrong.
         """
         entry = self.entry(name)

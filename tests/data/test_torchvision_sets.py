@@ -384,7 +384,7 @@ class Parted(Fake):
 
 
 class SplitInThree(Fake):
-    """With parts by name, one of which has no labels."""
+    """With parts by name; one has no labels."""
 
     def __init__(self, root, split="trainval", fold=1):
         if split not in ("trainval", "test", "val"):

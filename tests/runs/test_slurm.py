@@ -202,7 +202,7 @@ class Over:
 
 @pytest.fixture
 def ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
-    """SlurmExecutor of which one has just ended, without an error."""
+    """An executor with a job that has just ended without an error."""
     monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.0)
     jobs = SlurmExecutor(store, "cpu", LOCAL)
     jobs.jobs[SMOKE.pretrain] = Over("")
