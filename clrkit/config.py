@@ -56,20 +56,15 @@ class Config:
         for item in fields(self):
             value, wanted = getattr(self, item.name), hints[item.name]
             if wanted is float and type(value) in (int, float):
-                value = as_float(item.name, value)
+                try:
+                    value = float(value) + 0.0  # -0 as 0, so that equal configs have equal keys
+                except OverflowError:
+                    raise ConfigError(f"{item.name} is too large; it must be a finite number.") from None
                 object.__setattr__(self, item.name, value)
             if type(value) is not wanted:
                 raise ConfigError(f"{item.name} must be {KINDS.get(wanted, wanted.__name__)}, not {value!r}.")
             if item.metadata:
                 check_bounds(item.name, value, item.metadata)
-
-
-def as_float(name: str, value: float) -> float:
-    """A number as a float, -0 as 0, so that equal configs have equal keys. Raises ConfigError."""
-    try:
-        return float(value) + 0.0
-    except OverflowError:
-        raise ConfigError(f"{name} must be a finite number; this one is too large.") from None
 
 
 @cache
@@ -99,6 +94,11 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
         raise ConfigError(f"{name} must be at least {bounds['low']:g}, not {value}.")
     if value > bounds["high"]:
         raise ConfigError(f"{name} must be at most {bounds['high']:g}, not {value}.")
+
+
+def check_tap(tap: int, layers: int) -> None:
+    if tap > layers:
+        raise ConfigError(f"tap_layer must be at most {layers}, the depth of the projection head, not {tap}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,11 +299,7 @@ class Finetune(Labelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        layers = self.pretrain.head_layers
-        if self.tap_layer > layers:
-            raise ConfigError(
-                f"tap_layer must be at most {layers}, the depth of the projection head, not {self.tap_layer}."
-            )
+        check_tap(self.tap_layer, self.pretrain.head_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

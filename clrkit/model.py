@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clrkit.config import Config, Network, setting
-from clrkit.errors import ConfigError
+from clrkit.config import Config, Network, check_tap, setting
 from clrkit.resnet import BatchNorm, Pooled, ResNet
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -62,10 +61,7 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tap_layer > self.head_layers:
-            raise ConfigError(
-                f"tap_layer must be at most {self.head_layers}, the layers of the head, not {self.tap_layer}."
-            )
+        check_tap(self.tap_layer, self.head_layers)
 
 
 class Model(nn.Module):

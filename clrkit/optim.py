@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
@@ -63,8 +62,11 @@ class LARS(TorchOptimizer):
         gradients: Tensors = [cast(Tensor, parameter.grad) for parameter in parameters]
         if group["adapt"]:
             gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
-            ratios = trust_ratios(parameters, gradients, group["trust_coefficient"]) * group["lr"]
-            torch._foreach_mul_(gradients, ratios.unbind())
+            # Trust ratios are 1 where a norm is 0. They stay on the device: no step waits for it.
+            weights, slopes = (torch.stack(torch._foreach_norm(each)) for each in (parameters, gradients))
+            trust = group["trust_coefficient"] * weights / slopes
+            trust = torch.where((weights > 0) & (slopes > 0), trust, 1.0)
+            torch._foreach_mul_(gradients, (trust * group["lr"]).unbind())
         else:
             gradients = torch._foreach_mul(gradients, group["lr"])
         buffers = [self.buffer(parameter) for parameter in parameters]
@@ -80,12 +82,6 @@ class LARS(TorchOptimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return cast(Tensor, state["momentum_buffer"])
-
-
-def trust_ratios(parameters: Tensors, gradients: Tensors, coefficient: float) -> Float[Tensor, " parameters"]:
-    """Ratios coefficient * |w| / |g|, and 1 where either norm is 0; they stay on the device."""
-    weights, slopes = (torch.stack(torch._foreach_norm(each)) for each in (parameters, gradients))
-    return torch.where((weights > 0) & (slopes > 0), coefficient * weights / slopes, 1.0)
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

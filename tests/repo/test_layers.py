@@ -24,7 +24,7 @@ LAYERS = (  # from the bottom; rooms of one layer do not know each other
     {"cli", "official"},
 )
 METHOD = LAYERS[5]
-MOST_LINES = {"top": 2335, "all": 19100}  # on the way to 2,300 and 13,000; they only ever fall
+MOST_LINES = {"top": 2299, "all": 19100}  # on the way to 13,000; they only ever fall
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 
