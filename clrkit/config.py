@@ -40,8 +40,7 @@ def setting(
 
     `prefix` begins further values besides `choices`. `keyed` is false where the field does not change the
     mathematics. `added` is a field that runs were recorded without: at its default, which must never change,
-    it does what was done before it was there.
-    `needs` names a field without which this one does nothing.
+    it does what was done before. `needs` names a field without which this one does nothing.
     """
     bounds = {"help": help, "low": low, "high": high, "above": above, "choices": choices, "prefix": prefix}
     return field(default=default, metadata=bounds | {"keyed": keyed, "added": added, "needs": needs})
@@ -97,6 +96,7 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
 
 
 def check_tap(tap: int, layers: int) -> None:
+    """Raise ConfigError for a `tap` deeper than the head's `layers`."""
     if tap > layers:
         raise ConfigError(f"tap_layer must be at most {layers}, the depth of the projection head, not {tap}.")
 
