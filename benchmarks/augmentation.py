@@ -27,8 +27,8 @@ from benchmarks.step import endless
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
 from clrkit.augment import cut_views, random_view, sample_view_params
 from clrkit.config import Augmentation
-from clrkit.data.datasets import stored_side
-from clrkit.data.sources import cores
+from clrkit.data.images import stored_side
+from clrkit.data.splits import cores
 from clrkit.experiments.presets import preset
 
 

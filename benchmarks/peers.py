@@ -27,7 +27,7 @@ from clrkit.augment import (
     JITTER_PROBABILITY,
 )
 from clrkit.config import Augmentation
-from clrkit.data.sources import cores
+from clrkit.data.splits import cores
 
 Transform = Callable[[Image.Image], Any]
 BatchTransform = Callable[[Tensor], Tensor]

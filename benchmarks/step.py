@@ -23,8 +23,9 @@ from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, rep
 from clrkit import stages
 from clrkit.augment import random_view
 from clrkit.config import Data, Pretrain
-from clrkit.data import datasets as datasets
-from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.data import datasets
+from clrkit.data.images import stored_side
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.device import choose_device
 from clrkit.experiments.presets import preset
 from clrkit.losses import nt_xent
@@ -90,7 +91,7 @@ def images_of(config: Data) -> DataSet:
 
 
 def noise(config: Data, count: int) -> DataSet:
-    side = datasets.stored_side(config.image_size)
+    side = stored_side(config.image_size)
     pixels = np.random.RandomState(0).randint(0, 256, (count, 3, side, side), dtype=np.uint8)
     part = Split(PixelArray(pixels), np.zeros(count, dtype=np.int64), [str(i) for i in range(count)])
     return DataSet(part, part, ("0",), "")

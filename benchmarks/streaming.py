@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ from benchmarks.timing import (
 )
 from clrkit.augment import random_view
 from clrkit.config import Augmentation
-from clrkit.data.images import ImageFiles, read_photo, stored_side, to_square
-from clrkit.data.sources import PixelStream, cores
+from clrkit.data.folders import photo_below
+from clrkit.data.images import read_photo, stored_side, to_square
+from clrkit.data.splits import PixelStream, cores
 
 VIEW = 224
 SIDE = stored_side(VIEW)
@@ -128,7 +130,7 @@ def stream_of(folder: Path, listed: int | None = None) -> PixelStream:
     """The folder's images, or as many listed, again and again."""
     names = np.array([path.name.encode() for path in sorted(folder.iterdir())])
     names = np.resize(names, listed or len(names))
-    return PixelStream(ImageFiles(str(folder), names, np.ones(len(names), dtype=np.int64)), SIDE)
+    return PixelStream(partial(photo_below, str(folder), names), np.ones(len(names), dtype=np.int64), SIDE)
 
 
 def views_of(stream: PixelStream, recipe: Augmentation) -> Iterator[list[torch.Tensor]]:

@@ -23,7 +23,7 @@ from benchmarks.step import FOREVER, images_of, step_config, step_parser, update
 from benchmarks.timing import Contestant, Work, interleaved, machine, ratio, report, summary
 from clrkit import stages
 from clrkit.config import Optimizer, Pretrain
-from clrkit.data.datasets import DataSet
+from clrkit.data.splits import DataSet
 from clrkit.device import choose_device
 from clrkit.fast.compiling import why_not_compiled
 from clrkit.optim import LARS

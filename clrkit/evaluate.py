@@ -12,9 +12,9 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
 from clrkit import processes
-from clrkit.data.datasets import Split
 from clrkit.data.images import WHOLE
 from clrkit.data.resize import to_float
+from clrkit.data.splits import Split
 
 BATCH = 500  # images of up to 32 pixels; of larger ones fewer, so that memory stays the same
 ON_GPU = 8  # times as many pixels, which a GPU needs to be busy and has the memory for

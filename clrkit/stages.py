@@ -17,7 +17,7 @@ from torch import nn
 
 from clrkit import processes
 from clrkit.config import Distill, Finetune, Labelled, Pretrain, Probe, Stage, Supervised
-from clrkit.data.datasets import DataSet, Split
+from clrkit.data.splits import DataSet, Split
 from clrkit.data.subsets import label_subset, listed_subset
 from clrkit.device import to_device
 from clrkit.errors import ConfigError

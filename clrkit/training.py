@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from clrkit import processes
 from clrkit.augment import apply_view, sample_view_params
 from clrkit.config import Augmentation, Pretrain, Probe, Stage
-from clrkit.data.datasets import Split
+from clrkit.data.splits import Split
 from clrkit.device import to_device
 from clrkit.fast import quick_version
 from clrkit.losses import in_float
@@ -164,10 +164,10 @@ class Training:
         """Yield every batch still to be trained on, with this process's images of it."""
         squares = split.pixels.squares(self.order(len(split)))
         steps = range(self.steps_done, self.total)
-        for step, indices, chunk in zip(steps, self.order(len(split)), squares, strict=True):
-            aspects = None if chunk.aspects is None else self.partition.whole(chunk.aspects[:, None])[:, 0]
+        for step, indices, (pixels, mine) in zip(steps, self.order(len(split)), squares, strict=True):
+            aspects = None if mine is None else self.partition.whole(mine[:, None])[:, 0]
             at = to_device(torch.from_numpy(indices), self.device)
-            yield Batch(step, at, to_device(chunk.pixels, self.device), aspects)
+            yield Batch(step, at, to_device(pixels, self.device), aspects)
 
     def order(self, images: int) -> Iterator[Int64[np.ndarray, " rows"]]:
         """Yield the indices of this process's images of every batch still to be trained on."""

@@ -13,7 +13,7 @@ from clrkit.errors import ConfigError, known
 
 if TYPE_CHECKING:
     from clrkit.cli.progress import ProgressLine
-    from clrkit.data.datasets import Split
+    from clrkit.data.splits import Split
     from clrkit.model import Model
 
 # Side in pixels at which the images of a data set are measured.

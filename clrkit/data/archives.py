@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tarfile
 import tempfile
@@ -11,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from clrkit.data.cache import cache_folder, put_in_place
+from clrkit.data.files import digest_of
 from clrkit.errors import DataError, FormatError, reason
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -41,8 +41,7 @@ def unpacked(archive: Path) -> Path:
 @lru_cache(maxsize=8)
 def digest(archive: Path, size: int, changed: int) -> str:
     """SHA-256 of a file; `size` and `changed` make the memory of it end when the file changes."""
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(archive)
 
 
 def unpack(archive: Path, folder: Path, most: int = MOST_BYTES) -> None:

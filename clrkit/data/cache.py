@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from clrkit.data.sources import DataSet, PixelArray, PixelStream, PixelSubset, Split, of_labelled
+from clrkit.data.splits import DataSet, PixelArray, PixelStream, Split, labelled_views
 from clrkit.errors import DataError, reason
 
 DECODER = 3  # raise it when the same files would decode to other pixels than before
@@ -29,19 +29,19 @@ Show = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class CacheEntry:
     """A data set that was found and not yet read.
 
-    `entry` names its place in the cache; `identity` changes with anything that would decode to other images.
+    `name` is its place in the cache; `identity` changes with anything that would decode to other images.
     """
 
-    entry: str
+    name: str
     identity: str
     read: Callable[[], DataSet]
 
     @property
     def folder(self) -> Path:
-        return cache_folder() / self.entry
+        return cache_folder() / self.name
 
 
 def cache_folder() -> Path:
@@ -50,28 +50,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CLRKIT_CACHE") or Path(base) / "clrkit")
 
 
-def noted(source: Source) -> dict[str, Any] | None:
+def noted(entry: CacheEntry) -> dict[str, Any] | None:
     """The cache's note of a set (fingerprint and class names), or None if it has another set or none."""
     try:
-        note = json.loads((source.folder / "note.json").read_text())
-        return note if note["identity"] == source.identity and note["decoder"] == DECODER else None
+        note = json.loads((entry.folder / "note.json").read_text())
+        return note if note["identity"] == entry.identity and note["decoder"] == DECODER else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def read_cache(source: Source, show: Show) -> DataSet | None:
+def read_cache(entry: CacheEntry, show: Show) -> DataSet | None:
     """Read a set from the cache, or return None if it is missing or damaged."""
-    note = noted(source)
+    note = noted(entry)
     if note is None:
         return None
     try:
-        train, test = (read_part(source.folder, name) for name in ("train", "test"))
+        train, test = (read_part(entry.folder, name) for name in ("train", "test"))
         found = DataSet(train, test, tuple(note["classes"]), note["fingerprint"])
-        if note.get("stamps") == stamps_of(source.folder) or fingerprint_of(found) == found.fingerprint:
+        if note.get("stamps") == stamps_of(entry.folder) or fingerprint_of(found) == found.fingerprint:
             return found
     except Exception:  # an array's header is a Python literal, whose reader raises nearly anything
         pass
-    show(f"The decoded images in {source.folder} are damaged; they are decoded again.")
+    show(f"The decoded images in {entry.folder} are damaged; they are decoded again.")
     return None
 
 
@@ -83,25 +83,27 @@ def stamps_of(folder: Path) -> dict[str, list[int]]:
 
 def read_part(folder: Path, name: str) -> Split:
     """Map a split's images, read-only; read its other, small arrays."""
-    maps = {path.stem: open_memmap(path, mode="r") for path in folder.glob(f"{name}_*.npy")}
-    images = {stem: mapped.view(np.ndarray) for stem, mapped in maps.items()}
-    pixels, views = images[f"{name}_pixels"], images.get(f"{name}_views")
-    labels, aspects = np.array(images[f"{name}_labels"]), images.get(f"{name}_aspects")
+    mapped = {
+        path.stem.removeprefix(f"{name}_"): open_memmap(path, mode="r").view(np.ndarray)
+        for path in folder.glob(f"{name}_*.npy")
+    }
+    pixels, views, labels = mapped["pixels"], mapped.get("views"), np.array(mapped["labels"])
+    aspects = np.array(mapped["aspects"]) if "aspects" in mapped else None
     names = json.loads((folder / f"{name}_names.json").read_text())
     if not len(pixels) == len(labels) == len(names):
         raise ValueError("a file of another set")
-    measured = None if views is None else of_labelled(PixelArray(views), labels)
-    return Split(PixelArray(pixels, None if aspects is None else np.array(aspects)), labels, names, measured)
+    measured = None if views is None else labelled_views(views, labels)
+    return Split(PixelArray(pixels, aspects), labels, names, measured)
 
 
-def write_cache(source: Source, found: DataSet) -> DataSet:
+def write_cache(entry: CacheEntry, found: DataSet) -> DataSet:
     """Write a set that lies in memory, completely or not at all; returns it with its fingerprint.
 
     Raises:
         DataError: if the cache cannot be written.
     """
     found = replace(found, fingerprint=fingerprint_of(found))
-    note: dict[str, Any] = {"identity": source.identity, "decoder": DECODER}
+    note: dict[str, Any] = {"identity": entry.identity, "decoder": DECODER}
     note |= {"fingerprint": found.fingerprint, "classes": found.classes}
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -111,8 +113,8 @@ def write_cache(source: Source, found: DataSet) -> DataSet:
             write_part(folder, "train", found.train)
             write_part(folder, "test", found.evaluation)
             (folder / "note.json").write_text(json.dumps(note | {"stamps": stamps_of(folder)}))
-            shutil.rmtree(source.folder, ignore_errors=True)  # an older one
-            put_in_place(folder, source.folder)
+            shutil.rmtree(entry.folder, ignore_errors=True)  # an older one
+            put_in_place(folder, entry.folder)
     except OSError as error:
         raise DataError(
             f"Decoded images cannot be kept in {cache_folder()}: {reason(error)}; "
@@ -145,8 +147,8 @@ def arrays_of(part: Split) -> dict[str, np.ndarray]:
     arrays = {"pixels": part.pixels.array, "labels": part.labels}
     if part.pixels.aspects is not None:
         arrays["aspects"] = part.pixels.aspects
-    if isinstance(part.measured, PixelSubset) and isinstance(part.measured.source, PixelArray):
-        arrays["views"] = part.measured.source.array
+    if isinstance(part.measured, PixelArray):
+        arrays["views"] = part.measured.array
     return {what: np.ascontiguousarray(array) for what, array in arrays.items()}
 
 
@@ -158,11 +160,11 @@ def fingerprint_of(found: DataSet) -> str:
     """
     digest = hashlib.sha256(json.dumps(found.classes).encode())
     for part in (found.train, found.evaluation):
-        if not isinstance(part.pixels, PixelStream):
+        if isinstance(part.pixels, PixelStream):
+            rows = zip(part.names, part.pixels.sizes.tolist(), part.labels.tolist(), strict=True)
+            lines = sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)
+            digest.update("".join([*lines, f"decoder {DECODER}\n"]).encode(errors="surrogateescape"))
+        else:
             for array in arrays_of(part).values():
                 digest.update(array.data)
-            continue
-        rows = zip(part.names, part.pixels.source.sizes.tolist(), part.labels.tolist(), strict=True)
-        lines = sorted(f"{name}\t{size}\t{label}\n" for name, size, label in rows)
-        digest.update("".join([*lines, f"decoder {DECODER}\n"]).encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -18,44 +18,24 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clrkit.config import Data, Resize
-from clrkit.data.cache import Show, Source, cache_folder, fingerprint_of, noted, read_cache, write_cache
+from clrkit.data.cache import CacheEntry, Show, cache_folder, fingerprint_of, noted, read_cache, write_cache
 from clrkit.data.folders import FOLDERS, list_evaluation, list_images, root_of
-from clrkit.data.images import stored_side
-from clrkit.data.sources import (
+from clrkit.data.splits import (
     CHUNK,
     DataSet,
     Indices,
     Labels,
     PixelArray,
-    Pixels,
     PixelStream,
-    PixelSubset,
     Split,
     cores,
     evaluation_split,
-    of_labelled,
+    labelled_views,
     train_split,
 )
-from clrkit.data.subsets import hold_out, label_subset, listed_subset
-from clrkit.data.torchvision_sets import ARRAYS, FINGERPRINTS, array_split, is_on_disk, named_splits
+from clrkit.data.subsets import hold_out, label_subset
+from clrkit.data.torchvision_sets import ARRAYS, FINGERPRINTS, array_split, both_splits, is_on_disk
 from clrkit.errors import DataError
-
-__all__ = [
-    "DataError",
-    "DataSet",
-    "PixelArray",
-    "PixelStream",
-    "PixelSubset",
-    "Pixels",
-    "Split",
-    "fingerprint",
-    "label_subset",
-    "listed_subset",
-    "load",
-    "load_evaluation",
-    "prepare",
-    "stored_side",
-]
 
 VALIDATION_SHARE = 8  # one in so many labelled training images
 VALIDATION_SHARES = {"cifar10": 10}  # the customary 5,000 of 50,000
@@ -73,8 +53,8 @@ def load(data: Data, show: Show = lambda line: None) -> DataSet:
     Raises:
         DataError: naming what cannot be read.
     """
-    source = find(data, show)
-    found = read_cache(source, show) or read(source, show)
+    entry = find(data, show)
+    found = read_cache(entry, show) or read(entry, show)
     if data.evaluation == "validation":
         share = VALIDATION_SHARES.get(data.dataset, VALIDATION_SHARE)
         kept, held = (found.train.subset(at) for at in hold_out(found.train.labels, share, found.classes))
@@ -109,12 +89,12 @@ def load_evaluation(
         return found.evaluation, found.classes
     if data.dataset in FOLDERS:
         files = list_evaluation(data)
-        return evaluation_split(*files.images(files.test), data.image_size, resize, exact=True), files.classes
-    if data.dataset in ARRAYS:
+        test = files.photos(files.test)
+    elif data.dataset in ARRAYS:
         test = array_split(data.dataset, "test", known_root(data), show)
     else:
-        test = named_splits(data.dataset, known_root(data), show)[1]
-    return evaluation_split(*test[:3], data.image_size, resize, exact=True), test.classes
+        _, test = both_splits(data.dataset, known_root(data), show)
+    return evaluation_split(test, data.image_size, resize, exact=True), test.classes
 
 
 def fingerprint(data: Data, show: Show = lambda line: None) -> str:
@@ -124,10 +104,10 @@ def fingerprint(data: Data, show: Show = lambda line: None) -> str:
     runs can be found and drawn without the images. A set of folders is listed, so that a change is noticed.
     Arguments and errors as `load`.
     """
-    source = find(data)
+    entry = find(data)
     if known := FINGERPRINTS.get((data.dataset, data.image_size)):
         return known
-    note = noted(source)
+    note = noted(entry)
     return str(note["fingerprint"]) if note else load(data, show).fingerprint
 
 
@@ -140,40 +120,48 @@ def prepare(data: Data, show: Show = lambda line: None) -> None:
         load(data, show)
 
 
-def find(data: Data, show: Show = lambda line: None) -> Source:
+def find(data: Data, show: Show = lambda line: None) -> CacheEntry:
     """Find a data set's images. Folders are listed; nothing is downloaded or decoded."""
     if data.labels_csv and data.dataset not in ("folder", "images"):
         raise DataError(f"labels_csv belongs to the data set folder, not to {data.dataset}.")
-    entry = f"{data.dataset.replace(':', '_')}-{data.image_size}"
+    name, size, place, identity = (
+        f"{data.dataset.replace(':', '_')}-{data.image_size}",
+        data.image_size,
+        "",
+        "",
+    )
     if data.dataset in EMBEDDED:
-        return Source(entry, "", partial(EMBEDDED[data.dataset], data))
+        return CacheEntry(name, identity, partial(EMBEDDED[data.dataset], data))
     if data.dataset in FOLDERS:
         files = list_images(data)
         # The labels of `images` change often; one decoded copy with labels is enough.
         labels = "labels" if data.dataset == "images" and data.labels_csv else data.labels_csv
-        place = digest_of(f"{files.root}\n{labels}")
-        return Source(f"{entry}-{place}", files.identity(), partial(files.data_set, data.image_size))
-    if data.dataset in ARRAYS:
-        # CIFAR-10 used to be in the order of its authors' files.
-        order = "by content" if data.dataset == "cifar10" else ""
-        return Source(entry, order, partial(torchvision_set, data, show))
-    place = digest_of(str(known_root(data).resolve()))
-    return Source(f"{entry}-{place}", "torchvision", partial(torchvision_set, data, show))
+        place, identity, photos = f"{files.root}\n{labels}", files.identity(), files.both
+    else:
+        photos = partial(both_splits, data.dataset, known_root(data), show)
+        if data.dataset == "cifar10":  # used to be in the order of its authors' files
+            identity = "by content"
+        elif data.dataset not in ARRAYS:
+            place, identity = str(known_root(data).resolve()), "torchvision"
+    if place:
+        name += f"-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+    def undecoded() -> DataSet:
+        train, test = photos()
+        return DataSet(train_split(train, size), evaluation_split(test, size), train.classes)
+
+    return CacheEntry(name, identity, undecoded)
 
 
-def digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
-
-
-def read(source: Source, show: Show) -> DataSet:
+def read(entry: CacheEntry, show: Show) -> DataSet:
     """Read a set with its fingerprint: decoded and written to the cache, or to be streamed if it is large."""
-    found = source.read()
+    found = entry.read()
     streams = [*to_decode(found.train), *to_decode(found.evaluation)]
     if sum(3 * len(chosen) * stream.side**2 for stream, chosen in streams) > STREAMED_BEYOND:
         return replace(found, fingerprint=fingerprint_of(found))
     note = noting(sum(len(chosen) for _, chosen in streams), show)
     train, evaluation = (in_memory(part, note) for part in (found.train, found.evaluation))
-    return write_cache(source, replace(found, train=train, evaluation=evaluation))
+    return write_cache(entry, replace(found, train=train, evaluation=evaluation))
 
 
 def to_decode(part: Split) -> list[tuple[PixelStream, Indices]]:
@@ -198,13 +186,13 @@ def noting(total: int, show: Show) -> Callable[[int], None]:
 
 def in_memory(part: Split, note: Callable[[int], None]) -> Split:
     """The split with its images decoded."""
-    measured, pixels = part.measured, part.pixels
-    if isinstance(measured, PixelStream):
-        labelled = np.flatnonzero(part.labels >= 0)
-        measured = of_labelled(decode(measured, labelled, note), part.labels)
+    pixels, measured = part.pixels, part.measured
     if isinstance(pixels, PixelStream):
         pixels = decode(pixels, np.arange(len(part)), note)
-    return Split(pixels, part.labels, part.names, measured)
+    if isinstance(measured, PixelStream):
+        views = decode(measured, np.flatnonzero(part.labels >= 0), note)
+        measured = labelled_views(views.array, part.labels)
+    return replace(part, pixels=pixels, measured=measured)
 
 
 def decode(stream: PixelStream, chosen: Indices, note: Callable[[int], None]) -> PixelArray:
@@ -226,17 +214,6 @@ def decode(stream: PixelStream, chosen: Indices, note: Callable[[int], None]) ->
     finally:
         pool.shutdown(cancel_futures=True)
     return PixelArray(array, None if (aspects == 1).all() else aspects)
-
-
-def torchvision_set(data: Data, show: Show) -> DataSet:
-    """A data set of torchvision, downloaded if it is missing."""
-    root = known_root(data)
-    if data.dataset in ARRAYS:
-        train, test = (array_split(data.dataset, part, root, show) for part in ("train", "test"))
-    else:
-        train, test = named_splits(data.dataset, root, show)
-    evaluation = evaluation_split(test.images, test.labels, test.names, data.image_size)
-    return DataSet(train_split(*train[:3], data.image_size), evaluation, train.classes)
 
 
 def known_root(data: Data) -> Path:

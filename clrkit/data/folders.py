@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -19,9 +20,9 @@ import numpy as np
 
 from clrkit.config import Data
 from clrkit.data.archives import unpacked
-from clrkit.data.images import SUFFIXES, ImageFiles
-from clrkit.data.sheet import read_sheet
-from clrkit.data.sources import DataSet, Labels, evaluation_split, train_split
+from clrkit.data.images import SUFFIXES, Photo, read_photo
+from clrkit.data.sheet import read_labels, read_sheet
+from clrkit.data.splits import Labels, Photos
 from clrkit.data.subsets import TEST_SHARE, hold_out
 from clrkit.errors import DataError, reason
 
@@ -40,25 +41,30 @@ class ImageFile(NamedTuple):
     label: str
 
 
+Parts = tuple[list[ImageFile], list[ImageFile]]  # to train on and to test on
+
+
 class Listing(NamedTuple):
-    """The files of a data set and its class names, sorted."""
+    """The files of a data set."""
 
     root: Path
     train: list[ImageFile]
     test: list[ImageFile]
-    classes: tuple[str, ...]
 
-    def images(self, files: list[ImageFile]) -> tuple[ImageFiles, Labels, list[str]]:
-        """Some of the files as images, with their labels and names."""
-        names = np.array([os.fsencode(file.name) for file in files])
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return classes_of([*self.train, *self.test])
+
+    def photos(self, files: list[ImageFile]) -> Photos:
+        """Some of the files as photographs."""
+        # One array of bytes, which forked workers share uncopied.
+        paths = np.array([os.fsencode(file.name) for file in files])
         sizes = np.array([file.size for file in files], dtype=np.int64)
-        images = ImageFiles(str(self.root), names, sizes)
-        return images, numbers(files, self.classes), [file.name for file in files]
+        labels, names = numbers(files, self.classes), [file.name for file in files]
+        return Photos(partial(photo_below, str(self.root), paths), sizes, labels, names, self.classes)
 
-    def data_set(self, image_size: int) -> DataSet:
-        """A data set that decodes the files when they are read."""
-        train = train_split(*self.images(self.train), image_size)
-        return DataSet(train, evaluation_split(*self.images(self.test), image_size), self.classes)
+    def both(self) -> tuple[Photos, Photos]:
+        return self.photos(self.train), self.photos(self.test)
 
     def identity(self) -> str:
         """16 hex digits that change with any file's split, name, size, time of change or label."""
@@ -68,6 +74,14 @@ class Listing(NamedTuple):
             for file in files:
                 digest.update(repr(file).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
+
+
+def photo_below(root: str, paths: np.ndarray, index: int, enough: int | None) -> Photo:
+    return read_photo(f"{root}/{os.fsdecode(paths[index])}", enough)
+
+
+def classes_of(files: list[ImageFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.label for file in files} - {""}))
 
 
 def numbers(files: list[ImageFile], classes: tuple[str, ...]) -> Labels:
@@ -92,19 +106,32 @@ def list_images(data: Data) -> Listing:
     root = existing_root(data)
     with readable(root):
         if data.dataset == "images":
-            return list_pool(root, data)
-        train, test = layout(root, data)
+            return Listing(root, *list_pool(root, data))
+        train, test = list_labelled(root, data.labels_csv) if data.labels_csv else list_classes(root, data)
         for file in [*train, *test]:
             if file.size == NOWHERE:
                 (root / file.name).stat()
     classes = classes_of(train)
-    for file in test:
-        if file.label not in classes:
-            raise DataError(f"Class {file.label} of {root} has test images but no training images.")
+    if lacking := set(classes_of(test)) - {*classes}:
+        raise DataError(f"Class {min(lacking)} of {root} has test images but no training images.")
     if not test:
         kept, held = hold_out(numbers(train, classes), TEST_SHARE, classes)
         train, test = [train[index] for index in kept], [train[index] for index in held]
-    return Listing(root, train, test, classes)
+    return Listing(root, train, test)
+
+
+def list_evaluation(data: Data) -> Listing:
+    """List the test files alone, with their classes; without a test folder, as `list_images`.
+
+    Raises DataError if something is missing.
+    """
+    root = existing_root(data)
+    tests = [root / "val"] if data.dataset == "imagenet" else test_folders(root)
+    if not tests or data.labels_csv:
+        return list_images(data)
+    with readable(root):
+        left_out = left_out_of(data)
+        return Listing(root, [], [f for f in class_folders(root, tests[0]) if f.name not in left_out])
 
 
 @contextmanager
@@ -116,11 +143,7 @@ def readable(root: Path) -> Iterator[None]:
         raise DataError(f"The folder {error.filename or root} cannot be read: {reason(error)}.") from None
 
 
-def classes_of(files: list[ImageFile]) -> tuple[str, ...]:
-    return tuple(sorted({file.label for file in files} - {""}))
-
-
-def list_pool(root: Path, data: Data) -> Listing:
+def list_pool(root: Path, data: Data) -> Parts:
     """List every image below a folder for training, with the labels that `data.labels_csv` gives to some.
 
     The test split is `test/<class>/` (or `val/<class>/`), else the images whose `part` in the CSV is "test";
@@ -137,8 +160,9 @@ def list_pool(root: Path, data: Data) -> Listing:
     shown = [file._replace(label=labels[file.name]) for file in files if file.name in held]
     if test and data.labels_csv:
         shown = [file for file in class_folders(root, test) if file.name not in left_out]
-    files = [file._replace(label="" if file.name in held else labels.get(file.name, "")) for file in files]
-    return Listing(root, files, shown, classes_of([*files, *shown]))
+    return [
+        file._replace(label="" if file.name in held else labels.get(file.name, "")) for file in files
+    ], shown
 
 
 def left_out_of(data: Data) -> frozenset[str]:
@@ -160,27 +184,11 @@ def left_out_of(data: Data) -> frozenset[str]:
 
 def test_folder(root: Path) -> Path | None:
     """The folder of class folders that are kept for measuring, if any."""
-    tests = [folder for folder in test_folders(root) if folders_in(folder)]
-    return tests[0] if tests else None
+    return next((folder for folder in test_folders(root) if folders_in(folder)), None)
 
 
 def test_folders(root: Path) -> list[Path]:
     return [root / name for name in ("test", "val") if (root / name).is_dir()]
-
-
-def list_evaluation(data: Data) -> Listing:
-    """List the test files alone, with their classes; without a test folder, as `list_images`.
-
-    Raises DataError if something is missing.
-    """
-    root = existing_root(data)
-    tests = [root / "val"] if data.dataset == "imagenet" else test_folders(root)
-    if not tests or data.labels_csv:
-        return list_images(data)
-    with readable(root):
-        left_out = left_out_of(data)
-        files = [file for file in class_folders(root, tests[0]) if file.name not in left_out]
-    return Listing(root, [], files, classes_of(files))
 
 
 def root_of(data: Data) -> str:
@@ -205,12 +213,15 @@ def existing_root(data: Data) -> Path:
     return root
 
 
-def layout(root: Path, data: Data) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Training and test files; no test files if they are still to be held out."""
-    if data.labels_csv:
-        files, labels = images_of(root, root, ""), read_csv(data.labels_csv)
-        check_files(data.labels_csv, labels.keys(), files, root)
-        return [file._replace(label=labels.get(file.name, "")) for file in files], []
+def list_labelled(root: Path, labels_csv: str) -> Parts:
+    """All files, some with a label; the test files are still to be held out."""
+    files, labels = images_of(root, root, ""), read_labels(labels_csv)
+    check_files(labels_csv, labels.keys(), files, root)
+    return [file._replace(label=labels.get(file.name, "")) for file in files], []
+
+
+def list_classes(root: Path, data: Data) -> Parts:
+    """The files of class folders; no test files if they are still to be held out."""
     train, tests = root / "train", test_folders(root)
     if data.dataset == "imagenet":
         if not (train.is_dir() and (root / "val").is_dir()):
@@ -221,8 +232,8 @@ def layout(root: Path, data: Data) -> tuple[list[ImageFile], list[ImageFile]]:
         return [*class_folders(root, root), *unlabelled(root, root)], []
     if not tests:
         raise DataError(f"{root} has a folder train/ but neither test/ nor val/.")
-    unlabelled_files = [*unlabelled(root, root), *unlabelled(root, train)]
-    return [*class_folders(root, train), *unlabelled_files], class_folders(root, tests[0])
+    files = [*class_folders(root, train), *unlabelled(root, root), *unlabelled(root, train)]
+    return files, class_folders(root, tests[0])
 
 
 def class_folders(root: Path, folder: Path) -> list[ImageFile]:
@@ -289,17 +300,3 @@ def check_files(path: str, named: Set[str], files: list[ImageFile], root: Path) 
         name = min(missing)
         shown = name if name == name.strip() else repr(name)  # else the blank is invisible
         raise DataError(f"{path} names {shown}, which is not among the images of {root}.")
-
-
-def read_csv(path: str) -> dict[str, str]:
-    """Labels by file name, from the columns `file` and `label` of a CSV."""
-    labels: dict[str, str] = {}
-    for row in read_sheet(path).rows:
-        file, label = row["file"], row["label"]
-        if not label:
-            raise DataError(f"{path} gives {file or 'a row without a file'} no label.")
-        if labels.setdefault(file, label) != label:
-            raise DataError(f"{path} gives {file} two labels, {labels[file]} and {label}.")
-    if not labels:
-        raise DataError(f"{path} labels no image.")
-    return labels

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clrkit.config import Resize
@@ -164,43 +162,3 @@ def upright(pixels: Rgb, orientation: int | None) -> Rgb:
         pixels = pixels.transpose(1, 0, 2)
     rows, columns = FLIPPED.get(orientation or 1, (1, 1))
     return pixels[::rows, ::columns]
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-    """Images that are decoded when they are read, in any process."""
-
-    @property
-    def sizes(self) -> Int64[np.ndarray, " count"]:
-        """Bytes of each image where it is stored; part of the fingerprint of a streamed set."""
-        ...
-
-    def photo(self, index: int, enough: int | None = None) -> Photo:
-        """Decode one image; arguments and errors as `read_photo`."""
-        ...
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Files below a folder; their names are one array of bytes, which forked workers share uncopied."""
-
-    root: str
-    names: np.ndarray
-    sizes: Int64[np.ndarray, " count"]
-
-    def photo(self, index: int, enough: int | None = None) -> Photo:
-        return read_photo(f"{self.root}/{os.fsdecode(self.names[index])}", enough)
-
-
-@dataclass(frozen=True)
-class ImageArray:
-    """RGB images in memory."""
-
-    array: UInt8[np.ndarray, "count height width 3"]
-
-    @property
-    def sizes(self) -> Int64[np.ndarray, " count"]:
-        return np.full(len(self.array), self.array[0].nbytes, dtype=np.int64)
-
-    def photo(self, index: int, enough: int | None = None) -> Photo:
-        return photo_of(self.array[index])

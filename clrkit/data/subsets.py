@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from clrkit.data.sources import Labels, Split
+from clrkit.data.splits import Labels, Split
 from clrkit.errors import DataError, reason
 
 TEST_SHARE = 5  # one in so many labelled images is held out if there is no test split

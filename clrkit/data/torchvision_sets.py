@@ -14,30 +14,28 @@ import hashlib
 import inspect
 import tarfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from inspect import Parameter
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from clrkit.config import TORCHVISION
 from clrkit.data.archives import unpack
 from clrkit.data.cache import Show
 from clrkit.data.folders import class_folders, folders_in
-from clrkit.data.images import ImageArray, ImageSource, Photo, check_size, photo_of, read_photo, to_rgb
-from clrkit.data.sources import Indices, Labels, cores
+from clrkit.data.images import Photo, check_size, photo_of, read_photo, to_rgb
+from clrkit.data.splits import Indices, Labels, Photos, Rgbs, cores
 from clrkit.data.subsets import TEST_SHARE, hold_out
 from clrkit.errors import DataError, known, reason
 
-Rgbs = UInt8[np.ndarray, "count _ _ 3"]
 Arguments = dict[str, Any]
 
 # Class in torchvision.datasets and its arguments for each split.
@@ -46,7 +44,18 @@ ARRAYS: dict[str, tuple[str, dict[str, Arguments]]] = {
     "cifar100": ("CIFAR100", {"train": {"train": True}, "test": {"train": False}}),
     "stl10": ("STL10", {"train": {"split": "train+unlabeled"}, "test": {"split": "test"}}),
 }
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10: tuple[str, ...] = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 CIFAR10_CONTENT = {  # `content_of` each split
     "train": "1bfc07133540c0f75b30d4288f9236001091c26c9886b9f37d46a8bc66fdcc6c",
     "test": "af1227671396612a0e2c37fb8b7aa96c0301f0463487e1afc591a17a607e58b2",
@@ -57,19 +66,17 @@ FINGERPRINTS = {("cifar10", 32): "377958a75d51f1a1854c6068219bcda3ded323a4ccaa5e
 NOT_OFFERED = {"VisionDataset", "DatasetFolder", "FakeData", "ImageFolder", "LSUN", "LSUNClass"}
 
 
-class TorchvisionSplit(NamedTuple):
-    """The images of a split with the class of each (-1: no label), names, and class names."""
-
-    images: ImageSource
-    labels: Labels
-    names: Sequence[str]
-    classes: tuple[str, ...]
+def both_splits(name: str, root: Path, show: Show) -> tuple[Photos, Photos]:
+    """The training and test splits of any set of torchvision; arguments and errors as `array_split`."""
+    if name in ARRAYS:
+        return array_split(name, "train", root, show), array_split(name, "test", root, show)
+    return named_splits(name, root, show)
 
 
 # CIFAR-10, CIFAR-100, STL-10
 
 
-def array_split(name: str, part: str, root: Path, show: Show) -> TorchvisionSplit:
+def array_split(name: str, part: str, root: Path, show: Show) -> Photos:
     """Read a split of CIFAR-10, CIFAR-100 or STL-10 (with its unlabelled images).
 
     Args:
@@ -81,15 +88,15 @@ def array_split(name: str, part: str, root: Path, show: Show) -> TorchvisionSpli
     Raises:
         DataError: if files are missing or damaged.
     """
-    classes: tuple[str, ...] = CIFAR10
     if name == "cifar10" and is_copy(root, part):
-        array, labels = read_copy(root, root / part, CIFAR10_CONTENT[part], show)
+        array, labels, classes = *read_copy(root, root / part, CIFAR10_CONTENT[part], show), CIFAR10
     else:
         array, labels, classes = read_verified(name, part, root, show)
     names = [f"{index:06d}" for index in range(len(array))]
     if name == "cifar10":
         array, labels, names = in_order(array, labels)
-    return TorchvisionSplit(ImageArray(array), labels, [f"{part}/{each}" for each in names], classes)
+    sizes = np.full(len(array), array[0].nbytes, dtype=np.int64)
+    return Photos(array, sizes, labels, [f"{part}/{each}" for each in names], classes)
 
 
 def read_verified(name: str, part: str, root: Path, show: Show) -> tuple[Rgbs, Labels, tuple[str, ...]]:
@@ -176,28 +183,18 @@ def content_of(array: Rgbs, labels: Labels) -> str:
 # Any other classification set
 
 
-@dataclass(frozen=True)
-class TorchvisionImages:
-    """Some images of a data set of torchvision. EXIF orientations are ignored, as torchvision does."""
-
-    dataset: Any
-    indices: Indices
-
-    @property
-    def sizes(self) -> Indices:
-        return np.zeros(len(self.indices), dtype=np.int64)  # torchvision does not say
-
-    def photo(self, index: int, enough: int | None = None) -> Photo:
-        number = int(self.indices[index])
-        try:
-            image = to_rgb(self.dataset[number][0])
-        except Exception as error:  # as in `read_photo`
-            raise DataError(f"Image {number} of the data set cannot be decoded: {reason(error)}.") from None
-        check_size(f"{number} of the data set", image.size)
-        return photo_of(np.array(image))
+def photo_in(dataset: Any, indices: Indices, index: int, enough: int | None) -> Photo:
+    """One of some images of a set. EXIF orientations are ignored, as torchvision does."""
+    number = int(indices[index])
+    try:
+        image = to_rgb(dataset[number][0])
+    except Exception as error:  # as in `read_photo`
+        raise DataError(f"Image {number} of the data set cannot be decoded: {reason(error)}.") from None
+    check_size(f"{number} of the data set", image.size)
+    return photo_of(np.array(image))
 
 
-def named_splits(text: str, root: Path, show: Show) -> tuple[TorchvisionSplit, TorchvisionSplit]:
+def named_splits(text: str, root: Path, show: Show) -> tuple[Photos, Photos]:
     """Open the training and test splits of any classification set of torchvision.
 
     The splits are those of the set's argument `train` or `split`. A set with neither is one list of images:
@@ -215,18 +212,15 @@ def named_splits(text: str, root: Path, show: Show) -> tuple[TorchvisionSplit, T
     show(f"reading {text} from {root}")
     opened = [opened_split(text, kind, root, choices) for choices in split_arguments(kind, given)]
     classes = classes_of(opened[0][0], int(max(labels.max() for _, labels in opened)) + 1)
-    if len(opened) == 1:
-        places = hold_out(opened[0][1], TEST_SHARE, classes)
-        opened = [opened[0], opened[0]]
-    else:
-        places = (np.arange(len(opened[0][1])), np.arange(len(opened[1][1])))
-    train, test = (
-        TorchvisionSplit(
-            TorchvisionImages(found, at), labels[at], [f"{name}/{part}/{index:06d}" for index in at], classes
-        )
-        for part, (found, labels), at in zip(("train", "test"), opened, places, strict=True)
-    )
-    return train, test
+    whole = len(opened) == 1
+    places = hold_out(opened[0][1], TEST_SHARE, classes) if whole else [np.arange(len(o[1])) for o in opened]
+
+    def photos(part: str, dataset: Any, labels: Labels, at: Indices) -> Photos:
+        sizes = np.zeros(len(at), dtype=np.int64)  # torchvision does not say
+        names = [f"{name}/{part}/{index:06d}" for index in at]
+        return Photos(partial(photo_in, dataset, at), sizes, labels[at], names, classes)
+
+    return photos("train", *opened[0], places[0]), photos("test", *opened[-1], places[1])
 
 
 def parsed(text: str) -> tuple[str, Any, Arguments]:
@@ -271,7 +265,7 @@ def split_arguments(kind: Any, given: Arguments) -> list[list[Arguments]]:
     return [[train], [given | {"split": each} for each in ("test", "val", "valid")]]
 
 
-def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments]) -> tuple[Any, Labels]:
+def opened_split(text: str, kind: Any, root: Path, choices: list[Arguments]) -> tuple[Any, Labels]:
     """Open a set with the first arguments that it accepts and that give labels. Raises DataError."""
     parameters = parameters_of(kind)
     place = {"root": str(root)} if "root" in parameters else {}
@@ -281,9 +275,7 @@ def opened_split(text: str, kind: Any, root: Path, choices: Sequence[Arguments])
         try:
             with supervised() as verified:
                 found = kind(**place, **given, **load)
-        except (
-            Exception
-        ) as failed:  # missing files raise nearly anything, a split that does not exist ValueError
+        except Exception as failed:  # ValueError for a split that does not exist; else nearly anything
             if isinstance(error, ValueError) or not isinstance(failed, ValueError):
                 error = failed
             continue

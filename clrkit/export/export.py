@@ -19,7 +19,7 @@ from clrkit.config import Data
 from clrkit.data.datasets import at_hand, load_evaluation
 from clrkit.data.files import write_atomically
 from clrkit.data.images import WHOLE, Rgb, photo_of, to_view, upright
-from clrkit.data.sources import PixelArray, PixelStream
+from clrkit.data.splits import PixelArray, PixelStream
 from clrkit.errors import DataError
 from clrkit.export.exported_module import ExportedModule
 from clrkit.export.model_card import card
@@ -193,7 +193,7 @@ def photos_of(data: Data) -> list[Rgb]:
             return [np.ascontiguousarray(pixels.array[index].transpose(1, 2, 0)) for index in chosen]
         assert isinstance(pixels, PixelStream)
         enough = data.image_size if data.image_size <= WHOLE else None
-        found = [pixels.source.photo(int(index), enough) for index in chosen]
+        found = [pixels.photo(int(index), enough) for index in chosen]
     except DataError:
         return []
     return [np.ascontiguousarray(upright(photo.pixels, photo.orientation)) for photo in found]

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from markupsafe import Markup
 
 from clrkit.config import Distill, Labelled, Stage
-from clrkit.data.datasets import DataSet
+from clrkit.data.splits import DataSet
 from clrkit.device import choose_device
 from clrkit.evaluate import predict
 from clrkit.own_images.cross_validation import Crosscheck, shortened

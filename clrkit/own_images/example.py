@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from clrkit.config import Data
-from clrkit.data.datasets import Split, load
+from clrkit.data.datasets import load
+from clrkit.data.splits import Split
 from clrkit.errors import reason
 from clrkit.own_images.label_csv import editing
 from clrkit.runs.reproduce import project_root

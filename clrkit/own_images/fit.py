@@ -17,7 +17,7 @@ import torch
 
 from clrkit.config import Distill, Finetune, Pretrain
 from clrkit.data.folders import list_images
-from clrkit.data.sources import evaluation_split
+from clrkit.data.splits import evaluation_split
 from clrkit.data.subsets import stratified
 from clrkit.errors import ConfigError, DataError
 from clrkit.evaluate import extract
@@ -86,7 +86,7 @@ def known_rows(scan: FolderScan, labels: Path) -> list[Row]:
 def features(pretrained: Run, config: Pretrain, device: torch.device) -> Features:
     """The pretrained encoder's features of every training image, in the order of the data set."""
     size, listing = config.data.image_size, list_images(config.images)
-    part = evaluation_split(*listing.images(listing.train), size)
+    part = evaluation_split(listing.photos(listing.train), size)
     return extract(pretrained.model().encoder.to(device), part, size, device)
 
 

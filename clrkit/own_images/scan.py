@@ -25,7 +25,7 @@ from clrkit.data.folders import (
     test_folder,
 )
 from clrkit.data.images import SUFFIXES, read_photo
-from clrkit.data.sources import cores
+from clrkit.data.splits import cores
 from clrkit.errors import DataError, reason
 from clrkit.runs.store import RunError, Store, fingerprint_once
 

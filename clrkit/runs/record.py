@@ -10,7 +10,7 @@ from torch import nn
 
 from clrkit import evaluate, stages
 from clrkit.config import Distill, Labelled, Pretrain, Probe, Stage
-from clrkit.data.datasets import DataSet
+from clrkit.data.splits import DataSet
 from clrkit.model import Model
 from clrkit.training import Training
 

@@ -22,9 +22,10 @@ from safetensors.torch import save
 
 from clrkit import stages
 from clrkit.config import Data, Pretrain, Stage
-from clrkit.data.datasets import DataSet, fingerprint, load
+from clrkit.data.datasets import fingerprint, load
 from clrkit.data.files import write_atomically, write_json
 from clrkit.data.folders import root_of
+from clrkit.data.splits import DataSet
 from clrkit.device import choose_device
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import from_dict, to_dict

@@ -8,7 +8,7 @@ import torch
 
 from clrkit import evaluate, stages
 from clrkit.config import Distill, Finetune, Pretrain, Stage, Supervised
-from clrkit.data.datasets import DataSet
+from clrkit.data.splits import DataSet
 from clrkit.device import choose_device
 from clrkit.model import Model
 from clrkit.runs.health import TrainingMonitor

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from clrkit.data import cache
 from clrkit.data.cache import (
-    Source,
+    CacheEntry,
     cache_folder,
     fingerprint_of,
     noted,
@@ -23,8 +24,8 @@ from clrkit.data.cache import (
     read_cache,
     write_cache,
 )
-from clrkit.data.images import ImageFiles
-from clrkit.data.sources import DataSet, PixelArray, PixelStream, Split, of_labelled
+from clrkit.data.folders import photo_below
+from clrkit.data.splits import DataSet, PixelArray, PixelStream, Split, labelled_views
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
 
 
 def test_what_is_read_is_what_was_written():
-    source, written = Source("some-4", "id", small_set), small_set()
+    source, written = CacheEntry("some-4", "id", small_set), small_set()
     digest = write_cache(source, written).fingerprint
     read = read_cache(source, print) or pytest.fail("nothing was read")
     assert read.fingerprint == digest
@@ -64,7 +65,7 @@ def test_what_is_read_is_what_was_written():
 
 
 def test_another_identity_is_not_read_and_replaces_the_entry(tmp_path):
-    old, new = (Source("some-4", identity, small_set) for identity in ("old", "new"))
+    old, new = (CacheEntry("some-4", identity, small_set) for identity in ("old", "new"))
     write_cache(old, small_set())
     assert noted(new) is None
     write_cache(new, small_set())
@@ -90,8 +91,8 @@ def test_the_fingerprint_in_memory_is_of_classes_pixels_and_labels():
 
 
 def listed(root: str, names: list[str], sizes: list[int], labels: list[int]) -> Split:
-    files = ImageFiles(root, np.array([name.encode() for name in names]), np.array(sizes))
-    return Split(PixelStream(files, 8), np.array(labels), names)
+    files = partial(photo_below, root, np.array([name.encode() for name in names]))
+    return Split(PixelStream(files, np.array(sizes), 8), np.array(labels), names)
 
 
 def test_the_fingerprint_of_a_stream_is_of_names_bytes_and_labels():
@@ -120,11 +121,13 @@ def oblong_set() -> DataSet:
     labels = found.train.labels
     pixels = PixelArray(found.train.pixels.array, np.array([1, 1, 0.5, 2, 1], np.float32))
     views = part(int((labels >= 0).sum()), 2).pixels
-    return replace(found, train=replace(found.train, pixels=pixels, measured=of_labelled(views, labels)))
+    return replace(
+        found, train=replace(found.train, pixels=pixels, measured=labelled_views(views.array, labels))
+    )
 
 
 def test_aspects_and_views_are_read_as_they_were_written():
-    source = Source("some-4", "identity", oblong_set)
+    source = CacheEntry("some-4", "identity", oblong_set)
     write_cache(source, oblong_set())
     read = read_cache(source, pytest.fail)
     written = oblong_set().train
@@ -147,7 +150,7 @@ def test_aspects_and_views_enter_the_fingerprint_where_there_are_any():
 
 @pytest.mark.parametrize("what", ["aspects", "views"])
 def test_missing_aspects_or_views_are_noticed(tmp_path, what):
-    source, lines = Source("some-4", "identity", oblong_set), []
+    source, lines = CacheEntry("some-4", "identity", oblong_set), []
     write_cache(source, oblong_set())
     (tmp_path / "cache" / "some-4" / f"train_{what}.npy").unlink()
     assert read_cache(source, lines.append) is None
@@ -160,14 +163,14 @@ COUNT = 20_000
 READER = """
 import sys
 from pathlib import Path
-from clrkit.data.cache import Source, read_cache
+from clrkit.data.cache import CacheEntry, read_cache
 
 def kilobytes(kind):
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 before = kilobytes("Anonymous")
-parts = read_cache(Source("some-4", "id", None), print)
+parts = read_cache(CacheEntry("some-4", "id", None), print)
 total = int(parts.train.pixels.array.sum())
 print(total, kilobytes("Anonymous") - before, kilobytes("Shared_"), flush=True)
 sys.stdin.read()
@@ -180,7 +183,7 @@ sys.stdin.read()
 def test_processes_that_read_a_set_share_its_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (COUNT, 3, 32, 32), np.uint8)
     train = Split(PixelArray(images), np.zeros(COUNT, np.int64), [""] * COUNT)
-    write_cache(Source("some-4", "id", small_set), DataSet(train, part(2, 1), ("ape", "bat")))
+    write_cache(CacheEntry("some-4", "id", small_set), DataSet(train, part(2, 1), ("ape", "bat")))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     readers = [subprocess.Popen([sys.executable, "-c", READER], **pipes) for _ in range(2)]
     said = [list(map(int, reader.stdout.readline().split())) for reader in readers]
@@ -194,15 +197,15 @@ def test_processes_that_read_a_set_share_its_pixels(tmp_path):
 
 
 def test_images_of_the_cache_cannot_be_written_and_their_batches_can():
-    write_cache(Source("some-4", "id", oblong_set), oblong_set())
-    read = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    write_cache(CacheEntry("some-4", "id", oblong_set), oblong_set())
+    read = read_cache(CacheEntry("some-4", "id", oblong_set), pytest.fail)
     with pytest.raises(ValueError, match="read-only"):
         read.train.pixels.array[0] = 0
-    squares = next(read.train.pixels.squares([np.array([1, 3])]))
-    squares.pixels.zero_()
-    squares.aspects.zero_()
+    pixels, aspects = next(read.train.pixels.squares([np.array([1, 3])]))
+    pixels.zero_()
+    aspects.zero_()
     torch.from_numpy(read.train.labels).zero_()
-    again = read_cache(Source("some-4", "id", oblong_set), pytest.fail)
+    again = read_cache(CacheEntry("some-4", "id", oblong_set), pytest.fail)
     assert again.train.pixels.array[1].any()
 
 
@@ -215,9 +218,9 @@ def hashed(monkeypatch) -> list[str]:
 
 
 @pytest.fixture
-def written(tmp_path) -> tuple[Source, Path]:
+def written(tmp_path) -> tuple[CacheEntry, Path]:
     """A set in the cache, and its folder."""
-    source = Source("some-4", "id", small_set)
+    source = CacheEntry("some-4", "id", small_set)
     write_cache(source, small_set())
     return source, tmp_path / "cache" / "some-4"
 
@@ -239,7 +242,7 @@ def test_a_set_is_not_hashed_again_until_a_file_changes(written, hashed):
 def test_a_copy_of_a_cache_and_one_of_an_older_version_are_verified_by_their_hash(written, hashed):
     source, folder = written
     shutil.copytree(folder, folder.with_name("copy"), copy_function=shutil.copyfile)
-    assert read_cache(replace(source, entry="copy"), pytest.fail)
+    assert read_cache(replace(source, name="copy"), pytest.fail)
     note = json.loads((folder / "note.json").read_text())
     del note["stamps"]
     (folder / "note.json").write_text(json.dumps(note))

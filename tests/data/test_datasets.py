@@ -14,20 +14,11 @@ import torch
 from PIL import Image
 
 from clrkit.config import Data
-from clrkit.data import cache, datasets
-from clrkit.data.datasets import (
-    DataError,
-    DataSet,
-    PixelArray,
-    PixelStream,
-    Split,
-    fingerprint,
-    load,
-    load_evaluation,
-)
-from clrkit.data.images import ImageArray
+from clrkit.data import cache, datasets, torchvision_sets
+from clrkit.data.datasets import fingerprint, load, load_evaluation
 from clrkit.data.resize import central_crop
-from clrkit.data.torchvision_sets import TorchvisionSplit
+from clrkit.data.splits import DataSet, Photos, PixelArray, PixelStream, Split
+from clrkit.errors import DataError
 
 REAL = Path(os.environ.get("CLRKIT_DATA", "absent")) / "cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -49,7 +40,7 @@ def tinted(tmp_path_factory) -> DataSet:
 def source_id(data: Data) -> str:
     """Changes with anything that would decode to other images."""
     source = datasets.find(data)
-    return f"{source.entry}-{source.identity}"
+    return f"{source.name}-{source.identity}"
 
 
 def pixels(part: Split) -> np.ndarray:
@@ -325,9 +316,9 @@ def test_aspects_come_with_the_training_images_decoded_cached_and_streamed(
     config = oblong_folder(tmp_path / "set", "")
     for _ in range(2):
         train = load(config).train.subset(np.array([3, 0, 11]))
-        assert isinstance(train.pixels.source, PixelArray if streamed_beyond else PixelStream)
-        (batch,) = train.pixels.squares([np.arange(3)])
-        for name, aspect in zip(train.names, batch.aspects, strict=True):
+        assert isinstance(train.pixels, PixelArray if streamed_beyond else PixelStream)
+        ((_, aspects),) = train.pixels.squares([np.arange(3)])
+        for name, aspect in zip(train.names, aspects, strict=True):
             _, height, width = original(tmp_path / "set", name).shape
             assert aspect == np.float32(width / height)
 
@@ -468,9 +459,10 @@ def test_a_set_of_the_right_size_is_taken_as_it_is(tmp_path, monkeypatch):
     def array_split(name, part, root, show):
         array, labels = parts[part]
         names = [f"{part}/{i}" for i in range(len(labels))]
-        return TorchvisionSplit(ImageArray(array), np.array(labels), names, (name, str(root)))
+        return Photos(array, np.zeros(len(names), int), np.array(labels), names, (name, str(root)))
 
-    monkeypatch.setattr(datasets, "array_split", array_split)
+    for module in (datasets, torchvision_sets):
+        monkeypatch.setattr(module, "array_split", array_split)
     monkeypatch.setattr(datasets, "decode", None)  # an array is not decoded
     config = Data(dataset="cifar10", root=str(tmp_path / "root"), image_size=32)
     for _ in range(2):  # read, then from the cache

@@ -65,7 +65,7 @@ def test_unlabelled_images_belong_to_the_training_part(tmp_path, where, spelling
     found = list_images(folder(tmp_path))
     assert rows(found.train)[1:] == [(f"{where}{spelling}/deep/y.png", ""), (f"{where}{spelling}/x.png", "")]
     assert found.classes == ("a",)
-    assert found.data_set(8).train.labels.tolist() == [0, -1, -1]
+    assert found.photos(found.train).labels.tolist() == [0, -1, -1]
 
 
 def test_unlabelled_images_are_not_held_out(tmp_path):
@@ -109,13 +109,10 @@ def test_names_of_any_bytes_are_read(tmp_path):
     path = os.fsencode(tmp_path) + b"/a/\xff\xfe \n.png"
     write(tmp_path, "a/1.png", "a/größe 大.png")
     Image.new("RGB", (4, 4), "blue").save(os.fsdecode(path))
-    parts = list_images(folder(tmp_path)).data_set(8)
-    stream = parts.train.pixels
-    assert len(stream) == 2
-    assert {os.fsencode(name) for name in (*parts.train.names, *parts.evaluation.names)} >= {
-        b"a/\xff\xfe \n.png"
-    }
-    assert all(stream.read(index)[0].shape == (3, 8, 8) for index in range(2))
+    train, test = list_images(folder(tmp_path)).both()
+    assert len(train.names) == 2
+    assert b"a/\xff\xfe \n.png" in {os.fsencode(name) for name in (*train.names, *test.names)}
+    assert all(train.images(index, None).pixels.shape == (4, 4, 3) for index in range(2))
 
 
 def csv_folder(root: Path, text: str) -> Data:
@@ -223,7 +220,7 @@ def test_the_test_part_is_listed_without_a_training_part(tmp_path, dataset, part
     names = [f"{part}/{name}.jpg" for name in ("n02/a", "n02/b", "n10/a", "n10/b")]
     assert [file.name for file in found.test] == names
     assert found.classes == ("n02", "n10")
-    assert found.images(found.test)[1].tolist() == [0, 0, 1, 1]
+    assert found.photos(found.test).labels.tolist() == [0, 0, 1, 1]
     assert not found.train
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clrkit.data.sources import PixelArray, Split
+from clrkit.data.splits import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.errors import DataError
 

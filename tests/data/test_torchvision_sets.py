@@ -128,7 +128,7 @@ def read(name: str, part: str, root: Path) -> tuple[np.ndarray, list[int], tuple
     found = array_split(name, part, root, lambda line: None)
     if name != "cifar10":
         assert found.names == [f"{part}/{index:06d}" for index in range(len(found.labels))]
-    return found.images.array.transpose(0, 3, 1, 2), found.labels.tolist(), found.classes
+    return found.images.transpose(0, 3, 1, 2), found.labels.tolist(), found.classes
 
 
 def digests(images: np.ndarray, labels: list[int]) -> list[tuple[str, int]]:
@@ -146,7 +146,7 @@ def test_cifar10_is_put_in_the_order_of_its_content(root, part):
     found = array_split("cifar10", part, root, lambda line: None)
     assert found.classes == CIFAR10
     expected = sorted(digests(*CIFAR10_PARTS[part]))
-    assert digests(found.images.array, found.labels) == expected
+    assert digests(found.images, found.labels) == expected
     assert found.names == [f"{part}/{digest[:16]}" for digest, _ in expected]
 
 
@@ -185,7 +185,7 @@ def test_a_lossless_copy_of_cifar10_gives_the_images_that_its_authors_files_give
     for part, (images, labels) in parts.items():
         found = array_split("cifar10", part, folder, lambda line: None)
         assert found.classes == CIFAR10
-        assert digests(found.images.array, found.labels) == sorted(digests(images, labels))
+        assert digests(found.images, found.labels) == sorted(digests(images, labels))
 
 
 def lossy(folder: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_set_is_downloaded_once_and_read_without_the_server(root, server):
 
 
 def read_with(show, root: Path) -> np.ndarray:
-    return array_split("cifar10", "test", root, show).images.array
+    return array_split("cifar10", "test", root, show).images
 
 
 def test_an_archive_that_lies_there_is_not_downloaded(root, server):

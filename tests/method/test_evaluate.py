@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clrkit import evaluate
 from clrkit.config import Network
-from clrkit.data.datasets import PixelArray, Split
+from clrkit.data.splits import PixelArray, Split
 from clrkit.model import Model, ModelConfig
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from clrkit import stages
 from clrkit import training as training_module
 from clrkit.augment import apply_view, random_view
 from clrkit.config import Augmentation, Data, Network, Optimizer, Pretrain
-from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.errors import ConfigError
 from clrkit.evaluate import frozen
 from clrkit.losses import nt_xent

@@ -31,7 +31,7 @@ from clrkit import model as model_module
 from clrkit import training as training_module
 from clrkit.augment import ViewParams, apply_view, sample_view_params
 from clrkit.config import Pretrain, Stage
-from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.device import choose_device
 from clrkit.errors import ConfigError
 from clrkit.evaluate import evaluation_view

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parsers import PARSERS, small_set
 
-from clrkit.data.cache import Source, read_cache, write_cache
-from clrkit.data.folders import read_csv
+from clrkit.data.cache import CacheEntry, read_cache, write_cache
+from clrkit.data.sheet import read_labels
 from clrkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_header_of_the_cache_takes_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path))
-    source = Source("some-4", "id", small_set)
+    source = CacheEntry("some-4", "id", small_set)
     write_cache(source, small_set())
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count},), }}".ljust(117).encode() + b"\n"
     data = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(99)
@@ -97,7 +97,7 @@ def test_labels_are_read_as_any_program_writes_them(labels: dict[str, str]) -> N
             )
         stripped = {name: label.strip() for name, label in labels.items()}  # a name may begin with a blank
         try:
-            assert read_csv(str(path)) == stripped
+            assert read_labels(str(path)) == stripped
         except ConfigError as error:
             assert str(error)  # noqa: PT017
             assert not labels or "" in stripped.values()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from clrkit import config as configs
 from clrkit.cli import main as command_line
 from clrkit.config import STAGES, Pretrain, Probe, Stage
-from clrkit.data.sources import PixelArray, Split
+from clrkit.data.splits import PixelArray, Split
 from clrkit.data.subsets import hold_out, label_subset, listed_subset
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import from_dict, to_dict, value_at, with_fields

@@ -33,10 +33,10 @@ import torch
 
 from clrkit.cli.main import main
 from clrkit.config import Stage
-from clrkit.data.cache import Source, read_cache, write_cache
+from clrkit.data.cache import CacheEntry, read_cache, write_cache
 from clrkit.data.datasets import load
 from clrkit.data.folders import list_images
-from clrkit.data.sources import DataSet, PixelArray, Split
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.errors import ConfigError, DataError
 from clrkit.experiments.presets import preset
 from clrkit.model import Model, ModelConfig
@@ -184,7 +184,7 @@ def test_a_pickle_in_the_cache_is_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evil: Evil, file: str, form: str
 ) -> None:
     monkeypatch.setenv("CLRKIT_CACHE", str(tmp_path / "cache"))
-    source = Source("some-4", "id", small_set)
+    source = CacheEntry("some-4", "id", small_set)
     write_cache(source, small_set())
     path = tmp_path / "cache/some-4" / file
     if form == "array":

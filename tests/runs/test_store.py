@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from clrkit.config import Stage
-from clrkit.data.cache import Source, read_cache, write_cache
+from clrkit.data.cache import CacheEntry, read_cache, write_cache
 from clrkit.data.files import file_lock, write_json
-from clrkit.data.sources import DataSet, PixelArray, Split
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.errors import DataError
 from clrkit.experiments.presets import preset
 from clrkit.notebook.publish import draw
@@ -447,7 +447,7 @@ def test_a_cache_that_does_not_fit_is_named_and_nothing_is_left_of_it(
         PixelArray(synthetic.np.zeros((40, 3, 32, 32), "uint8")), synthetic.np.zeros(40, int), ["a"] * 40
     )
     parts = DataSet(part, part, ("one",))
-    source = Source("set-32", "identity", lambda: parts)
+    source = CacheEntry("set-32", "identity", lambda: parts)
     for room in (0, 60_000, 200_000):
         leave(disk, room)
         with pytest.raises(DataError, match=r"cannot be kept in .*No space left on device"):

@@ -37,10 +37,11 @@ from PIL import Image
 
 from clrkit.config import Data, Finetune
 from clrkit.data.archives import unpack
-from clrkit.data.cache import DECODER, Source, fingerprint_of, noted, read_cache, write_part
-from clrkit.data.folders import list_images, read_csv
+from clrkit.data.cache import DECODER, CacheEntry, fingerprint_of, noted, read_cache, write_part
+from clrkit.data.folders import list_images
 from clrkit.data.images import FORMATS, read_photo
-from clrkit.data.sources import DataSet, PixelArray, Split
+from clrkit.data.sheet import read_labels
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.data.subsets import listed_subset
 from clrkit.data.torchvision_sets import array_split
 from clrkit.errors import ConfigError, FormatError
@@ -138,7 +139,7 @@ def cached() -> Parser:
 
     def read(folder: Path) -> None:
         @dataclass(frozen=True)
-        class Here(Source):
+        class Here(CacheEntry):
             @property
             def folder(self) -> Path:
                 return folder
@@ -157,7 +158,7 @@ def labels() -> Parser:
     return Parser(
         {"labels.csv": b'file,label\n0.png,ape\n"deep/1.png","a ""b"""\n'},
         {"labels.csv": (by_chance, other_lines)},
-        lambda folder: read_csv(str(folder / "labels.csv")),
+        lambda folder: read_labels(str(folder / "labels.csv")),
     )
 
 
@@ -183,7 +184,7 @@ def class_folders() -> Parser:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
             for dataset in ("folder", "imagenet"):
-                list_images(Data(dataset=dataset, root=str(root))).data_set(8)
+                list_images(Data(dataset=dataset, root=str(root))).both()
         finally:
             shutil.rmtree(root)
 

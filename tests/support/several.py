@@ -34,7 +34,7 @@ from clrkit import evaluate, processes
 from clrkit import training as training_module
 from clrkit.augment import apply_view
 from clrkit.config import Data, Network, Pretrain, Stage
-from clrkit.data.datasets import PixelArray
+from clrkit.data.splits import PixelArray
 from clrkit.device import under_torchrun
 from clrkit.errors import ConfigError
 from clrkit.experiments.fields import with_fields

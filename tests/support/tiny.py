@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clrkit.config import Data, Distill, Finetune, Network, Optimizer, Pretrain, Probe, Stage, Supervised
-from clrkit.data.datasets import DataSet, PixelArray, Split
+from clrkit.data.splits import DataSet, PixelArray, Split
 from clrkit.model import Model, ModelConfig, seeded_model
 from clrkit.resnet import BatchNorm
 from clrkit.training import seed_of

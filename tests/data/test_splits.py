@@ -1,6 +1,7 @@
-"""The three kinds of pixels: array, subset, stream."""
+"""Images in memory and streamed, all of them and some."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clrkit.data.images import ImageArray, ImageFiles
-from clrkit.data.sources import (
+from clrkit.data.folders import photo_below
+from clrkit.data.splits import (
     CHUNK,
+    Photos,
     PixelArray,
     PixelStream,
-    PixelSubset,
     Split,
+    as_squares,
     cores,
     evaluation_split,
-    of_labelled,
-    squares,
+    labelled_views,
     train_split,
 )
 from clrkit.errors import DataError
@@ -36,13 +37,18 @@ def files(folder: Path, count: int, side: int = 6) -> PixelStream:
     for name in names:
         Image.fromarray(noise(side, RANDOM.randint(side, side + 5))).save(folder / name)
     sizes = np.array([(folder / name).stat().st_size for name in names], dtype=np.int64)
-    return PixelStream(ImageFiles(str(folder), np.array([name.encode() for name in names]), sizes), side)
+    photo = partial(photo_below, str(folder), np.array([name.encode() for name in names]))
+    return PixelStream(photo, sizes, side)
+
+
+def photos(array: np.ndarray) -> Photos:
+    count = len(array)
+    return Photos(array, np.ones(count, np.int64), np.arange(count), [str(i) for i in range(count)], ())
 
 
 def test_a_subset_of_a_subset_reads_the_right_images():
     array = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), dtype=np.uint8)
-    odd = PixelSubset(PixelArray(array), np.array([1, 3, 5, 7, 9]))
-    last = PixelSubset(odd, np.array([4, 2]))
+    last = PixelArray(array).subset(np.array([1, 3, 5, 7, 9])).subset(np.array([4, 2]))
     batches = list(last.batches([np.array([0]), np.array([1, 0])]))
     assert len(last) == 2
     assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [[9], [5, 9]]
@@ -56,16 +62,19 @@ def test_a_stream_gives_what_lies_in_memory(tmp_path):
     order = [shuffled[:CHUNK], shuffled[CHUNK : CHUNK + 3], shuffled, np.array([5, 5])]
     for start in (0, 2):
         streamed = list(stream.squares(order[start:]))
-        assert [len(batch.pixels) for batch in streamed] == [len(indices) for indices in order[start:]]
+        assert [len(pixels) for pixels, _ in streamed] == [len(indices) for indices in order[start:]]
         for ours, reference in zip(streamed, memory.squares(order[start:]), strict=True):
-            assert ours.pixels.dtype == torch.uint8
-            assert torch.equal(ours.pixels, reference.pixels)
-            assert torch.equal(ours.aspects, reference.aspects)
+            assert ours[0].dtype == torch.uint8
+            assert all(map(torch.equal, ours, reference))
+    some = np.array([69, 3, 3])
+    (ours,), (reference,) = (each.subset(some).squares([np.array([2, 0])]) for each in (stream, memory))
+    assert len(stream.subset(some)) == 3
+    assert all(map(torch.equal, ours, reference))
 
 
 def test_a_stream_of_an_array_resizes_it():
     array = noise(8)[None].repeat(3, 0)
-    (batch,) = PixelStream(ImageArray(array), 4).batches([np.array([2])])
+    (batch,) = as_squares(photos(array), 4).batches([np.array([2])])
     reference = Image.fromarray(array[0]).resize((4, 4), Image.Resampling.BICUBIC)
     assert np.abs(batch[0].numpy() - np.asarray(reference).transpose(2, 0, 1).astype(int)).max() <= 1
 
@@ -100,7 +109,7 @@ def test_the_memory_of_a_stream_does_not_grow(tmp_path):
     for index in range(32):
         Image.fromarray(noise(200, 300)).save(tmp_path / f"{index}.jpg")
     names = np.array([f"{index}.jpg".encode() for index in range(32)])
-    stream = PixelStream(ImageFiles(str(tmp_path), names, np.ones(32, np.int64)), 256)
+    stream = PixelStream(partial(photo_below, str(tmp_path), names), np.ones(32, np.int64), 256)
     batches = stream.batches(np.arange(32) for _ in itertools.count())
     amounts = [held() for batch, _ in zip(range(24), batches, strict=False) if batch in (3, 23)]
     decoded = 20 * 32 * 3 * 256**2 / 2**20
@@ -118,19 +127,19 @@ def test_a_subset_keeps_the_aspects_and_the_views_of_its_images():
     array = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), dtype=np.uint8)
     pixels = PixelArray(array, np.arange(6, dtype=np.float32))
     part = Split(pixels, np.arange(6), list("abcdef"), PixelArray(array + 100)).subset(np.array([5, 2, 0]))
-    (batch,) = part.pixels.squares([np.array([2, 0])])
-    assert batch.aspects.tolist() == [0, 5]
+    ((_, aspects),) = part.pixels.squares([np.array([2, 0])])
+    assert aspects.tolist() == [0, 5]
     assert next(iter(part.views.batches([np.array([1])])))[0, 0, 0].tolist() == [102, 102]
 
 
 def test_squares_in_memory_have_no_aspects():
-    (batch,) = PixelArray(np.zeros((3, 3, 2, 2), np.uint8)).squares([np.array([1])])
-    assert batch.aspects is None
+    ((_, aspects),) = PixelArray(np.zeros((3, 3, 2, 2), np.uint8)).squares([np.array([1])])
+    assert aspects is None
 
 
 def test_only_labelled_images_have_a_view():
     array = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), dtype=np.uint8)
-    views = of_labelled(PixelArray(array), np.array([-1, 4, 2, -1, 4]))
+    views = labelled_views(array, np.array([-1, 4, 2, -1, 4]))
     (batch,) = views.batches([np.array([4, 1, 2])])
     assert batch[:, 0, 0, 0].tolist() == [2, 0, 1]
     for unlabelled in (0, 3):
@@ -139,42 +148,42 @@ def test_only_labelled_images_have_a_view():
 
 
 def test_a_part_to_train_on_has_squares_with_a_margin_and_views_of_their_own():
-    images = (ImageArray(noise(50, 80)[None]), np.array([0]), ["a"], 96)
-    part = train_split(*images)
+    images = photos(noise(50, 80)[None])
+    part = train_split(images, 96)
     (square,), (view,) = (list(pixels.squares([np.array([0])])) for pixels in (part.pixels, part.views))
-    assert square.pixels.shape == (1, 3, 110, 110)
-    assert square.aspects.tolist() == [np.float32(80 / 50)]
-    assert view.pixels.shape == (1, 3, 96, 96)
-    measured = next(iter(evaluation_split(*images).pixels.batches([np.array([0])])))
-    assert torch.equal(view.pixels, measured)
+    assert square[0].shape == (1, 3, 110, 110)
+    assert square[1].tolist() == [np.float32(80 / 50)]
+    assert view[0].shape == (1, 3, 96, 96)
+    measured = next(iter(evaluation_split(images, 96).pixels.batches([np.array([0])])))
+    assert torch.equal(view[0], measured)
 
 
 def test_small_images_are_measured_as_they_are_trained_on():
-    part = train_split(ImageArray(noise(32)[None]), np.array([0]), ["a"], 32)
+    part = train_split(photos(noise(32)[None]), 32)
     assert part.views is part.pixels
 
 
 @pytest.mark.parametrize("resize", [None, "tf2"])
 def test_an_array_of_the_right_size_is_taken_as_it_is(resize):
-    images = ImageArray(noise(32)[None].repeat(3, 0))
-    found = squares(images, 32, resize)
+    images = noise(32)[None].repeat(3, 0)
+    found = as_squares(photos(images), 32, resize)
     assert isinstance(found, PixelArray)
-    assert np.array_equal(found.array, images.array.transpose(0, 3, 1, 2))
+    assert np.array_equal(found.array, images.transpose(0, 3, 1, 2))
     assert found.aspects is None
 
 
 @pytest.mark.parametrize(("side", "resize"), [(16, None), (16, "tf2"), (40, None), (40, "tf2")])
 def test_an_array_of_another_size_is_resized_when_it_is_read(side, resize):
-    assert isinstance(squares(ImageArray(noise(32)[None]), side, resize), PixelStream)
+    assert isinstance(as_squares(photos(noise(32)[None]), side, resize), PixelStream)
 
 
 def test_the_views_of_a_larger_array_are_cropped_though_its_size_is_right():
-    assert isinstance(squares(ImageArray(noise(40)[None]), 40, "tf2"), PixelStream)
+    assert isinstance(as_squares(photos(noise(40)[None]), 40, "tf2"), PixelStream)
 
 
 def test_exact_views_stream_as_floats():
     array = noise(50, 40)[None].repeat(40, 0)
-    images = PixelStream(ImageArray(array), 48, "tf2", exact=True)
+    images = as_squares(photos(array), 48, "tf2", exact=True)
     (batch,) = images.batches([np.arange(40)])
     assert batch.dtype == torch.float32
     assert np.array_equal(batch[39].numpy(), images.read(39)[0])
